@@ -1,0 +1,66 @@
+"""Semantic scale of classes and dynamic semantic-scale-balanced training, in JAX.
+
+The names below are the core: pure functions that import jax alone. The trainer's packages load when first used.
+"""
+
+import importlib
+
+from dsb_jax import balancers, feature_pool, interference, losses, semantic_scale
+from dsb_jax.balancers import (
+    Balancer,
+    class_balanced,
+    inverse_frequency,
+    start_at,
+    state_shardings,
+    uniform,
+    weighted_mean,
+)
+from dsb_jax.feature_pool import FeaturePool
+from dsb_jax.semantic_scale import (
+    class_centers,
+    class_volumes,
+    effective_number,
+    interclass_weights,
+    pool_features,
+    sample_volumes,
+    semantic_scales,
+    volume,
+)
+
+__version__ = "0.1.0"
+
+_LAZY = ("data", "evaluation", "models", "objectives", "training")
+
+__all__ = [
+    "Balancer",
+    "FeaturePool",
+    "balancers",
+    "class_balanced",
+    "class_centers",
+    "class_volumes",
+    "effective_number",
+    "feature_pool",
+    "interclass_weights",
+    "interference",
+    "inverse_frequency",
+    "losses",
+    "pool_features",
+    "sample_volumes",
+    "semantic_scale",
+    "semantic_scales",
+    "start_at",
+    "state_shardings",
+    "uniform",
+    "volume",
+    "weighted_mean",
+]
+
+
+def __getattr__(name: str):
+    if name in _LAZY:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted([*globals(), *_LAZY])

@@ -1,0 +1,353 @@
+"""Class weights, fixed or following the features as they change.
+
+A balancer is three functions, ``init``, ``update`` and ``summary``. It knows nothing of losses: a loss gives a number
+per example, and :func:`weighted_mean` brings the two together.
+
+    weights, state = balancer.update(state, features, labels)
+    loss = weighted_mean(losses, labels, weights)
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from dsb_jax import feature_pool, interference, validation
+from dsb_jax.semantic_scale import check_alpha, combine, pool_features
+from dsb_jax.semantic_scale import effective_number as _effective_number
+
+_NORMALIZATIONS = ("mean", "sum", "expected", "none")
+
+
+class Balancer(NamedTuple):
+    """Where class weights come from.
+
+    Attributes:
+      init: ``() -> state``, a pytree.
+      update: ``(state, features, labels, *, logits=None, classifier=None, accuracy=None, mask=None)`` to
+        ``(weights, state)``, with features ``[batch, d]``, labels int ``[batch]`` and weights ``[C]``. A balancer that
+        needs a keyword and does not get it raises ValueError.
+      summary: ``state -> dict`` of what is worth logging: ``weights`` always; ``counts``, ``volumes``, ``scales``,
+        ``interclass`` (all ``[C]``) and ``rejected``, ``failed`` (scalars) where they exist.
+    """
+
+    init: Callable[[], Any]
+    update: Callable[..., tuple[jax.Array, Any]]
+    summary: Callable[[Any], dict[str, jax.Array]]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SemanticScaleState:
+    """The pool of features and, where interference counts, the distances of its classes' centres."""
+
+    pool: feature_pool.FeaturePool
+    interference: interference.Interference | None
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class StartAtState:
+    """Updates so far, int32, and the state of the balancer that waits."""
+
+    updates: jax.Array
+    state: Any
+
+
+def semantic_scale(
+    num_classes: int,
+    capacity: int,
+    *,
+    dim: int = 64,
+    alpha: float = 2.0,
+    epsilon: float = 1.0,
+    interclass: bool = True,
+    power: float = 1.0,
+    normalize: str = "mean",
+    batch_size: int | None = None,
+    mesh: Mesh | None = None,
+) -> Balancer:
+    """Dynamic semantic-scale balancing (DSB): weights ``∝ S^(−power)`` from a pool of the latest features.
+
+    The batch enters the pool first, then the weights are computed. A class with fewer than two pooled rows or without
+    volume has no measured scale and takes the largest weight of those that have; where none has, all weights are 1.
+    Weights are finite and positive whatever comes in. No gradient flows into them.
+
+    Args:
+      num_classes: ``C``.
+      capacity: rows in the pool; the paper takes the number of training examples.
+      dim: features longer than this are average-pooled to it; they must not be shorter.
+      alpha: smoothing of the interference, at least 1; the paper takes 2 on long-tailed data and 1 otherwise.
+      epsilon: radius in the volume.
+      interclass: False leaves interference out, ``S = S'/max S'`` (Appendix H.1).
+      power: 1 is the paper's.
+      normalize: ``"mean"`` weights sum to C, so the learning rate keeps its meaning; ``"sum"`` they sum to 1, the
+        paper's text; ``"expected"`` their mean is 1 under the pool's class frequencies; ``"none"`` raw
+        ``S^(−power)``, Eq. 4.
+      batch_size: rows of every batch, where fixed; ``capacity`` must then be a multiple of it.
+      mesh: devices that share the pool, along their axis ``"data"``; needs ``batch_size``.
+
+    Returns:
+      A balancer that needs features and labels alone.
+
+    Raises:
+      ValueError: on a bad number, an unknown ``normalize``, or what :func:`feature_pool.init` refuses.
+
+    Example:
+      >>> balancer = semantic_scale(num_classes=2, capacity=4, dim=1, interclass=False)
+      >>> features = jnp.array([[-1.0], [1.0], [-3.0], [3.0]])  # volumes ½·log2(2) and ½·log2(10)
+      >>> weights, state = balancer.update(balancer.init(), features, jnp.array([0, 0, 1, 1]))
+      >>> print(weights)
+      [1.5372 0.4628]
+
+    Source: Sec. 4 of the paper.
+    """
+    validation.positive_int("num_classes", num_classes)
+    check_alpha(alpha)
+    if not (isinstance(power, int | float) and 0 <= power < math.inf):
+        raise ValueError(f"power must be a finite number >= 0, got {power!r}")
+    _check_normalize(normalize)
+    new_pool = jax.tree_util.Partial(
+        feature_pool.init, capacity, dim, num_classes, epsilon=epsilon, batch_size=batch_size, mesh=mesh
+    )
+    jax.eval_shape(new_pool)  # bad numbers are refused now, not at the first update
+
+    def init():
+        state = interference.init(num_classes, dim) if interclass else None
+        return SemanticScaleState(pool=new_pool(), interference=state)
+
+    def scales(state):
+        present = feature_pool.counts(state.pool) > 0
+        weight = interference.weights(state.interference, alpha) if interclass else jnp.ones(num_classes)
+        return combine(feature_pool.volumes(state.pool), weight, present), weight
+
+    def weights(state):
+        measured = (feature_pool.counts(state.pool) > 1) & (feature_pool.volumes(state.pool) > 0)
+        return _inverse_weights(scales(state)[0], measured, feature_pool.counts(state.pool), power, normalize)
+
+    def update(state, features, labels, *, logits=None, classifier=None, accuracy=None, mask=None):
+        del logits, classifier, accuracy
+        if jnp.ndim(features) == 2 and features.shape[1] < dim:
+            raise ValueError(f"features have {features.shape[1]} channels, fewer than dim = {dim}; pass a smaller dim")
+        pool = feature_pool.enqueue(state.pool, pool_features(features, dim), labels, mask=mask)
+        state = dataclasses.replace(state, pool=pool)
+        if interclass:
+            most = min(2 * features.shape[0], num_classes)
+            present = feature_pool.counts(pool) > 0
+            moved = interference.update(state.interference, feature_pool.centers(pool), present, most=most)
+            state = dataclasses.replace(state, interference=moved)
+        return weights(state), state
+
+    def summary(state):
+        scale, weight = scales(state)
+        return {
+            "counts": feature_pool.counts(state.pool),
+            "volumes": feature_pool.volumes(state.pool),
+            "interclass": weight,
+            "scales": scale,
+            "weights": weights(state),
+            "rejected": state.pool.rejected,
+            "failed": state.pool.failed,
+        }
+
+    return Balancer(init, update, summary)
+
+
+def uniform(num_classes: int) -> Balancer:
+    """Weight 1 for every class.
+
+    Example:
+      >>> balancer = uniform(3)
+      >>> print(balancer.update(balancer.init(), jnp.zeros((1, 2)), jnp.array([0]))[0])
+      [1. 1. 1.]
+    """
+    validation.positive_int("num_classes", num_classes)
+    return _fixed({"weights": jnp.ones(num_classes)})
+
+
+def inverse_frequency(counts: jax.Array) -> Balancer:
+    """Weights ``∝ 1/n``, summing to C. A class without samples takes the largest weight of the others.
+
+    Args:
+      counts: ``n``, training samples per class, ``[C]``.
+
+    Raises:
+      ValueError: if ``counts`` is not a vector of numbers that are not negative and not all 0.
+
+    Example:
+      >>> balancer = inverse_frequency(jnp.array([10, 30]))
+      >>> print(balancer.summary(balancer.init())["weights"])
+      [1.5 0.5]
+    """
+    counts = _check_counts(counts)
+    return _fixed({"counts": counts, "weights": _inverse_weights(counts, counts > 0, counts, 1.0, "mean")})
+
+
+def class_balanced(counts: jax.Array, *, beta: float = 0.9999) -> Balancer:
+    """Weights ``∝ (1 − β)/(1 − βⁿ)``, summing to C. A class without samples takes the largest weight of the others.
+
+    Args:
+      counts: ``n``, training samples per class, ``[C]``.
+      beta: in [0, 1); see :func:`dsb_jax.effective_number`.
+
+    Raises:
+      ValueError: on bad counts or ``beta``.
+
+    Example:
+      >>> balancer = class_balanced(jnp.array([1, 100]), beta=0.9)
+      >>> print(balancer.summary(balancer.init())["weights"])
+      [1.8182 0.1818]
+
+    Source: Cui et al., Class-Balanced Loss Based on Effective Number of Samples, 2019.
+    """
+    counts = _check_counts(counts)
+    effective = _effective_number(counts, beta=beta)
+    return _fixed({"counts": counts, "weights": _inverse_weights(effective, counts > 0, counts, 1.0, "mean")})
+
+
+def start_at(step: int, balancer: Balancer) -> Balancer:
+    """Weight 1 for every class before its own update number ``step``, counted from 0.
+
+    The wrapped balancer is fed from the first update. With ``step`` = 5 epochs of steps, the first weighted step is the
+    first of epoch 6: the paper's three stages with n = 5. Around :func:`class_balanced` it is deferred re-weighting
+    (Cao et al., 2019).
+
+    Raises:
+      ValueError: if ``step`` is not an integer of at least 0.
+
+    Example:
+      >>> balancer = start_at(1, inverse_frequency(jnp.array([10, 30])))
+      >>> state = balancer.init()
+      >>> for _ in range(2):
+      ...     weights, state = balancer.update(state, jnp.zeros((1, 2)), jnp.array([0]))
+      ...     print(weights)
+      [1. 1.]
+      [1.5 0.5]
+
+    Source: Sec. 4.2 of the paper.
+    """
+    if not isinstance(step, int) or isinstance(step, bool) or step < 0:
+        raise ValueError(f"step must be an integer >= 0, got {step!r}")
+
+    def init():
+        return StartAtState(updates=jnp.zeros((), jnp.int32), state=balancer.init())
+
+    def update(state, features, labels, **extra):
+        weights, inner = balancer.update(state.state, features, labels, **extra)
+        started = state.updates >= step
+        # The count stops where it no longer matters: it must not wrap around in a very long run.
+        updates = jnp.minimum(state.updates + 1, step + 1)
+        return jnp.where(started, weights, jnp.ones_like(weights)), StartAtState(updates, inner)
+
+    def summary(state):
+        inner = balancer.summary(state.state)
+        weights = inner["weights"]
+        return inner | {"weights": jnp.where(state.updates > step, weights, jnp.ones_like(weights))}
+
+    return Balancer(init, update, summary)
+
+
+def weighted_mean(
+    losses: jax.Array, labels: jax.Array, weights: jax.Array, *, mask: jax.Array | None = None
+) -> jax.Array:
+    """The mean of ``weights[labels]·losses`` over the batch.
+
+    The sum is divided by the number of examples, not by the sum of their weights, so that a batch of rare classes
+    counts for more. Weights carry no gradient.
+
+    Args:
+      losses: floating ``[batch]``.
+      labels: int ``[batch]`` in ``[0, C)``. Under ``jit`` another label makes the result NaN.
+      weights: floating ``[C]``.
+      mask: bool ``[batch]``; examples where it is False do not count at all, whatever their loss and label.
+
+    Returns:
+      A scalar; 0 if ``mask`` leaves nothing.
+
+    Raises:
+      ValueError: on a wrong shape, dtype or label.
+
+    Example:
+      >>> print(weighted_mean(jnp.array([1.0, 2.0]), jnp.array([0, 1]), jnp.array([0.5, 1.5])))
+      1.75
+
+    Source: Eq. 4 of the paper.
+    """
+    if jnp.ndim(losses) != 1 or not jnp.issubdtype(losses.dtype, jnp.floating):
+        raise ValueError(f"losses must be floating point of shape [batch], got {losses.dtype} {jnp.shape(losses)}")
+    if jnp.ndim(weights) != 1 or not jnp.issubdtype(weights.dtype, jnp.floating):
+        raise ValueError(f"weights must be floating point of shape [classes], got {weights.dtype} {jnp.shape(weights)}")
+    num_classes = weights.shape[0]
+    validation.labels(labels, num_classes, samples=losses.shape[0], mask=mask)
+    mask = jnp.ones(losses.shape, bool) if mask is None else mask
+    inside = (labels >= 0) & (labels < num_classes)
+    weight = jnp.where(inside, jax.lax.stop_gradient(weights)[jnp.where(inside, labels, 0)], jnp.nan)
+    kept = jnp.where(mask, losses, 0.0) * jnp.where(mask, weight, 0.0).astype(losses.dtype)
+    return jnp.sum(kept) / jnp.maximum(jnp.sum(mask), 1).astype(losses.dtype)
+
+
+def state_shardings(balancer: Balancer, mesh: Mesh) -> Any:
+    """A sharding for every array of the balancer's state: a pool's as it asks for, the rest on every device.
+
+    For the ``in_shardings`` and ``out_shardings`` of a user's own ``jit``.
+
+    Example:
+      >>> mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+      >>> balancer = semantic_scale(num_classes=10, capacity=64, batch_size=8, mesh=mesh)
+      >>> print(tuple(state_shardings(balancer, mesh).pool.rows.spec))
+      (None, 'data')
+    """
+
+    def of(node):
+        if isinstance(node, feature_pool.FeaturePool) and node.mesh is not None:
+            return feature_pool.shardings(node)
+        return jax.tree.map(lambda _: NamedSharding(mesh, P()), node)
+
+    state = jax.eval_shape(balancer.init)
+    return jax.tree.map(of, state, is_leaf=lambda node: isinstance(node, feature_pool.FeaturePool))
+
+
+def _fixed(summary):
+    def update(state, features, labels, *, logits=None, classifier=None, accuracy=None, mask=None):
+        del features, labels, logits, classifier, accuracy, mask
+        return summary["weights"], state
+
+    return Balancer(init=tuple, update=update, summary=lambda state: summary)
+
+
+def _inverse_weights(values, measured, counts, power, normalize):
+    """Normalized ``values^(−power)``, in logarithms so that nothing overflows on the way."""
+    values = values.astype(jnp.float32)
+    measured = measured & (values > 0) & jnp.isfinite(values)
+    log_weights = jnp.where(measured, -power * jnp.log(jnp.where(measured, values, 1.0)), -jnp.inf)
+    log_weights = jnp.where(measured, log_weights, jnp.max(log_weights))
+    if normalize == "expected":
+        frequency = counts.astype(jnp.float32) / jnp.maximum(jnp.sum(counts), 1).astype(jnp.float32)
+        log_weights -= jax.nn.logsumexp(log_weights, b=frequency)
+    elif normalize != "none":
+        log_weights -= jax.nn.logsumexp(log_weights)
+    if normalize == "mean":
+        log_weights += math.log(values.shape[0])
+    weights = jnp.exp(jnp.clip(log_weights, -87.0, 88.0))  # the range of float32
+    return jnp.where(jnp.any(measured), weights, 1.0)
+
+
+def _check_normalize(normalize):
+    if normalize not in _NORMALIZATIONS:
+        raise validation.unknown_name("normalize", str(normalize), _NORMALIZATIONS)
+
+
+def _check_counts(counts):
+    counts = jnp.asarray(counts)
+    if counts.ndim != 1 or not counts.size:
+        raise ValueError(f"counts must have shape [classes], got {counts.shape}")
+    values = np.asarray(counts) if validation.is_concrete(counts) else np.ones(1)
+    if not (np.all(values >= 0) and np.any(values > 0)):
+        raise ValueError(f"counts must be >= 0 and not all 0, got {counts}")
+    return counts

@@ -1,0 +1,10 @@
+"""Datasets on disk, long-tailed subsets, batches in a reproducible order, and what the device does to images.
+
+Reading needs no TensorFlow: ArrayRecord files written by TFDS, decoded by OpenCV. A new dataset is a TFDS builder in
+``builders``; everything else here works on any of them.
+"""
+
+from dsb_jax.data.datasets import load, names
+from dsb_jax.data.records import Split
+
+__all__ = ["Split", "load", "names"]

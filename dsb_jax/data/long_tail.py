@@ -1,0 +1,89 @@
+"""Long-tailed training sets: how many images each class keeps, and which."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dsb_jax import validation
+
+# MNIST-LT-1 and MNIST-LT-2, by class (Ma et al., 2023, Table 8). No exponential profile gives them.
+MNIST_LT: dict[int, tuple[int, ...]] = {
+    1: (5923, 3590, 2940, 2518, 2256, 1972, 1700, 1300, 1100, 900),
+    2: (5923, 3090, 2540, 1818, 1356, 972, 484, 272, 122, 74),
+}
+
+
+def exponential_counts(largest: int, num_classes: int, imbalance: float) -> np.ndarray:
+    """Images per class of an exponential long tail.
+
+    n_i = ⌊N · μ^(i / (1 − M))⌋ for i = 0..M−1, with N = ``largest``, M = ``num_classes`` and μ = ``imbalance``, the
+    ratio of the largest class to the smallest.
+
+    Args:
+      largest: images of class 0.
+      num_classes: number of classes.
+      imbalance: at least 1; 1 keeps all classes alike.
+
+    Returns:
+      Counts, int64 ``[num_classes]``, never increasing.
+
+    Raises:
+      ValueError: an argument out of its range, or a tail so thin that a class keeps no image.
+
+    Example:
+      >>> exponential_counts(5000, 10, 100).tolist()
+      [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
+
+    Cui et al., Class-Balanced Loss Based on Effective Number of Samples, 2019; the formula as in Ma et al., 2023.
+    """
+    validation.positive_int("largest", largest)
+    validation.positive_int("num_classes", num_classes)
+    validation.positive("imbalance", imbalance)
+    if imbalance < 1:
+        raise ValueError(f"imbalance is the largest class over the smallest and must be >= 1, got {imbalance!r}")
+    if largest < imbalance:
+        raise ValueError(f"imbalance {imbalance} leaves the smallest class without images: largest is {largest}")
+    last = max(num_classes - 1, 1)
+    # One division per class: multiplying by 1/imbalance would round 4900/49 down to 99.
+    return np.array([int(largest / imbalance ** (i / last)) for i in range(num_classes)], np.int64)
+
+
+def subset(labels: np.ndarray, counts: Sequence[int] | np.ndarray, *, seed: int) -> np.ndarray:
+    """The rows of a long-tailed training set: ``counts[c]`` random rows of every class c.
+
+    Each class is shuffled by itself, with a seed made of ``seed`` and c, and its first ``counts[c]`` rows are kept. So
+    subsets of one seed are nested: smaller counts keep a part of what larger ones keep.
+
+    Args:
+      labels: integers ``[samples]``.
+      counts: rows to keep of each class, integers ``[num_classes]``.
+      seed: not negative.
+
+    Returns:
+      The rows kept, int64 ``[sum(counts)]``, ascending.
+
+    Raises:
+      ValueError: counts are no vector of integers >= 0, labels lie outside of them, or a class has fewer rows than its
+        count (none, where counts is for more classes than there are labels of).
+
+    Example:
+      >>> labels = np.array([0, 1, 0, 1, 0])
+      >>> rows = subset(labels, [2, 1], seed=0)
+      >>> np.bincount(labels[rows]).tolist()
+      [2, 1]
+    """
+    labels, counts = np.asarray(labels), np.asarray(counts)
+    if counts.ndim != 1 or not np.issubdtype(counts.dtype, np.integer) or (counts < 0).any():
+        raise ValueError(f"counts must be integers >= 0 [num_classes], got {counts.tolist()}")
+    if not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"seed must be an integer >= 0, got {seed!r}")
+    validation.labels(labels, len(counts), samples=labels.size)
+    available = np.bincount(labels, minlength=len(counts))
+    if (short := np.flatnonzero(counts > available)).size:
+        label = short[0]
+        raise ValueError(f"counts asks for {counts[label]} samples of class {label}, but labels has {available[label]}")
+    kept = [
+        np.random.default_rng([seed, label]).permutation(np.flatnonzero(labels == label))[:count]
+        for label, count in enumerate(counts.tolist())
+    ]
+    return np.sort(np.concatenate(kept)).astype(np.int64)

@@ -1,0 +1,237 @@
+"""Metrics of a finished evaluation, in float64 NumPy on the host.
+
+Per-class results are vectors ``[num_classes]``; accuracies are fractions in [0, 1], NaN where a class has no
+test sample. NaN means "undefined" throughout, is never warned about, and never spreads to another class.
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from dsb_jax import validation
+
+
+def confusion_matrix(labels: ArrayLike, predictions: ArrayLike, num_classes: int) -> np.ndarray:
+    """Counts how often each class was predicted as each other one.
+
+    ``M[i, j] = |{n : labels[n] = i, predictions[n] = j}|``; the matrices of parts of a test set add up.
+
+    Args:
+      labels: true classes, integers ``[samples]`` in ``[0, num_classes)``.
+      predictions: predicted classes, the same.
+      num_classes: number of classes C, at least 1.
+
+    Returns:
+      int64 ``[C, C]``: a row for each true class, a column for each predicted one.
+
+    Raises:
+      ValueError: if a shape, a dtype or a class is wrong.
+
+    Example:
+      >>> confusion_matrix([0, 0, 1, 2], [0, 1, 1, 0], 3)
+      array([[1, 1, 0],
+             [0, 1, 0],
+             [1, 0, 0]])
+    """
+    validation.positive_int("num_classes", num_classes)
+    rows = _classes("labels", labels, num_classes)
+    columns = _classes("predictions", predictions, num_classes)
+    if len(rows) != len(columns):
+        raise ValueError(f"labels and predictions must have one length, got {len(rows)} and {len(columns)}")
+    counts = np.bincount(rows * num_classes + columns, minlength=num_classes**2)
+    return counts.reshape(num_classes, num_classes).astype(np.int64, copy=False)
+
+
+def class_accuracy(confusion: ArrayLike) -> np.ndarray:
+    """The fraction of each class's test samples that is recognised (its recall).
+
+    ``a_i = M[i, i] / Σ_j M[i, j]``.
+
+    Args:
+      confusion: counts ``[C, C]``, rows true, as from `confusion_matrix`.
+
+    Returns:
+      float64 ``[C]``; NaN for a class without test samples.
+
+    Raises:
+      ValueError: if ``confusion`` is not a square matrix of counts.
+
+    Example:
+      >>> class_accuracy([[3, 1, 0], [0, 2, 0], [0, 0, 0]])
+      array([0.75, 1.  ,  nan])
+    """
+    confusion = np.asarray(confusion)
+    if confusion.ndim != 2 or confusion.shape[0] != confusion.shape[1]:
+        raise ValueError(f"confusion must have shape [num_classes, num_classes], got {confusion.shape}")
+    if not np.issubdtype(confusion.dtype, np.integer) or (confusion < 0).any():
+        raise ValueError("confusion must hold counts, integers >= 0")
+    samples = confusion.sum(axis=1)
+    accuracy = np.full(len(samples), np.nan)
+    return np.divide(confusion.diagonal(), samples, out=accuracy, where=samples > 0)
+
+
+def shot_accuracy(
+    class_accuracy: ArrayLike, counts: ArrayLike, *, head: float = 100, tail: float = 20
+) -> dict[str, float]:
+    """Mean class accuracy over the classes with many, some and few training samples.
+
+    Head classes have more than ``head`` training samples, tail classes fewer than ``tail``, middle classes
+    the rest, both bounds included ("Delving into Semantic Scale Imbalance", ICLR 2023, Table 2).
+
+    Args:
+      class_accuracy: ``[C]`` in [0, 1]; a class with NaN, that is without test samples, is left out.
+      counts: training samples of each class ``[C]``.
+      head: the most samples that a class outside of the head may have.
+      tail: the fewest samples that a class outside of the tail may have, at most ``head``.
+
+    Returns:
+      ``{"head": ..., "middle": ..., "tail": ...}`` without the keys of empty groups.
+
+    Raises:
+      ValueError: if lengths differ, a value is out of range or the bounds are in the wrong order.
+
+    Example:
+      >>> shot_accuracy([1.0, 0.5, 0.25, 0.75], [500, 101, 20, 100])
+      {'head': 0.75, 'middle': 0.5}
+    """
+    accuracy, counts = vectors(class_accuracy=class_accuracy, counts=counts)
+    _fractions("class_accuracy", accuracy)
+    if not (np.isfinite(counts).all() and (counts >= 0).all()):
+        raise ValueError("counts must be finite numbers >= 0, one for each class")
+    if not 0 <= tail <= head:
+        raise ValueError(f"bounds must satisfy 0 <= tail <= head, got tail={tail!r} and head={head!r}")
+    tested = np.isfinite(accuracy)
+    groups = {"head": counts > head, "middle": (counts >= tail) & (counts <= head), "tail": counts < tail}
+    return {
+        name: float(accuracy[members & tested].mean()) for name, members in groups.items() if (members & tested).any()
+    }
+
+
+def pearson(x: ArrayLike, y: ArrayLike) -> float:
+    """Pearson's coefficient of linear correlation.
+
+    ``r = Σ (x - x̄)(y - ȳ) / √(Σ (x - x̄)² · Σ (y - ȳ)²)`` over the pairs in which both are finite. Numbers
+    of any magnitude that float64 has, and means far above the spread, cost no digits.
+
+    Args:
+      x: numbers ``[n]``.
+      y: numbers ``[n]``.
+
+    Returns:
+      r in [-1, 1], or NaN where it is undefined: for a constant, and for fewer than two finite pairs.
+
+    Raises:
+      ValueError: if the arguments are not vectors of one length.
+
+    Example:
+      >>> round(pearson([1, 2, 3, 4], [1, 3, 2, 5]), 4)
+      0.8315
+      >>> pearson([1, 2, 3], [7, 7, 7])
+      nan
+    """
+    x, y = vectors(x=x, y=y)
+    finite = np.isfinite(x) & np.isfinite(y)
+    if finite.sum() < 2:
+        return float("nan")
+    x, y = _standardized(x[finite]), _standardized(y[finite])
+    return float(np.clip(x @ y, -1.0, 1.0))
+
+
+def correlations(
+    class_accuracy: ArrayLike,
+    *,
+    samples: ArrayLike,
+    effective_number: ArrayLike,
+    interclass: ArrayLike,
+    volume: ArrayLike,
+    scale: ArrayLike,
+) -> dict[str, float]:
+    """How closely class accuracy follows each measure of a class: a row of the paper's Table 1.
+
+    Args:
+      class_accuracy: ``[C]``, NaN for classes without test samples.
+      samples: training samples N ``[C]``.
+      effective_number: effective number of samples E_n ``[C]`` (Cui et al., 2019).
+      interclass: interference weights W ``[C]``.
+      volume: feature volumes S' ``[C]``, in bits or any other unit.
+      scale: semantic scales S ``[C]``.
+
+    Returns:
+      Pearson's r of ``class_accuracy`` with each, by name in the table's order; NaN where undefined. Classes
+      in which either is NaN are left out, so a measure that was not taken may be given as NaNs.
+
+    Raises:
+      ValueError: if lengths differ or an accuracy is outside of [0, 1].
+
+    Example:
+      >>> r = correlations(
+      ...     [0.9, 0.6, 0.8, 0.5], samples=[50] * 4, effective_number=[49.9] * 4,
+      ...     interclass=[1.5, 1.4, 1.5, 1.4], volume=[9.0, 6.0, 8.0, 7.0], scale=[1.5, 1.0, 1.1, 0.9])
+      >>> {name: round(value, 2) for name, value in r.items()}
+      {'samples': nan, 'effective_number': nan, 'interclass': 0.95, 'volume': 0.85, 'scale': 0.9}
+    """
+    measures = {
+        "samples": samples,
+        "effective_number": effective_number,
+        "interclass": interclass,
+        "volume": volume,
+        "scale": scale,
+    }
+    accuracy, *columns = vectors(class_accuracy=class_accuracy, **measures)
+    _fractions("class_accuracy", accuracy)
+    return {name: pearson(accuracy, column) for name, column in zip(measures, columns, strict=True)}
+
+
+def vectors(**columns: ArrayLike) -> list[np.ndarray]:
+    """The arguments as float64 vectors of one length.
+
+    Raises:
+      ValueError: naming the first argument that is no vector of real numbers or as long as the first one.
+
+    Example:
+      >>> vectors(accuracy=[1, 0], counts=[30, 20])
+      [array([1., 0.]), array([30., 20.])]
+    """
+    arrays: list[np.ndarray] = []
+    for name, column in columns.items():
+        array = np.asarray(column)
+        if array.ndim != 1:
+            raise ValueError(f"{name} must be a vector, got shape {array.shape}")
+        if not (np.issubdtype(array.dtype, np.number) or array.dtype == bool) or np.iscomplexobj(array):
+            raise ValueError(f"{name} must hold real numbers, got {array.dtype}")
+        if arrays and len(array) != len(arrays[0]):
+            first = next(iter(columns))
+            raise ValueError(f"{name} must be as long as {first}, got {len(array)} and {len(arrays[0])}")
+        arrays.append(array.astype(np.float64))
+    return arrays
+
+
+def _standardized(x: np.ndarray) -> np.ndarray:
+    """``x`` less its mean, of length 1; NaNs if all are equal."""
+    # A power of two scales without rounding, and where the mean dwarfs the spread a member of the sample subtracts
+    # without rounding. So no digit is lost, and no square under- or overflows.
+    x = np.ldexp(x, -np.frexp(np.abs(x).max())[1])
+    x = x - x[0]
+    if not x.any():
+        return np.full_like(x, np.nan)
+    x = x - x.mean()
+    return x / np.linalg.norm(x)
+
+
+def _classes(name: str, values: ArrayLike, num_classes: int) -> np.ndarray:
+    array = np.asarray(values)
+    if array.ndim != 1:
+        raise ValueError(f"{name} must have shape [samples], got {array.shape}")
+    if array.size and not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(f"{name} must be integers, got {array.dtype}")
+    bad = (array < 0) | (array >= num_classes)
+    if bad.any():
+        where = int(bad.argmax())
+        raise ValueError(f"{name} must lie in [0, {num_classes}), got {array[where]} at position {where}")
+    return array.astype(np.int64)
+
+
+def _fractions(name: str, array: np.ndarray) -> None:
+    bad = (array < 0) | (array > 1)
+    if bad.any():
+        where = int(bad.argmax())
+        raise ValueError(f"{name} must lie in [0, 1], got {array[where]:g} at position {where}")

@@ -1,0 +1,85 @@
+"""Image classifiers in Flax linen: ``apply(variables, images, train=...) -> Outputs(logits, features)``."""
+
+import fnmatch
+import functools
+from typing import Any
+
+import jax.numpy as jnp
+
+from dsb_jax import validation
+from dsb_jax.models import heads
+from dsb_jax.models.classifier import Classifier, Outputs
+from dsb_jax.models.lenet import LeNet
+from dsb_jax.models.resnet_cifar import ResNetCifar
+
+__all__ = ["Classifier", "Outputs", "create", "names"]
+
+# Name -> backbone, called with ``dtype=``. A backbone is a module ``(images, *, train) -> features``.
+_BACKBONES = {
+    "lenet": LeNet,
+    "resnet8": functools.partial(ResNetCifar, blocks_per_stage=1),
+    "resnet20": functools.partial(ResNetCifar, blocks_per_stage=3),
+    "resnet32": functools.partial(ResNetCifar, blocks_per_stage=5),
+}
+
+
+def names(pattern: str = "*") -> list[str]:
+    """The names that `create` knows and that match a shell-style ``pattern``, sorted.
+
+    Example:
+      >>> names("resnet*")
+      ['resnet20', 'resnet32', 'resnet8']
+    """
+    return fnmatch.filter(sorted(_BACKBONES), pattern)
+
+
+def create(
+    name: str,
+    num_classes: int,
+    *,
+    head: str = "linear",
+    head_scale: float = 1.0,
+    dtype: Any = jnp.float32,
+    **unknown: Any,
+) -> Classifier:
+    """An image classifier.
+
+    Args:
+      name: One of `names()`.
+      num_classes: Width of the logits.
+      head: ``"linear"``, or ``"cosine"``: features and class weights of length 1, no bias.
+      head_scale: Factor on the cosines; for losses that bring their own scale leave it at 1.
+      dtype: What the backbone computes in: bfloat16, float16 or float32, or one of these names. Parameters, batch
+        statistics, features and logits are float32 always.
+      **unknown: Anything else raises.
+
+    Returns:
+      A module whose ``apply(variables, images, train=...)`` takes floats ``[batch, height, width, channels]``
+      and returns `Outputs`.
+
+    Raises:
+      ValueError: on an unknown name, head or option (naming the nearest), or a value that makes no sense.
+
+    Example:
+      >>> import jax
+      >>> model = create("lenet", 10)
+      >>> images = jnp.zeros((2, 8, 8, 1))
+      >>> variables = model.init(jax.random.key(0), images, train=False)
+      >>> model.apply(variables, images, train=False).logits.shape
+      (2, 10)
+    """
+    if name not in _BACKBONES:
+        raise validation.unknown_name("model", name, _BACKBONES)
+    for option in unknown:
+        raise validation.unknown_name("model option", option, ("dtype", "head", "head_scale"))
+    return Classifier(
+        backbone=_BACKBONES[name](dtype=_compute_dtype(dtype)),
+        head=heads.create(head, num_classes, scale=head_scale),
+    )
+
+
+def _compute_dtype(dtype: Any) -> jnp.dtype:
+    name = dtype if isinstance(dtype, str) else jnp.dtype(dtype).name
+    if name not in ("bfloat16", "float16", "float32"):
+        raise ValueError(f"dtype must be bfloat16, float16 or float32, got {name}")
+    return jnp.dtype(name)

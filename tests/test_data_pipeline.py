@@ -1,0 +1,131 @@
+"""The order of examples is a pure function of (seed, step), and evaluation sees every example once."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from dsb_jax.data import pipeline
+from dsb_jax.data.records import Split
+
+SAMPLES = 50
+SUBSET = np.arange(3, 47, 2)
+
+
+class CountingSource:
+    """Images that show their own index, and labels that follow from it."""
+
+    def __len__(self):
+        return SAMPLES
+
+    def __getitem__(self, index):
+        return {"image": np.full((4, 3, 1), index, np.uint8), "label": int(index) % 7}
+
+    def __getitems__(self, indices):
+        return [self[index] for index in indices]
+
+    def labels(self):
+        return np.arange(SAMPLES, dtype=np.int32) % 7
+
+
+SPLIT = Split("counting", "train", CountingSource(), tuple("abcdefg"), (4, 3, 1))
+
+
+def stream(seed, examples, batch_size=8, indices=SUBSET):
+    """The first examples of the stream, as rows of the split."""
+    batches = pipeline.train_batches(SPLIT, indices, batch_size, seed=seed)
+    rows = [batch["index"] for batch in itertools.islice(batches, -(-examples // batch_size))]
+    return np.concatenate(rows)[:examples]
+
+
+def test_a_batch_is_what_its_rows_hold():
+    for batch in itertools.islice(pipeline.train_batches(SPLIT, SUBSET, 8, seed=0), 7):
+        assert {name: (value.shape, value.dtype.name) for name, value in batch.items()} == {
+            "image": ((8, 4, 3, 1), "uint8"),
+            "label": ((8,), "int32"),
+            "index": ((8,), "int32"),
+        }
+        np.testing.assert_array_equal(batch["image"][:, 0, 0, 0], batch["index"])
+        np.testing.assert_array_equal(batch["label"], batch["index"] % 7)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 8, 22])
+def test_every_pass_is_another_permutation_of_the_subset(batch_size):
+    passes = stream(5, 6 * len(SUBSET), batch_size).reshape(6, len(SUBSET))
+    for rows in passes:
+        np.testing.assert_array_equal(np.sort(rows), SUBSET)
+    assert len({tuple(rows) for rows in passes}) == 6
+
+
+def test_the_stream_does_not_depend_on_the_batch_size():
+    np.testing.assert_array_equal(stream(5, 100, batch_size=4), stream(5, 100, batch_size=22))
+
+
+def test_any_step_can_be_the_first():
+    batches = list(itertools.islice(pipeline.train_batches(SPLIT, SUBSET, 8, seed=3), 12))
+    for step in range(12):
+        resumed = next(pipeline.train_batches(SPLIT, SUBSET, 8, seed=3, start_step=step))
+        for name, value in batches[step].items():
+            np.testing.assert_array_equal(resumed[name], value)
+    # Far beyond any run there is a batch too.
+    assert next(pipeline.train_batches(SPLIT, SUBSET, 8, seed=3, start_step=10**12))["index"].shape == (8,)
+
+
+def test_the_seed_alone_decides_the_order():
+    np.testing.assert_array_equal(stream(3, 100), stream(3, 100))
+    assert (stream(3, 100) != stream(4, 100)).any()
+
+
+def test_neighbouring_seeds_share_no_pass():
+    passes = {tuple(rows) for seed in range(4) for rows in stream(seed, 5 * len(SUBSET)).reshape(5, -1)}
+    assert len(passes) == 4 * 5
+
+
+def test_indices_need_not_be_sorted_or_a_subset():
+    rows = stream(0, SAMPLES, indices=np.arange(SAMPLES)[::-1])
+    np.testing.assert_array_equal(np.sort(rows), np.arange(SAMPLES))
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 25, 50, 64])
+def test_evaluation_sees_every_example_once_and_in_order(batch_size):
+    batches = list(pipeline.eval_batches(SPLIT, batch_size))
+    assert len(batches) == -(-SAMPLES // batch_size)
+    for batch in batches:
+        assert batch["image"].shape == (batch_size, 4, 3, 1)
+        assert batch["label"].dtype == np.int32
+        assert batch["mask"].dtype == np.bool_
+        assert not batch["image"][~batch["mask"]].any()
+        assert not batch["label"][~batch["mask"]].any()
+    images, labels, mask = (np.concatenate([batch[name] for batch in batches]) for name in ("image", "label", "mask"))
+    np.testing.assert_array_equal(mask, np.arange(len(mask)) < SAMPLES)
+    np.testing.assert_array_equal(images[mask, 0, 0, 0], np.arange(SAMPLES))
+    np.testing.assert_array_equal(labels[mask], SPLIT.labels)
+
+
+@pytest.mark.parametrize(
+    ("indices", "batch_size", "options", "message"),
+    [
+        (SUBSET, 23, {}, "batch_size must be at most the 22 training examples, got 23"),
+        (SUBSET, 0, {}, "batch_size must be an integer >= 1, got 0"),
+        (SUBSET, 8, {"seed": -1}, "seed must be an integer >= 0, got -1"),
+        (SUBSET, 8, {"start_step": -1}, "start_step must be an integer >= 0, got -1"),
+        (SUBSET.astype(float), 8, {}, "indices must be integers .*, got float64"),
+        (SUBSET[:, None], 8, {}, "indices must be integers"),
+        (np.arange(SAMPLES + 1), 8, {}, r"indices must lie in \[0, 50\) for counting/train, got 50 at position 50"),
+        (SUBSET - 4, 8, {}, r"indices must lie in \[0, 50\) for counting/train, got -1 at position 0"),
+    ],
+)
+def test_train_batches_refuse(indices, batch_size, options, message):
+    with pytest.raises(ValueError, match=message):
+        pipeline.train_batches(SPLIT, indices, batch_size, **{"seed": 0, **options})
+
+
+def test_eval_batches_refuse_an_empty_batch():
+    with pytest.raises(ValueError, match="batch_size must be an integer >= 1, got 0"):
+        pipeline.eval_batches(SPLIT, 0)
+
+
+def test_labels_are_read_once_and_cannot_be_overwritten():
+    assert SPLIT.labels is SPLIT.labels
+    with pytest.raises(ValueError, match="read-only"):
+        SPLIT.labels[0] = 1

@@ -1,0 +1,412 @@
+"""The losses against the official implementations' numbers, float64 NumPy, and what must hold for any input."""
+
+import functools
+import subprocess
+import sys
+
+import chex
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis.extra import numpy as hnp
+
+from dsb_jax import losses
+
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
+
+COUNTS = np.array([500, 120, 30, 7, 1])
+ALL = {
+    "cross_entropy": losses.cross_entropy,
+    "cross_entropy_smoothed": functools.partial(losses.cross_entropy, label_smoothing=0.1),
+    "focal_0.5": functools.partial(losses.focal, gamma=0.5),
+    "focal_2": losses.focal,
+    "focal_2_detached": functools.partial(losses.focal, detach_modulator=True),
+    "balanced_softmax": functools.partial(losses.balanced_softmax, counts=COUNTS),
+    "ldam": functools.partial(losses.ldam, counts=COUNTS),
+}
+every_loss = pytest.mark.parametrize("loss", ALL.values(), ids=ALL.keys())
+
+
+@pytest.fixture(params=["eager", "jit"])
+def variant(request):
+    return {"eager": lambda function: function, "jit": jax.jit}[request.param]
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request):
+    with jax.enable_x64(request.param == "float64"):
+        yield np.dtype(request.param)
+
+
+def batch(examples=12, classes=5, scale=3.0, seed=0):
+    rng = np.random.default_rng(seed)
+    return scale * rng.standard_normal((examples, classes)), rng.integers(classes, size=examples)
+
+
+# --- Against the official implementations -----------------------------------------------------------------------------
+
+GOLDEN = {
+    "focal_g1": lambda file: functools.partial(losses.focal, gamma=1.0),
+    "focal_g2": lambda file: losses.focal,
+    "focal_g2_big": lambda file: functools.partial(losses.focal, gamma=2.0),
+    "focal_detached_g1": lambda file: functools.partial(losses.focal, gamma=1.0, detach_modulator=True),
+    "focal_detached_g2": lambda file: functools.partial(losses.focal, gamma=2.0, detach_modulator=True),
+    "balanced_softmax": lambda file: functools.partial(losses.balanced_softmax, counts=file["counts"]),
+    "ldam_plain": lambda file: functools.partial(losses.ldam, counts=file["counts"]),
+    "ldam_drw": lambda file: functools.partial(losses.ldam, counts=file["counts"], max_margin=0.5, scale=30.0),
+    "ldam_drw0": lambda file: losses.create("ldam", counts=file["counts"]),
+}
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_value_and_gradient_equal_the_official_ones(name, golden, dtype):
+    file = golden(name)
+    loss = GOLDEN[name](file)
+    labels = file["labels"].astype(np.int32)
+    weights = file.get("class_weights", np.ones(10))[labels]
+    weights = (weights / weights.sum()).astype(dtype)
+
+    def mean(logits):
+        per_example = loss(logits, labels)
+        return jnp.sum(weights * per_example), per_example
+
+    logits = jnp.asarray(file["logits"], dtype)
+    (value, per_example), gradient = jax.jit(jax.value_and_grad(mean, has_aux=True))(logits)
+    assert per_example.dtype == gradient.dtype == dtype
+    # Beside the relative tolerance, what rounding the logits (up to 40) to this dtype already does.
+    rtol, atol = {"float32": (1e-5, 1e-6), "float64": (1e-10, 1e-14)}[dtype.name]
+    np.testing.assert_allclose(value, file["loss"], rtol=rtol)
+    np.testing.assert_allclose(gradient, file["grad_logits"], rtol=rtol, atol=atol * np.abs(file["grad_logits"]).max())
+    if "loss_per_example" in file:
+        np.testing.assert_allclose(per_example, file["loss_per_example"], rtol=rtol, atol=atol)
+
+
+# --- Against float64 NumPy --------------------------------------------------------------------------------------------
+
+
+def oracle(name, logits, labels):
+    """The formula of ``ALL[name]``, written once more without care for overflow."""
+    logits = np.asarray(logits, np.float64)
+    rows = np.arange(len(labels))
+    if name == "balanced_softmax":
+        logits = logits + np.log(COUNTS)
+    if name == "ldam":
+        margins = COUNTS**-0.25 / np.max(COUNTS**-0.25) * 0.5
+        logits = logits.copy()
+        logits[rows, labels] -= margins[labels]
+        logits = 30.0 * logits
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    target = np.eye(logits.shape[1])[labels]
+    if name == "cross_entropy_smoothed":
+        target = 0.9 * target + 0.1 / logits.shape[1]
+    gamma = {"focal_0.5": 0.5, "focal_2": 2.0}.get(name, 0.0)
+    return (1 - p[rows, labels]) ** gamma * -(target * np.log(p)).sum(1)
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name != "focal_2_detached"])
+def test_value_and_gradient_equal_the_formula(name, dtype):
+    logits, labels = batch(scale=0.5 if name == "ldam" else 3.0)
+    loss = functools.partial(ALL[name], labels=labels)
+    value = loss(jnp.asarray(logits, dtype))
+    gradient = jax.grad(lambda z: jnp.sum(loss(z)))(jnp.asarray(logits, dtype))
+    expected_gradient = np.empty_like(logits)
+    for index in np.ndindex(logits.shape):
+        step = np.zeros_like(logits)
+        step[index] = 1e-5
+        difference = oracle(name, logits + step, labels) - oracle(name, logits - step, labels)
+        expected_gradient[index] = difference.sum() / 2e-5
+    np.testing.assert_allclose(value, oracle(name, logits, labels), rtol=1e-5 if dtype == np.float32 else 1e-12)
+    tolerance = 2e-5 if dtype == np.float32 else 1e-7  # The second is that of the finite difference.
+    np.testing.assert_allclose(gradient, expected_gradient, rtol=tolerance, atol=tolerance)
+
+
+def test_a_detached_modulator_only_rescales_the_gradient_of_cross_entropy():
+    logits, labels = (jnp.asarray(array) for array in batch())
+    focal, plain = (
+        jax.grad(lambda z, loss=loss: jnp.sum(loss(z, labels)))(logits)
+        for loss in (functools.partial(losses.focal, detach_modulator=True), losses.cross_entropy)
+    )
+    p = np.exp(-oracle("cross_entropy", logits, labels))
+    np.testing.assert_allclose(focal, (1 - p[:, None]) ** 2 * plain, rtol=2e-5, atol=1e-7)
+
+
+def test_ldam_margins_fall_with_the_fourth_root_of_the_count():
+    """At equal cosines and scale 1, the odds of the true class are exp(-margin)."""
+    labels = jnp.arange(5)
+    loss = losses.ldam(jnp.zeros((5, 5)), labels, counts=COUNTS, max_margin=0.3, scale=1.0)
+    margins = -jnp.log(4.0 / (jnp.exp(loss) - 1.0))
+    np.testing.assert_allclose(-margins, -0.3 * (1 / COUNTS) ** 0.25, rtol=2e-6)
+
+
+# --- What holds for any input -----------------------------------------------------------------------------------------
+
+any_logits = hnp.arrays(np.float64, (4, 5), elements=st.floats(-50, 50))
+any_labels = hnp.arrays(np.int32, (4,), elements=st.integers(0, 4))
+examples = hypothesis.settings(
+    max_examples=25, deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
+)
+
+
+@every_loss
+@examples
+@hypothesis.given(any_logits, any_labels, st.floats(-100, 100))
+def test_a_shift_of_all_logits_changes_nothing(loss, logits, labels, shift):
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(loss(logits + shift, labels), loss(logits, labels), rtol=1e-9, atol=1e-9)
+
+
+@examples
+@hypothesis.given(any_logits, any_labels, st.permutations(range(5)))
+@pytest.mark.parametrize("name", ["cross_entropy", "focal", "balanced_softmax", "ldam"])
+def test_renaming_the_classes_changes_nothing(name, logits, labels, order):
+    with jax.enable_x64(True):
+        before = losses.create(name, counts=COUNTS)(logits, labels)
+        renamed = np.argsort(order)[labels].astype(np.int32)
+        after = losses.create(name, counts=COUNTS[order])(logits[:, order], renamed)
+        np.testing.assert_allclose(after, before, rtol=1e-9, atol=1e-12)
+
+
+@examples
+@hypothesis.given(any_logits, any_labels, st.floats(0.1, 5.0))
+def test_focal_lies_between_zero_and_cross_entropy(logits, labels, gamma):
+    with jax.enable_x64(True):
+        cross_entropy = losses.cross_entropy(logits, labels)
+        focal = losses.focal(logits, labels, gamma=gamma)
+        np.testing.assert_array_equal(losses.focal(logits, labels, gamma=0.0), cross_entropy)
+        assert bool(jnp.all((focal >= 0) & (focal <= cross_entropy)))
+
+
+@examples
+@hypothesis.given(any_logits, any_labels, st.floats(1e-3, 1e3))
+def test_only_ratios_of_counts_matter(logits, labels, factor):
+    with jax.enable_x64(True):
+        for name in ("balanced_softmax", "ldam"):
+            before, after = (losses.create(name, counts=c)(logits, labels) for c in (COUNTS, COUNTS * factor))
+            np.testing.assert_allclose(after, before, rtol=1e-9, atol=1e-12)
+        equal = np.full(5, factor)
+        expected = losses.cross_entropy(logits, labels)
+        np.testing.assert_allclose(
+            losses.balanced_softmax(logits, labels, counts=equal), expected, rtol=1e-9, atol=1e-12
+        )
+        without_margin = losses.ldam(logits, labels, counts=COUNTS, max_margin=0.0, scale=1.0)
+        np.testing.assert_allclose(without_margin, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["balanced_softmax", "ldam"])
+def test_a_class_without_samples_is_treated_as_the_rarest_that_has_some(name, variant):
+    logits, labels = batch(examples=30, scale=0.3)
+    with_none = losses.create(name, counts=[500, 0, 30, 7, 0])
+    as_rarest = losses.create(name, counts=[500, 7, 30, 7, 7])
+    value = variant(with_none)(logits, labels)
+    gradient = variant(jax.grad(lambda z: jnp.sum(with_none(z, labels))))(jnp.asarray(logits))
+    np.testing.assert_allclose(value, as_rarest(logits, labels), rtol=1e-5, atol=1e-6)
+    chex.assert_tree_all_finite((value, gradient))
+
+
+# --- Numerics ---------------------------------------------------------------------------------------------------------
+
+
+@every_loss
+def test_saturated_logits_keep_value_and_gradient_finite(loss, variant):
+    logits = jnp.array([[1.0, -1.0, -1.0, -1.0, -1.0], [1.0, 1.0, 1.0, 1.0, -1.0]])
+    logits = jnp.concatenate([magnitude * logits for magnitude in (0.0, 88.0, 1e4) for _ in range(2)])
+    labels = jnp.array([0, 0, 4, 4] * 3)  # Certain and right, torn between four, certain and wrong, ruled out by all.
+    value, gradient = variant(lambda z: (loss(z, labels), jax.grad(lambda z: jnp.sum(loss(z, labels)))(z)))(logits)
+    chex.assert_tree_all_finite((value, gradient))
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+def test_focal_at_certainty(gamma, variant):
+    """p = 1 costs nothing and pulls nowhere; p = 0 costs and pulls as cross-entropy does."""
+    logits = jnp.array([[1e4, -1e4], [1e4, -1e4]])
+    labels = jnp.array([0, 1])
+    loss = functools.partial(losses.focal, gamma=gamma)
+    value, gradient = variant(lambda z: (loss(z, labels), jax.grad(lambda z: jnp.sum(loss(z, labels)))(z)))(logits)
+    np.testing.assert_array_equal(value, [0.0, 2e4])
+    np.testing.assert_array_equal(gradient, [[0.0, 0.0], [1.0, -1.0]])
+
+
+def test_focal_gradient_falls_to_zero_towards_certainty():
+    """For γ < 1 too, where (1-p)^γ alone has an unbounded slope."""
+    gap = np.linspace(0.0, 60.0, 601)
+    logits = jnp.asarray(np.stack([gap, np.zeros_like(gap)], axis=1), jnp.float32)
+    labels = jnp.zeros(601, jnp.int32)
+    slope = jax.grad(lambda z: jnp.sum(losses.focal(z, labels, gamma=0.5)))(logits)[:, 0]
+    p, q = 1 / (1 + np.exp(-gap)), 1 / (1 + np.exp(gap))
+    np.testing.assert_allclose(slope, 0.5 * p * q**0.5 * np.log(p) - q**1.5, rtol=1e-3, atol=1e-9)
+
+
+@every_loss
+def test_infinite_logits_mask_classes_out(loss):
+    """A class that -inf rules out is as good as absent, unless the target has a share of it."""
+    if getattr(loss, "keywords", {}).get("label_smoothing"):
+        pytest.skip("a smoothed target gives every class a share")
+    logits, labels = batch(classes=5, scale=1.0)
+    labels = labels % 4
+    removed = np.array(logits, np.float32)
+    removed[:, 4] = -np.inf
+    floor = np.where(np.isinf(removed), np.float32(-1e4), removed)
+    np.testing.assert_allclose(loss(removed, labels), loss(floor, labels), rtol=1e-6)
+
+
+@every_loss
+@pytest.mark.parametrize("narrow", [jnp.bfloat16, jnp.float16])
+def test_narrow_logits_are_upcast_first(loss, narrow):
+    logits, labels = batch()
+    logits = jnp.asarray(logits, narrow)
+    value = loss(logits, labels)
+    assert value.dtype == jnp.float32
+    np.testing.assert_array_equal(value, loss(logits.astype(jnp.float32), labels))
+
+
+@every_loss
+def test_a_sharded_batch_needs_no_communication(loss):
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows = jax.sharding.NamedSharding(mesh, jax.P("data"))
+    logits, labels = batch(examples=32, scale=0.3)
+    logits, labels = jax.device_put((logits.astype(np.float32), labels.astype(np.int32)), rows)
+
+    @jax.jit
+    def value_and_gradient(logits, labels):
+        value, pullback = jax.vjp(lambda z: loss(z, labels), logits)
+        return value, *pullback(jnp.ones_like(value))
+
+    value, gradient = value_and_gradient(logits, labels)
+    expected = loss(np.asarray(logits), np.asarray(labels))
+    np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6)
+    assert value.sharding == gradient.sharding == rows
+    program = value_and_gradient.lower(logits, labels).compile().as_text()
+    assert not [name for name in ("all-gather", "all-reduce", "all-to-all", "collective-permute") if name in program]
+
+
+# --- Bad input --------------------------------------------------------------------------------------------------------
+
+
+@every_loss
+def test_traced_labels_that_are_no_class_give_nan(loss):
+    logits, _ = batch(examples=6)
+    logits = jnp.asarray(logits)
+    labels = jnp.array([-1, 2, 5, -5, 2**31 - 1, 4])
+    is_class = np.array([False, True, False, False, False, True])
+    gradient, value = jax.jit(jax.grad(lambda z, y: (jnp.nansum(loss(z, y)), loss(z, y)), has_aux=True))(logits, labels)
+    np.testing.assert_array_equal(np.isfinite(value), is_class)
+    expected = loss(np.asarray(logits)[is_class], np.asarray(labels)[is_class])
+    np.testing.assert_allclose(np.asarray(value)[is_class], expected, rtol=1e-5)
+    np.testing.assert_array_equal(np.any(np.asarray(gradient) != 0, axis=1), is_class)
+
+
+@every_loss
+@pytest.mark.parametrize("bad", [-1, 5, 2**32])
+def test_readable_labels_that_are_no_class_raise(loss, bad):
+    logits, labels = batch(examples=4)
+    labels[2] = bad
+    message = rf"labels must lie in \[0, 5\), got {bad} at position 2"
+    with pytest.raises(ValueError, match=message):
+        loss(logits, labels)
+    with pytest.raises(ValueError, match=message):
+        jax.jit(lambda z: loss(z, labels))(logits.astype(np.float32))
+
+
+@pytest.mark.parametrize("label_dtype", [np.int8, np.uint8])
+def test_labels_narrower_than_the_number_of_classes(label_dtype, variant):
+    logits = 0.1 * np.random.default_rng(0).standard_normal((3, 300)).astype(np.float32)
+    loss = functools.partial(losses.ldam, counts=np.arange(1, 301))
+    labels = np.array([0, 5, 127])
+    np.testing.assert_allclose(variant(loss)(logits, jnp.asarray(labels, label_dtype)), loss(logits, labels), rtol=1e-5)
+
+
+@every_loss
+@pytest.mark.parametrize(
+    ("logits", "labels", "message"),
+    [
+        (np.zeros((4, 5), np.int32), np.zeros(4, np.int32), "logits must be floating point, got int32"),
+        (np.zeros(5, np.float32), np.zeros(1, np.int32), r"logits must have shape \[batch, classes\], got \(5,\)"),
+        (np.zeros((4, 5), np.float32), np.zeros(3, np.int32), r"labels must have shape \(4,\)"),
+        (np.zeros((4, 5), np.float32), np.zeros((4, 1), np.int32), r"labels must have shape \(4,\)"),
+        (np.zeros((4, 5), np.float32), np.zeros(4, np.float32), "labels must be integers, got float32"),
+    ],
+)
+def test_wrong_shapes_and_dtypes_raise(loss, logits, labels, message, variant):
+    with pytest.raises(ValueError, match=message):
+        variant(loss)(logits, labels)
+
+
+@pytest.mark.parametrize("name", ["balanced_softmax", "ldam"])
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ([3, 2, 1, 1], r"counts must have shape \(5,\), one per class, got \(4,\)"),
+        ([[3, 2, 1, 1, 1]], r"counts must have shape \(5,\)"),
+        ([3, 2, 1, 1, -1], "counts must be finite, not negative and not all zero"),
+        ([3, 2, 1, 1, np.nan], "counts must be finite"),
+        ([3, 2, 1, 1, np.inf], "counts must be finite"),
+        ([0, 0, 0, 0, 0], "not all zero"),
+    ],
+)
+def test_bad_counts_raise(name, counts, message, variant):
+    logits, labels = batch()
+    with pytest.raises(ValueError, match=message):
+        variant(lambda z: getattr(losses, name)(z, labels, counts=counts))(logits)
+
+
+# --- Registry ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", losses.names())
+def test_create_fills_in_counts_and_defaults(name):
+    logits, labels = batch()
+    hyper = {"counts": COUNTS} if name in ("balanced_softmax", "ldam") else {}
+    created = losses.create(name, counts=COUNTS)
+    np.testing.assert_array_equal(created(logits, labels), getattr(losses, name)(logits, labels, **hyper))
+    chex.assert_shape(created(logits, labels), (12,))
+
+
+def test_create_passes_hyper_parameters_on():
+    logits, labels = batch()
+    np.testing.assert_array_equal(
+        losses.create("ldam", counts=COUNTS, max_margin=0.2, scale=10.0)(logits, labels),
+        losses.ldam(logits, labels, counts=COUNTS, max_margin=0.2, scale=10.0),
+    )
+
+
+def test_only_margins_on_cosines_want_a_cosine_head():
+    assert {name: losses.head(name) for name in losses.names()} == {
+        "balanced_softmax": "linear",
+        "cross_entropy": "linear",
+        "focal": "linear",
+        "ldam": "cosine",
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "focl"}, "unknown loss 'focl'; did you mean 'focal'?"),
+        ({"name": "focal", "gama": 1.0}, "unknown hyper-parameter of focal 'gama'; did you mean 'gamma'?"),
+        ({"name": "ldam", "counts": [1, 2], "margin": 1.0}, "'margin'; did you mean 'max_margin'?"),
+        ({"name": "ldam"}, "loss 'ldam' needs counts"),
+        ({"name": "balanced_softmax"}, "loss 'balanced_softmax' needs counts"),
+        ({"name": "balanced_softmax", "counts": [1, -2]}, "counts must be finite, not negative"),
+        ({"name": "focal", "gamma": -1.0}, "gamma must be a finite number >= 0, got -1.0"),
+        ({"name": "focal", "gamma": "2"}, "gamma must be a finite number >= 0, got '2'"),
+        ({"name": "cross_entropy", "label_smoothing": 1.5}, r"label_smoothing must be .* in \[0, 1\], got 1.5"),
+        ({"name": "ldam", "counts": [1, 2], "max_margin": float("nan")}, "max_margin must be a finite number"),
+        ({"name": "ldam", "counts": [1, 2], "scale": 0.0}, "scale must be a finite number > 0, got 0.0"),
+    ],
+)
+def test_create_refuses(arguments, message):
+    with pytest.raises(ValueError, match=message.replace("?", r"\?")):
+        losses.create(**arguments)
+
+
+def test_head_refuses_an_unknown_loss():
+    with pytest.raises(ValueError, match="did you mean 'ldam'"):
+        losses.head("ladm")
+
+
+def test_losses_load_no_layer_library():
+    program = "import sys, dsb_jax.losses; assert not {'flax', 'optax'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", program], check=True)
