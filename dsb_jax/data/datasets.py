@@ -3,18 +3,20 @@
 import contextlib
 import fcntl
 import io
+import logging
 import os
 import pathlib
 import shutil
 from collections.abc import Iterator
 
 import tensorflow_datasets as tfds
-from absl import logging
 from tensorflow_datasets.core import constants
 
 from dsb_jax import validation
 from dsb_jax.data.builders import BUILDERS
 from dsb_jax.data.records import RecordSource, Split
+
+_logger = logging.getLogger(__name__)
 
 PathLike = str | os.PathLike[str]
 
@@ -113,7 +115,7 @@ def prepare(
             shutil.rmtree(leftover)
         if folder.exists():
             raise ValueError(f"{folder} is there but is not a complete dataset; remove it and prepare {name} again")
-        logging.info("Preparing %s in %s", name, folder)
+        _logger.info("Preparing %s in %s", name, folder)
         builder = BUILDERS[name](data_dir=_data_dir(data_dir), file_format="array_record")
         with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download, and there is none
             builder.download_and_prepare(

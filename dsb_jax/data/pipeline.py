@@ -65,19 +65,21 @@ def train_batches(
     return iter(batches[start_step:].to_iter_dataset(_READ_OPTIONS))
 
 
-def eval_batches(split: Split, batch_size: int) -> Iterator[Batch]:
-    """All examples of a split once, in order, in batches of one shape.
+def eval_batches(split: Split, batch_size: int, *, indices: np.ndarray | None = None) -> Iterator[Batch]:
+    """Examples of a split once, in order, in batches of one shape.
 
     Args:
       split: where the examples are.
       batch_size: any; the last batch is filled up with zeros.
+      indices: rows of the split, integers ``[n]``; all of them by default.
 
     Returns:
-      ⌈len(split) / batch_size⌉ batches: ``image`` uint8 ``[batch_size, height, width, channels]``, ``label`` int32
+      ⌈n / batch_size⌉ batches: ``image`` uint8 ``[batch_size, height, width, channels]``, ``label`` int32
       ``[batch_size]`` and ``mask`` bool ``[batch_size]``, true where there is an example.
 
     Raises:
-      ValueError: a batch size below one; and from ``next``, an example that cannot be read.
+      ValueError: indices that are not of the split or a batch size below one; and from ``next``, an example that
+        cannot be read.
 
     Example:
       >>> from dsb_jax import data
@@ -86,8 +88,9 @@ def eval_batches(split: Split, batch_size: int) -> Iterator[Batch]:
       [150, 150, 100]
     """
     validation.positive_int("batch_size", batch_size)
-    starts = grain.MapDataset.range(0, len(split), batch_size)
-    batches = starts.map(lambda start: _read_padded(split, start, batch_size))
+    indices = np.arange(len(split)) if indices is None else _rows_of(split, indices)
+    starts = grain.MapDataset.range(0, len(indices), batch_size)
+    batches = starts.map(lambda start: _read_padded(split, indices[start : start + batch_size], batch_size))
     return iter(batches.to_iter_dataset(_READ_OPTIONS))
 
 
@@ -114,9 +117,8 @@ def _read(split: Split, rows: np.ndarray) -> Batch:
     }
 
 
-def _read_padded(split: Split, start: int, batch_size: int) -> Batch:
-    batch = _read(split, np.arange(start, min(start + batch_size, len(split))))
-    samples = len(batch["label"])
+def _read_padded(split: Split, rows: np.ndarray, batch_size: int) -> Batch:
+    batch, samples = _read(split, rows), len(rows)
     return {
         "image": np.pad(batch["image"], [(0, batch_size - samples), (0, 0), (0, 0), (0, 0)]),
         "label": np.pad(batch["label"], (0, batch_size - samples)),

@@ -1,0 +1,10 @@
+"""Objectives: what a method makes of a batch, as terms that the training step weighs and adds up.
+
+An objective is built from a loss and knows no class weights. It returns a list of :class:`Term`, and the step has one
+rule for all: ``loss = Σ_terms mean(scale·weights[labels]·losses)``. Views, experts or a memory are further terms.
+"""
+
+from dsb_jax.objectives.supervised import Supervised
+from dsb_jax.objectives.terms import Objective, Result, Term, total_loss
+
+__all__ = ["Objective", "Result", "Supervised", "Term", "total_loss"]

@@ -1,0 +1,53 @@
+"""The plain objective: one loss on one batch."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dsb_jax.objectives.terms import Result, Term
+
+
+@dataclasses.dataclass(frozen=True)
+class Supervised:
+    """``mean(weights[label]·loss(logits, label))``.
+
+    Attributes:
+      loss: ``(logits, labels) -> [batch]``, as :func:`dsb_jax.losses.create` makes it.
+
+    Example:
+      >>> from dsb_jax import losses
+      >>> objective = Supervised(losses.create("cross_entropy"))
+      >>> objective.views, objective.samplers
+      (1, ('plain',))
+    """
+
+    loss: Callable[[jax.Array, jax.Array], jax.Array]
+    views: int = 1
+    samplers: tuple[str, ...] = ("plain",)
+
+    def init(self, rng: jax.Array, variables: Any, outputs: Any) -> Any:
+        """It has no state."""
+        del rng, variables, outputs
+        return ()
+
+    def __call__(self, forward: Callable[..., Any], batch: dict[str, jax.Array], state: Any, rng: jax.Array) -> Result:
+        """One term; the model's features enter the pool."""
+        del rng
+        outputs, labels = forward(batch["image"]), batch["label"]
+        correct = jnp.argmax(outputs.logits, axis=1) == labels
+        return Result(
+            terms=[Term(self.loss(outputs.logits, labels), labels)],
+            features=outputs.features,
+            labels=labels,
+            mask=batch.get("mask"),
+            state=state,
+            metrics={"accuracy": jnp.mean(correct.astype(jnp.float32))},
+        )
+
+    def after_update(self, state: Any, params: Any) -> Any:
+        """Nothing follows the parameters."""
+        del params
+        return state

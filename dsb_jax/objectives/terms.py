@@ -1,0 +1,91 @@
+"""What an objective returns, and the one rule by which class weights enter."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from dsb_jax.balancers import weighted_mean
+
+
+class Term(NamedTuple):
+    """One addend of the loss.
+
+    Attributes:
+      losses: floating ``[batch]``.
+      labels: int32 ``[batch]``, whose class weight multiplies; None for a term that is not weighted.
+      scale: a factor.
+    """
+
+    losses: jax.Array
+    labels: jax.Array | None
+    scale: jax.Array | float = 1.0
+
+
+class Result(NamedTuple):
+    """What an objective makes of a batch.
+
+    Attributes:
+      terms: the addends of the loss.
+      features: ``[batch, d]``, what enters the feature pool.
+      labels: int32 ``[batch]``, their classes.
+      mask: bool ``[batch]`` or None, which of them count.
+      state: the objective's own state after this batch.
+      metrics: scalars to log.
+    """
+
+    terms: Sequence[Term]
+    features: jax.Array
+    labels: jax.Array
+    mask: jax.Array | None
+    state: Any
+    metrics: dict[str, jax.Array]
+
+
+class Objective(Protocol):
+    """A method that may need more than a loss on one batch.
+
+    Attributes:
+      views: how many augmented views of each image it asks of the pipeline.
+      samplers: the samplers whose batches it asks for, the first being the plain one.
+    """
+
+    views: int
+    samplers: tuple[str, ...]
+
+    def init(self, rng: jax.Array, variables: Any, outputs: Any) -> Any:
+        """Its state, from the model's variables and the outputs on an example batch."""
+
+    def __call__(self, forward: Callable[..., Any], batch: dict[str, jax.Array], state: Any, rng: jax.Array) -> Result:
+        """The terms of a batch; ``forward(images)`` gives the model's outputs."""
+
+    def after_update(self, state: Any, params: Any) -> Any:
+        """Its state after the parameters have changed."""
+
+
+def total_loss(terms: Sequence[Term], weights: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:
+    """``Σ_terms scale·mean(weights[labels]·losses)``.
+
+    Args:
+      terms: the addends.
+      weights: floating ``[C]``, one per class.
+      mask: bool ``[batch]``, which examples count; all by default.
+
+    Returns:
+      A scalar.
+
+    Example:
+      >>> labels = jnp.array([0, 1])
+      >>> terms = [Term(jnp.array([1.0, 2.0]), labels), Term(jnp.array([4.0, 4.0]), None, scale=0.25)]
+      >>> print(total_loss(terms, jnp.array([0.5, 1.5])))
+      2.75
+    """
+
+    def mean(term):
+        if term.labels is not None:
+            return weighted_mean(term.losses, term.labels, weights, mask=mask)
+        one_class = jnp.zeros(term.losses.shape, jnp.int32)
+        return weighted_mean(term.losses, one_class, jnp.ones(1, term.losses.dtype), mask=mask)
+
+    return sum(term.scale * mean(term) for term in terms)

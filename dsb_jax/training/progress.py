@@ -1,0 +1,67 @@
+"""How far a run is: images per second, time gone, time to go."""
+
+import logging
+import time
+
+_logger = logging.getLogger(__name__)
+
+
+class Progress:
+    """Rates and remaining time, with what is not training (compilation, evaluation) left out of the rate.
+
+    Args:
+      steps: updates in all.
+      batch_size: images per update.
+    """
+
+    def __init__(self, steps: int, batch_size: int) -> None:
+        self._steps, self._batch_size = steps, batch_size
+        self._begin = time.perf_counter()
+        self._paused = 0.0
+        self._first = 0
+        self._mark = (0, 0.0)
+
+    def start(self, step: int) -> None:
+        """Counting begins after ``step`` updates: the first of them compiled."""
+        self._begin, self._paused, self._first = time.perf_counter(), 0.0, step
+        self._mark = (step, 0.0)
+
+    def pause(self, seconds: float) -> None:
+        """Time that did not go into training."""
+        self._paused += seconds
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on training steps."""
+        return time.perf_counter() - self._begin - self._paused
+
+    def rate(self, step: int) -> float:
+        """Images per second since the last call."""
+        before, then = self._mark
+        now = self.seconds
+        self._mark = (step, now)
+        return (step - before) * self._batch_size / max(now - then, 1e-9)
+
+    def report(self, step: int, text: str, rate: float) -> None:
+        """One line for a person."""
+        done = max(step - self._first, 1)
+        wall = time.perf_counter() - self._begin  # evaluations to come take their share
+        remaining = wall / done * (self._steps - step)
+        _logger.info(
+            "step %d/%d (%d %%) %s | %.0f images/s | ETA %s",
+            step, self._steps, 100 * step // self._steps, text, rate, duration(remaining),
+        )  # fmt: skip
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds.
+
+    Example:
+      >>> duration(59.7), duration(3725)
+      ('1m00s', '1h02m05s')
+    """
+    seconds = round(seconds)
+    hours, minutes, seconds = seconds // 3600, seconds % 3600 // 60, seconds % 60
+    if hours:
+        return f"{hours}h{minutes:02d}m{seconds:02d}s"
+    return f"{minutes}m{seconds:02d}s" if minutes else f"{seconds}s"
