@@ -25,5 +25,6 @@ def get_config(arguments=None):
     config.epochs = 60
     config.learning_rate = 0.1
     config.weight_decay = 5e-4
-    config.eval_every = 5
+    config.log_every = 10
+    config.eval_every = 2
     return with_arguments(config, arguments)

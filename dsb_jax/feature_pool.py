@@ -22,7 +22,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dsb_jax import validation
@@ -128,7 +128,7 @@ def init(
 
     Raises:
       ValueError: if a number is not positive, ``capacity`` is no multiple of ``batch_size``, or the mesh does not
-        divide the batch or the class axis.
+        divide the batch or the class axis or has axes of another type than Auto.
 
     Example:
       >>> pool = init(capacity=4, dim=1, num_classes=2)
@@ -257,6 +257,11 @@ def shardings(pool: FeaturePool) -> FeaturePool:
 def _check_mesh(mesh, axis, batch_size):
     if axis not in mesh.shape:
         raise validation.unknown_name("mesh axis", axis, map(str, mesh.axis_names))
+    if any(kind != AxisType.Auto for kind in mesh.axis_types):
+        raise ValueError(
+            "mesh must have axes of type Auto, as by jax.make_mesh(shape, names, axis_types=(AxisType.Auto, …)), "
+            f"got {mesh.axis_types}"
+        )
     devices = mesh.shape[axis]
     if batch_size is None or batch_size % devices:
         raise ValueError(f"batch_size must be a multiple of the {devices} devices, got {batch_size}")
@@ -302,11 +307,10 @@ def _no_statistics(classes, dim):
 def _specs(pool):
     """Rows by batch and second moments by class; what is small is on every device, so that reading it is free."""
     specs = jax.tree.map(lambda _: P(), pool)
-    rows = P(None, pool.axis) if pool.rows.ndim == 3 else P()
     return dataclasses.replace(
         specs,
-        rows=rows,
-        labels=rows,
+        rows=P(None, pool.axis),
+        labels=P(None, pool.axis),
         next_rows=P(pool.axis),
         next_labels=P(pool.axis),
         statistics=dataclasses.replace(specs.statistics, moment=P(pool.axis)),

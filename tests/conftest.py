@@ -13,6 +13,15 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def tfds_data_dir(tmp_path_factory):
+    """No test writes to the user's own datasets."""
+    folder = tmp_path_factory.mktemp("tensorflow_datasets")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TFDS_DATA_DIR", str(folder))
+        yield folder
+
+
 @pytest.fixture
 def strict_dtypes():
     """Mixed dtypes raise: for the core and the losses, which must say every conversion."""

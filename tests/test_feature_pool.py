@@ -290,6 +290,7 @@ POOL = partial(feature_pool.init, 8, 2, 2)
         (lambda: POOL(mesh=mesh_of(8)), "batch_size must be a multiple of the 8 devices, got None"),
         (lambda: POOL(batch_size=4, mesh=mesh_of(8)), "batch_size must be a multiple of the 8 devices, got 4"),
         (lambda: POOL(batch_size=8, mesh=mesh_of(8), axis="dat"), "unknown mesh axis 'dat'; did you mean 'data'"),
+        (lambda: POOL(batch_size=8, mesh=jax.make_mesh((8,), ("data",))), "mesh must have axes of type Auto"),
         (lambda: feature_pool.enqueue(POOL(), jnp.ones((4, 3)), Y), r"features must have shape \[samples, 2\]"),
         (lambda: feature_pool.enqueue(POOL(), X.at[3, 0].set(jnp.nan), Y), "NaN or infinity in row 3"),
         (lambda: feature_pool.enqueue(POOL(), X, Y + 1), r"labels must lie in \[0, 2\), got 2 at position 1"),

@@ -36,15 +36,15 @@ class Supervised:
     def __call__(self, forward: Callable[..., Any], batch: dict[str, jax.Array], state: Any, rng: jax.Array) -> Result:
         """One term; the model's features enter the pool."""
         del rng
-        outputs, labels = forward(batch["image"]), batch["label"]
+        outputs, labels, mask = forward(batch["image"]), batch["label"], batch.get("mask")
         correct = jnp.argmax(outputs.logits, axis=1) == labels
         return Result(
             terms=[Term(self.loss(outputs.logits, labels), labels)],
             features=outputs.features,
             labels=labels,
-            mask=batch.get("mask"),
+            mask=mask,
             state=state,
-            metrics={"accuracy": jnp.mean(correct.astype(jnp.float32))},
+            metrics={"accuracy": jnp.mean(correct, where=mask, dtype=jnp.float32)},
         )
 
     def after_update(self, state: Any, params: Any) -> Any:

@@ -5,6 +5,9 @@ experiment is built. A placeholder means "as the method has it"; its rule stands
 """
 
 import ast
+import functools
+import operator
+import re
 
 from ml_collections import ConfigDict, config_dict
 
@@ -69,7 +72,8 @@ def with_arguments(config: ConfigDict, arguments: str | None) -> ConfigDict:
 
     Args:
       config: the settings so far; changed in place.
-      arguments: ``key=value`` pairs separated by commas; a key is any setting, dotted where it is nested.
+      arguments: ``key=value`` pairs separated by commas; a key is any setting, dotted where it is nested, and commas
+        inside of parentheses belong to a tuple.
 
     Returns:
       ``config``.
@@ -82,7 +86,7 @@ def with_arguments(config: ConfigDict, arguments: str | None) -> ConfigDict:
       >>> config.loss, config.imbalance, config.dsb.alpha
       ('focal', 50.0, 1.5)
     """
-    for pair in (arguments or "").split(",") if arguments else ():
+    for pair in re.split(r",(?![^()]*\))", arguments) if arguments else ():
         key, equals, text = pair.partition("=")
         if not equals:
             raise ValueError(f"config arguments must be key=value, got {pair!r}")
@@ -90,25 +94,21 @@ def with_arguments(config: ConfigDict, arguments: str | None) -> ConfigDict:
     return config
 
 
+def check_setting(config: ConfigDict, key: str) -> None:
+    """Raises ValueError unless ``config`` has the setting ``key``, dotted where it is nested."""
+    keys = set(_keys(config))
+    if key not in keys:
+        raise validation.unknown_name("setting", key, keys)
+
+
 def _set(config, key, text):
+    check_setting(config, key)
     *path, name = key.split(".")
-    node = config
-    for part in path:
-        if not isinstance(node.get(part), ConfigDict):
-            raise validation.unknown_name("setting", key, _keys(config))
-        node = node[part]
-    if name not in node or isinstance(node[name], ConfigDict):
-        raise validation.unknown_name("setting", key, _keys(config))
+    node = functools.reduce(operator.getitem, path, config)
     wanted = node.get_type(name)
-    value = text
-    if wanted is not str:
-        try:
-            value = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            raise ValueError(f"{key} must be of type {wanted.__name__}, got {text!r}") from None
     try:
-        node[name] = value
-    except (TypeError, ValueError):
+        node[name] = text if wanted is str else ast.literal_eval(text)
+    except (TypeError, ValueError, SyntaxError):
         raise ValueError(f"{key} must be of type {wanted.__name__}, got {text!r}") from None
 
 

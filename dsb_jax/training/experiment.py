@@ -89,11 +89,12 @@ def build(config: ConfigDict) -> Experiment:
       FileNotFoundError: if the dataset is not prepared; the message is the command that prepares it.
     """
     method(config)
-    for name in ("batch_size", "eval_batch_size", "log_every", "eval_every"):
+    for name in ("batch_size", "eval_batch_size", "log_every", "eval_every", "epochs"):
         validation.positive_int(name, config[name])
-    validation.positive("epochs", config.epochs)
-    if config.seed < 0:
-        raise ValueError(f"seed must be >= 0, got {config.seed}")
+    if not 0 <= config.seed < 2**32:  # what a key of jax.random has room for
+        raise ValueError(f"seed must lie in [0, 2**32), got {config.seed}")
+    if config.start_epoch is not None and config.start_epoch < 0:
+        raise ValueError(f"start_epoch must be >= 0, got {config.start_epoch}")
     splits = {split: data.load(config.dataset, split, data_dir=config.data_dir) for split in ("train", "test")}
     train = splits["train"]
     indices = _training_rows(config, train)

@@ -41,10 +41,10 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]
       FloatingPointError: if the loss or the features stop being finite.
     """
     experiment = experiments.build(config)
-    files = Workdir(workdir, config)
+    run = _Run(config, experiment, workdir)
+    files = run.files
     try:
         files.write_indices(experiment.indices)
-        run = _Run(config, experiment, files)
         run.train()
         results = run.results()
         files.write_json("results.json", results)
@@ -57,8 +57,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]
 class _Run:
     """One training run: the compiled steps, the state they pass on, and where its records go."""
 
-    def __init__(self, config: ConfigDict, experiment: Experiment, files: Workdir) -> None:
-        self.config, self.experiment, self.files = config, experiment, files
+    def __init__(self, config: ConfigDict, experiment: Experiment, workdir: str | os.PathLike[str]) -> None:
+        self.config, self.experiment = config, experiment
         parts = (experiment.model, experiment.objective, experiment.balancer, experiment.optimizer)
         example = np.zeros((1, *experiment.train.image_shape), np.uint8)
         self.state: TrainState = init_state(*parts, experiment.preprocess(example), seed=config.seed)
@@ -66,12 +66,20 @@ class _Run:
         self.eval_step = make_eval_step(experiment.model, experiment.preprocess)
         self.summary = jax.jit(experiment.balancer.summary)
         self.progress = Progress(experiment.steps, config.batch_size)
+        self._trace()  # settings that do not fit each other are refused before anything is written
+        self.files = Workdir(workdir, config)
         _logger.info("Parameters:\n%s", parameter_overview.get_parameter_overview(self.state.params))
         _logger.info(
             "%s on %d images of %s in %d classes (%d to %d each), %d steps",
             experiments.method(config), len(experiment.indices), config.dataset, len(experiment.counts),
             experiment.counts.min(), experiment.counts.max(), experiment.steps,
         )  # fmt: skip
+
+    def _trace(self):
+        rows = self.config.batch_size
+        images = jax.ShapeDtypeStruct((rows, *self.experiment.train.image_shape), np.uint8)
+        labels = jax.ShapeDtypeStruct((rows,), np.int32)
+        jax.eval_shape(self.train_step, self.state, {"image": images, "label": labels})
 
     def train(self) -> None:
         """All steps, with an evaluation at the end of every ``eval_every``-th epoch and of the run."""
@@ -108,10 +116,11 @@ class _Run:
         rejected = int(self.summary(self.state.balancing).get("rejected", 0))
         if rejected or not np.isfinite(mean["loss"]):
             what = f"{rejected} rows of features were not finite" if rejected else f"the loss is {mean['loss']}"
-            raise FloatingPointError(f"step {step}: {what}; try a lower learning_rate than {self.config.learning_rate}")
+            raise FloatingPointError(f"by step {step}: {what}; try a learning_rate below {self.config.learning_rate}")
 
     def _evaluate(self, step):
         """Test accuracy by class, and what the balancer makes of the classes."""
+        jax.block_until_ready(self.state)  # steps still under way are training time
         begin = time.perf_counter()
         outputs = self._predict(self.experiment.test)
         accuracy, per_class = self._accuracy(outputs)

@@ -1,5 +1,7 @@
 """What a run leaves behind: config.json, train_indices.npy, metrics.jsonl, results.json."""
 
+import contextlib
+import io
 import json
 import math
 import os
@@ -24,7 +26,7 @@ class Workdir:
     def __init__(self, path: str | os.PathLike[str], config: ConfigDict) -> None:
         self.path = pathlib.Path(path)
         self.path.mkdir(parents=True, exist_ok=True)
-        settings = json.loads(json.dumps(config.to_dict()))
+        settings = _finite(config.to_dict())
         config_file = self.path / "config.json"
         if config_file.exists():
             self._refuse_another(json.loads(config_file.read_text()), settings)
@@ -44,24 +46,35 @@ class Workdir:
 
     def write_indices(self, indices: np.ndarray) -> None:
         """The rows of the training split that the run trains on."""
-        partial = self.path / "train_indices.npy.partial"
-        with partial.open("wb") as file:
-            np.save(file, indices)
-        partial.replace(self.path / "train_indices.npy")
+        content = io.BytesIO()
+        np.save(content, indices)
+        self._replace("train_indices.npy", content.getvalue())
 
     def log(self, **metrics: Any) -> None:
         """Appends a line to metrics.jsonl."""
-        self._metrics.write(json.dumps(_finite(metrics)) + "\n")
-        self._metrics.flush()
+        with _naming(self._metrics.name):
+            self._metrics.write(json.dumps(_finite(metrics)) + "\n")
+            self._metrics.flush()
 
     def close(self) -> None:
         """No more metrics come."""
-        self._metrics.close()
+        with _naming(self._metrics.name):
+            self._metrics.close()
 
     def _replace(self, name, content):
         partial = self.path / f"{name}.partial"
-        partial.write_bytes(content)
+        with _naming(partial):
+            partial.write_bytes(content)
         partial.replace(self.path / name)
+
+
+@contextlib.contextmanager
+def _naming(path):
+    """An error while writing, a full disk's for one, does not say by itself which file it was."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _flat(tree, prefix=""):
