@@ -1,6 +1,6 @@
 """Long-tailed handwritten digits: 8x8 images that come with scikit-learn, so nothing is downloaded.
 
-The smallest real dataset on which semantic scale imbalance can be watched: 10 classes of 134 … 7 training images
+The smallest real dataset on which semantic scale imbalance can be watched: 10 classes of 134 … 6 training images
 (n_i = N·μ^(i/(1−M)), Sec. 5.3 of the paper, with imbalance μ = 20), 40 test images each. The recipe is ours; the paper
 has no such experiment.
 

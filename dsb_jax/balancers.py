@@ -134,7 +134,9 @@ def semantic_scale(
     def update(state, features, labels, *, logits=None, classifier=None, accuracy=None, mask=None):
         del logits, classifier, accuracy
         if jnp.ndim(features) == 2 and features.shape[1] < dim:
-            raise ValueError(f"features have {features.shape[1]} channels, fewer than dim = {dim}; pass a smaller dim")
+            raise ValueError(
+                f"features have {features.shape[1]} channels, fewer than the balancer's dim = {dim}; lower it"
+            )
         pool = feature_pool.enqueue(state.pool, pool_features(features, dim), labels, mask=mask)
         state = dataclasses.replace(state, pool=pool)
         if interclass:

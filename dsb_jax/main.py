@@ -40,8 +40,10 @@ def main(arguments: Sequence[str]) -> None:
         print(f"workdir: {workdir}", flush=True)
         train(config, workdir)
     except (ValueError, FloatingPointError, OSError) as error:
-        logging.getLogger("dsb_jax").debug("what led to it", exc_info=True)
         sys.exit(f"error: {_one_line(error)}")
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
 
 
 def _default_workdir(config) -> pathlib.Path:
@@ -67,6 +69,8 @@ def _one_line(error: BaseException) -> str:
     if missing:
         path = pathlib.Path(missing[1])
         others = [*path.parent.glob("*.py")] or [*pathlib.Path("configs").glob("*.py")]
+        if not others:
+            return f"there is no config file {str(path)!r} in {pathlib.Path.cwd()}"
         return str(validation.unknown_name("config file", str(path), map(str, others)))
     if not isinstance(error, ValueError | OSError | ArithmeticError | flags.Error):  # a mistake in the config file
         text = f"config file: {type(error).__name__}: {text}"

@@ -228,7 +228,10 @@ X, Y = jnp.ones((4, 2)), jnp.array([0, 1, 0, 1])
         (lambda: balancers.semantic_scale(2, 8, normalize="men"), "unknown normalize 'men'; did you mean 'mean'"),
         (lambda: balancers.semantic_scale(2, 8, batch_size=3), "capacity must be a multiple of batch_size"),
         (lambda: balancers.semantic_scale(2, 8, epsilon=0.0), "epsilon must be a finite number > 0"),
-        (lambda: (b := balancers.semantic_scale(2, 8)).update(b.init(), X, Y), "2 channels, fewer than dim = 64"),
+        (
+            lambda: (b := balancers.semantic_scale(2, 8)).update(b.init(), X, Y),
+            "2 channels, fewer than the balancer's dim = 64",
+        ),
         (lambda: (b := balancers.semantic_scale(2, 2, dim=2)).update(b.init(), X, Y), "at most capacity = 2 rows"),
         (lambda: (b := balancers.semantic_scale(1, 8, dim=2)).update(b.init(), X, Y), r"labels must lie in \[0, 1\)"),
         (lambda: balancers.start_at(-1, balancers.uniform(2)), "step must be an integer >= 0, got -1"),

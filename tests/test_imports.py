@@ -1,6 +1,7 @@
 """What is imported: the core JAX alone, every layer only what lies below it, nothing TensorFlow or PyTorch."""
 
 import ast
+import functools
 import pathlib
 import subprocess
 import sys
@@ -27,6 +28,7 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 
 
+@functools.cache
 def modules_after(statement):
     """Names of top-level packages that a fresh interpreter has loaded after a statement."""
     code = f"{statement}\nimport sys\nprint(*{{name.partition('.')[0] for name in sys.modules}})"

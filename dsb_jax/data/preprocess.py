@@ -34,6 +34,8 @@ def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) ->
     for name, value in statistics.items():
         if value.shape != images.shape[-1:]:
             raise ValueError(f"{name} must be one number per channel ({images.shape[-1]}), got {value.tolist()}")
+        if not np.isfinite(value).all():
+            raise ValueError(f"{name} must be finite, got {value.tolist()}")
     if not (statistics["std"] > 0).all():
         raise ValueError(f"std must be above zero, got {statistics['std'].tolist()}")
     mean, std = (value.reshape(1, 1, 1, -1) for value in statistics.values())

@@ -84,7 +84,7 @@ def _load(workdir: pathlib.Path) -> _Run:
     results = _parse(_read(path), str(path))
     wanted = {
         **dict.fromkeys(("dataset", "method", "command"), (str, "a string")),
-        **dict.fromkeys(("top1", "steps", "epochs", "train_seconds"), (int | float, "a number")),
+        **dict.fromkeys(("top1", "steps", "epochs"), (int | float, "a number")),
         **dict.fromkeys(("per_class", "correlations"), (dict, "an object")),
     }
     for key, (kind, described) in wanted.items():
@@ -115,7 +115,7 @@ def _load(workdir: pathlib.Path) -> _Run:
 
 
 def _load_metrics(path: pathlib.Path, num_classes: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    training: dict[str, list] = {"epoch": [], "loss": [], "accuracy": []}
+    training: dict[str, list] = {"epoch": [], "loss": [], "accuracy": [], "train_seconds": []}
     tests: dict[str, list] = {"epoch": [], "test_accuracy": [], "weights": []}
     for number, line in enumerate(_read(path).removesuffix("\n").split("\n"), start=1):
         if number == 1 and not line:
@@ -206,8 +206,9 @@ def _headline(run: _Run) -> str:
         "classes": f"{len(run.class_names):,}",
         "steps": f"{results['steps']:,}",
         "epochs": f"{results['epochs']:g}",
-        "training time": _duration(results["train_seconds"]),
     }
+    if len(seconds := run.training["train_seconds"]) and math.isfinite(seconds[-1]):
+        facts["training time"] = _duration(seconds[-1])
     tiles = (f"<div><dt>{escape(label)}</dt><dd>{escape(value)}</dd></div>" for label, value in facts.items())
     return f'<dl class="tiles">{"".join(tiles)}</dl>'
 
@@ -370,7 +371,8 @@ def _class_table(run: _Run) -> str:
             shown = "–" if math.isnan(value) else form.format(value)
             cells.append(f'<td data-value="{"" if math.isnan(value) else float(value)}">{shown}</td>')
         rows.append(f"<tr>{''.join(cells)}</tr>\n")
-    return f"""<p>Press a heading to sort by it.</p>
+    return f"""<p>Volume and scale are of the training images under the final model, the weight is the last of the training.
+Press a heading to sort by it.</p>
 <div class="scroll tall"><table class="sortable">
 <thead><tr>{head}</tr></thead>
 <tbody>
@@ -407,7 +409,7 @@ h1 { font-size: 1.7rem; line-height: 1.2; overflow-wrap: anywhere; }
 h2 { font-size: 1.2rem; margin-top: 2.5rem; }
 p { max-width: 46rem; overflow-wrap: anywhere; }
 .reading { font-size: 1.05rem; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .6rem; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(7.5rem, 1fr)); gap: .6rem; }
 .tiles div { background: var(--panel); border: 1px solid var(--line); border-radius: .5rem; padding: .5rem .8rem; }
 .tiles dt, figcaption { color: var(--soft); font-size: .85rem; }
 .tiles dd { margin: 0; font-size: 1.35rem; font-variant-numeric: tabular-nums; }

@@ -27,13 +27,13 @@ def base_config() -> ConfigDict:
     config.dataset = "digits"
     config.data_dir = config_dict.placeholder(str)  # TFDS's default folder
     config.long_tail = "none"  # none | exponential | mnist_lt_1 | mnist_lt_2
-    config.imbalance = 1.0  # exponential: largest class / smallest class
+    config.imbalance = 1.0  # of the exponential long tail alone: largest class / smallest class
     config.mean = (0.5,)  # per channel, of images in [0, 1]
     config.std = (0.25,)
 
     config.model = "resnet8"
     config.head = config_dict.placeholder(str)  # what the loss wants: cosine for ldam, else linear
-    config.head_scale = 30.0  # of cosines, for a loss that has no scale of its own
+    config.head_scale = 30.0  # of a cosine head under a loss that has no scale of its own
     config.dtype = "float32"  # in which the backbone computes
 
     config.loss = "cross_entropy"
@@ -46,7 +46,7 @@ def base_config() -> ConfigDict:
     config.start_epoch = config_dict.placeholder(int)  # epochs with weight 1 before it acts: 5 for dsb, else 0
     config.dsb = ConfigDict()
     config.dsb.alpha = config_dict.placeholder(float)  # 2 on a long-tailed training set, else 1
-    config.dsb.dim = 64
+    config.dsb.dim = 64  # to which longer features are pooled
     config.dsb.epsilon = 1.0
     config.dsb.interclass = True
     config.dsb.power = 1.0

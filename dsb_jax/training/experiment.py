@@ -130,7 +130,10 @@ def _training_rows(config, train):
         counts = long_tail.exponential_counts(largest, train.num_classes, config.imbalance)
     else:
         counts = np.asarray(long_tail.MNIST_LT[int(config.long_tail[-1])])
-    return long_tail.subset(train.labels, counts, seed=config.seed)
+    try:
+        return long_tail.subset(train.labels, counts, seed=config.seed)
+    except ValueError as error:
+        raise ValueError(f"long_tail {config.long_tail!r} does not fit {config.dataset}: {error}") from error
 
 
 def _model(config, num_classes):
@@ -151,7 +154,7 @@ def _balancer(config, counts, alpha):
         case "dsb":
             default_start = _DSB_START_EPOCH
             settings = {key: value for key, value in config.dsb.items() if key != "alpha"}
-            capacity = math.ceil(examples / batch_size) * batch_size
+            capacity = max(round(examples / batch_size), 1) * batch_size  # about one epoch
             balancer = balancers.semantic_scale(num_classes, capacity, alpha=alpha, batch_size=batch_size, **settings)
         case "uniform":
             balancer = balancers.uniform(num_classes)

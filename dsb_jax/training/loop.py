@@ -28,6 +28,8 @@ _logger = logging.getLogger(__name__)
 def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
     """Trains, evaluates and writes ``config.json, train_indices.npy, metrics.jsonl, results.json, report.html``.
 
+    A workdir in which this very run is finished is left as it is.
+
     Args:
       config: as :func:`dsb_jax.training.base_config` makes it.
       workdir: the folder to write to.
@@ -40,16 +42,16 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]
       FileNotFoundError: if the dataset is not prepared.
       FloatingPointError: if the loss or the features stop being finite.
     """
-    experiment = experiments.build(config)
-    run = _Run(config, experiment, workdir)
-    files = run.files
-    try:
-        files.write_indices(experiment.indices)
+    files = Workdir(workdir, config)
+    if files.results is not None:
+        _logger.info("%s holds this run, finished; remove the folder to train again", files.path)
+        return files.results
+    run = _Run(config, experiments.build(config), files)
+    with files:
+        files.write_indices(run.experiment.indices)
         run.train()
-        results = run.results()
-        files.write_json("results.json", results)
-    finally:
-        files.close()
+        files.write_json("results.json", run.results())
+    results = files.results
     _logger.info("top-1 %.2f %%, report: %s", 100 * results["top1"], report.write(files.path))
     return results
 
@@ -57,17 +59,16 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]
 class _Run:
     """One training run: the compiled steps, the state they pass on, and where its records go."""
 
-    def __init__(self, config: ConfigDict, experiment: Experiment, workdir: str | os.PathLike[str]) -> None:
-        self.config, self.experiment = config, experiment
+    def __init__(self, config: ConfigDict, experiment: Experiment, files: Workdir) -> None:
+        self.config, self.experiment, self.files = config, experiment, files
         parts = (experiment.model, experiment.objective, experiment.balancer, experiment.optimizer)
         example = np.zeros((1, *experiment.train.image_shape), np.uint8)
         self.state: TrainState = init_state(*parts, experiment.preprocess(example), seed=config.seed)
         self.train_step = make_train_step(*parts, experiment.preprocess)
-        self.eval_step = make_eval_step(experiment.model, experiment.preprocess)
+        self.eval_step = make_eval_step(experiment.model, experiment.objective.loss, experiment.preprocess)
         self.summary = jax.jit(experiment.balancer.summary)
         self.progress = Progress(experiment.steps, config.batch_size)
         self._trace()  # settings that do not fit each other are refused before anything is written
-        self.files = Workdir(workdir, config)
         _logger.info("Parameters:\n%s", parameter_overview.get_parameter_overview(self.state.params))
         _logger.info(
             "%s on %d images of %s in %d classes (%d to %d each), %d steps",
@@ -76,17 +77,15 @@ class _Run:
         )  # fmt: skip
 
     def _trace(self):
-        rows = self.config.batch_size
-        images = jax.ShapeDtypeStruct((rows, *self.experiment.train.image_shape), np.uint8)
-        labels = jax.ShapeDtypeStruct((rows,), np.int32)
-        jax.eval_shape(self.train_step, self.state, {"image": images, "label": labels})
+        jax.eval_shape(self.train_step, self.state, _zeros(self.experiment.train, self.config.batch_size))
 
     def train(self) -> None:
         """All steps, with an evaluation at the end of every ``eval_every``-th epoch and of the run."""
         config, experiment = self.config, self.experiment
         batches = pipeline.train_batches(experiment.train, experiment.indices, config.batch_size, seed=config.seed)
-        evaluated, window = 0, []
-        _logger.info("Compiling the first step")
+        evaluated, window = 0, []  # the last epoch evaluated; metrics since they were last logged
+        _logger.info("Compiling")
+        jax.block_until_ready(self.eval_step(self.state, _zeros(experiment.test, config.eval_batch_size)))
         for step, batch in enumerate(itertools.islice(batches, experiment.steps), start=1):
             images = {"image": batch["image"], "label": batch["label"]}
             self.state, outputs = self.train_step(self.state, jax.device_put(images))
@@ -110,7 +109,8 @@ class _Run:
         mean = {name: float(np.mean([outputs[name] for outputs in window])) for name in window[0]}
         epoch = self.experiment.epoch(step, self.config.batch_size)
         learning_rate = float(self.experiment.schedule(step - 1))
-        self.files.log(step=step, epoch=epoch, **mean, learning_rate=learning_rate, images_per_second=rate)
+        timing = {"images_per_second": rate, "train_seconds": self.progress.seconds}
+        self.files.log(step=step, epoch=epoch, **mean, learning_rate=learning_rate, **timing)
         text = " ".join(f"{name} {value:.4f}" for name, value in mean.items())
         self.progress.report(step, f"epoch {epoch:.2f} {text}", rate)
         rejected = int(self.summary(self.state.balancing).get("rejected", 0))
@@ -123,7 +123,11 @@ class _Run:
         jax.block_until_ready(self.state)  # steps still under way are training time
         begin = time.perf_counter()
         outputs = self._predict(self.experiment.test)
-        accuracy, per_class = self._accuracy(outputs)
+        confusion = metrics.confusion_matrix(
+            self.experiment.test.labels, outputs["prediction"], len(self.experiment.counts)
+        )
+        accuracy, per_class = np.trace(confusion) / confusion.sum(), metrics.class_accuracy(confusion)
+        self.accuracy = accuracy, per_class
         summary = jax.device_get(self.summary(self.state.balancing))
         record = {name: summary[name] for name in ("weights", "volumes", "scales") if name in summary}
         epoch = self.experiment.epoch(step, self.config.batch_size)
@@ -142,15 +146,10 @@ class _Run:
             outputs.append(jax.tree.map(lambda array, mask=batch["mask"]: np.asarray(array)[mask], of_batch))
         return {name: np.concatenate([part[name] for part in outputs]) for name in outputs[0]}
 
-    def _accuracy(self, outputs):
-        labels, num_classes = self.experiment.test.labels, len(self.experiment.counts)
-        confusion = metrics.confusion_matrix(labels, outputs["prediction"], num_classes)
-        return float(np.trace(confusion) / confusion.sum()), metrics.class_accuracy(confusion)
-
     def results(self) -> dict[str, Any]:
         """Accuracies, and the final model's view of every class: the same measurement whatever the method."""
         config, experiment = self.config, self.experiment
-        top1, per_class = self._accuracy(self._predict(experiment.test))
+        top1, per_class = self.accuracy
         measured = self._measure_classes()
         weights = np.asarray(self.summary(self.state.balancing)["weights"])
         counts = experiment.counts
@@ -174,7 +173,6 @@ class _Run:
             "seed": config.seed,
             "steps": experiment.steps,
             "epochs": config.epochs,
-            "train_seconds": self.progress.seconds,
             "command": shlex.join(["python", "-m", "dsb_jax.main", *sys.argv[1:]]),
             "top1": top1,
             **metrics.shot_accuracy(per_class, counts),
@@ -199,3 +197,8 @@ class _Run:
         scales = dsb_jax.semantic_scales(volumes, centers, experiment.alpha, present=present)
         interclass = dsb_jax.interclass_weights(centers, experiment.alpha, present=present)
         return {"volume": np.asarray(volumes), "interclass": np.asarray(interclass), "scale": np.asarray(scales)}
+
+
+def _zeros(split, rows):
+    """A batch of which only the shapes matter."""
+    return {"image": np.zeros((rows, *split.image_shape), np.uint8), "label": np.zeros(rows, np.int32)}

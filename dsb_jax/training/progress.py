@@ -1,6 +1,7 @@
 """How far a run is: images per second, time gone, time to go."""
 
 import logging
+import math
 import time
 
 _logger = logging.getLogger(__name__)
@@ -36,8 +37,10 @@ class Progress:
         return time.perf_counter() - self._begin - self._paused
 
     def rate(self, step: int) -> float:
-        """Images per second since the last call."""
+        """Images per second since the last call; NaN where there was no step since."""
         before, then = self._mark
+        if step == before:
+            return math.nan
         now = self.seconds
         self._mark = (step, now)
         return (step - before) * self._batch_size / max(now - then, 1e-9)
@@ -47,10 +50,9 @@ class Progress:
         done = max(step - self._first, 1)
         wall = time.perf_counter() - self._begin  # evaluations to come take their share
         remaining = wall / done * (self._steps - step)
-        _logger.info(
-            "step %d/%d (%d %%) %s | %.0f images/s | ETA %s",
-            step, self._steps, 100 * step // self._steps, text, rate, duration(remaining),
-        )  # fmt: skip
+        percent = 100 * step // self._steps
+        speed = "" if math.isnan(rate) else f" | {rate:.0f} images/s"
+        _logger.info("step %d/%d (%d %%) %s%s | ETA %s", step, self._steps, percent, text, speed, duration(remaining))
 
 
 def duration(seconds: float) -> str:

@@ -134,9 +134,9 @@ def make_train_step(
 
 
 def make_eval_step(
-    model: nn.Module, preprocess: Preprocess
-) -> Callable[[TrainState, Batch], tuple[dict[str, jax.Array], jax.Array]]:
-    """A jitted step ``(state, batch) -> outputs`` with predicted classes, cross-entropies and features, per example."""
+    model: nn.Module, loss: Callable[[jax.Array, jax.Array], jax.Array], preprocess: Preprocess
+) -> Callable[[TrainState, Batch], dict[str, jax.Array]]:
+    """A jitted step ``(state, batch) -> outputs`` with predicted classes, losses and features, per example."""
 
     @jax.jit
     def step(state, batch):
@@ -144,7 +144,7 @@ def make_eval_step(
         outputs = model.apply(variables, preprocess(batch["image"]), train=False)
         return {
             "prediction": jnp.argmax(outputs.logits, axis=1),
-            "loss": optax.softmax_cross_entropy_with_integer_labels(outputs.logits, batch["label"]),
+            "loss": loss(outputs.logits, batch["label"]),
             "features": outputs.features,
         }
 

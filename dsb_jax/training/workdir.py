@@ -13,25 +13,41 @@ from ml_collections import ConfigDict
 
 
 class Workdir:
-    """The folder of one run.
+    """The folder of one run; entered as a context, it is written to.
 
     Args:
       path: made if it is not there.
       config: what the run is; a folder that holds a run of another config is refused.
 
     Raises:
-      ValueError: if ``path`` holds another run; the message has the settings that differ.
+      ValueError: if ``path`` cannot be a folder or holds another run; the message has the settings that differ.
     """
 
     def __init__(self, path: str | os.PathLike[str], config: ConfigDict) -> None:
         self.path = pathlib.Path(path)
-        self.path.mkdir(parents=True, exist_ok=True)
-        settings = _finite(config.to_dict())
+        self._settings = _finite(config.to_dict())
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"workdir {str(path)!r} is not a folder")
         config_file = self.path / "config.json"
         if config_file.exists():
-            self._refuse_another(json.loads(config_file.read_text()), settings)
-        self.write_json("config.json", settings)
-        self._metrics = (self.path / "metrics.jsonl").open("w")
+            self._refuse_another(json.loads(config_file.read_text()), self._settings)
+
+    def __enter__(self) -> "Workdir":
+        with _naming(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._metrics = (self.path / "metrics.jsonl").open("w")
+        self.write_json("config.json", self._settings)
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        with _naming(self._metrics.name):
+            self._metrics.close()
+
+    @property
+    def results(self) -> dict[str, Any] | None:
+        """What a finished run left, or None."""
+        file = self.path / "results.json"
+        return json.loads(file.read_text()) if file.exists() else None
 
     def _refuse_another(self, before, now):
         before, now = dict(_flat(before)), dict(_flat(now))
@@ -55,11 +71,6 @@ class Workdir:
         with _naming(self._metrics.name):
             self._metrics.write(json.dumps(_finite(metrics)) + "\n")
             self._metrics.flush()
-
-    def close(self) -> None:
-        """No more metrics come."""
-        with _naming(self._metrics.name):
-            self._metrics.close()
 
     def _replace(self, name, content):
         partial = self.path / f"{name}.partial"
