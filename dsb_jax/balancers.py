@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dsb_jax import feature_pool, interference, validation
-from dsb_jax.semantic_scale import check_alpha, combine, pool_features
+from dsb_jax.semantic_scale import combine, pool_features
 from dsb_jax.semantic_scale import effective_number as _effective_number
 
 _NORMALIZATIONS = ("mean", "sum", "expected", "none")
@@ -108,11 +108,12 @@ def semantic_scale(
 
     Source: Sec. 4 of the paper.
     """
-    validation.positive_int("num_classes", num_classes)
-    check_alpha(alpha)
-    if not (isinstance(power, int | float) and 0 <= power < math.inf):
-        raise ValueError(f"power must be a finite number >= 0, got {power!r}")
-    _check_normalize(normalize)
+    num_classes, dim = validation.positive_int("num_classes", num_classes), validation.positive_int("dim", dim)
+    alpha, power = validation.at_least("alpha", alpha, 1), validation.at_least("power", power, 0)
+    if not isinstance(interclass, bool):
+        raise ValueError(f"interclass must be True or False, got {interclass!r}")
+    if normalize not in _NORMALIZATIONS:
+        raise validation.unknown_name("normalize", str(normalize), _NORMALIZATIONS)
     new_pool = jax.tree_util.Partial(
         feature_pool.init, capacity, dim, num_classes, epsilon=epsilon, batch_size=batch_size, mesh=mesh
     )
@@ -124,7 +125,7 @@ def semantic_scale(
 
     def scales(state):
         present = feature_pool.counts(state.pool) > 0
-        weight = interference.weights(state.interference, alpha) if interclass else jnp.ones(num_classes)
+        weight = interference.weights(state.interference, alpha) if interclass else jnp.ones(num_classes, jnp.float32)
         return combine(feature_pool.volumes(state.pool), weight, present), weight
 
     def weights(state):
@@ -133,16 +134,16 @@ def semantic_scale(
 
     def update(state, features, labels, *, logits=None, classifier=None, accuracy=None, mask=None):
         del logits, classifier, accuracy
-        if jnp.ndim(features) == 2 and features.shape[1] < dim:
+        features = jnp.asarray(features)
+        if features.ndim == 2 and features.shape[1] < dim:
             raise ValueError(
                 f"features have {features.shape[1]} channels, fewer than the balancer's dim = {dim}; lower it"
             )
         pool = feature_pool.enqueue(state.pool, pool_features(features, dim), labels, mask=mask)
         state = dataclasses.replace(state, pool=pool)
         if interclass:
-            most = min(2 * features.shape[0], num_classes)
             present = feature_pool.counts(pool) > 0
-            moved = interference.update(state.interference, feature_pool.centers(pool), present, most=most)
+            moved = interference.update(state.interference, feature_pool.centers(pool), present)
             state = dataclasses.replace(state, interference=moved)
         return weights(state), state
 
@@ -169,8 +170,8 @@ def uniform(num_classes: int) -> Balancer:
       >>> print(balancer.update(balancer.init(), jnp.zeros((1, 2)), jnp.array([0]))[0])
       [1. 1. 1.]
     """
-    validation.positive_int("num_classes", num_classes)
-    return _fixed({"weights": jnp.ones(num_classes)})
+    num_classes = validation.positive_int("num_classes", num_classes)
+    return _fixed({"weights": jnp.ones(num_classes, jnp.float32)})
 
 
 def inverse_frequency(counts: jax.Array) -> Balancer:
@@ -234,8 +235,9 @@ def start_at(step: int, balancer: Balancer) -> Balancer:
 
     Source: Sec. 4.2 of the paper.
     """
-    if not isinstance(step, int) or isinstance(step, bool) or step < 0:
-        raise ValueError(f"step must be an integer >= 0, got {step!r}")
+    step = validation.integer("step", step, lowest=0)
+    if not isinstance(balancer, Balancer):
+        raise ValueError(f"balancer must be a Balancer, got {balancer!r}")
 
     def init():
         return StartAtState(updates=jnp.zeros((), jnp.int32), state=balancer.init())
@@ -270,7 +272,7 @@ def weighted_mean(
       mask: bool ``[batch]``; examples where it is False do not count at all, whatever their loss and label.
 
     Returns:
-      A scalar; 0 if ``mask`` leaves nothing.
+      A scalar, at least float32; 0 if ``mask`` leaves nothing.
 
     Raises:
       ValueError: on a wrong shape, dtype or label.
@@ -281,17 +283,17 @@ def weighted_mean(
 
     Source: Eq. 4 of the paper.
     """
-    if jnp.ndim(losses) != 1 or not jnp.issubdtype(losses.dtype, jnp.floating):
-        raise ValueError(f"losses must be floating point of shape [batch], got {losses.dtype} {jnp.shape(losses)}")
-    if jnp.ndim(weights) != 1 or not jnp.issubdtype(weights.dtype, jnp.floating):
-        raise ValueError(f"weights must be floating point of shape [classes], got {weights.dtype} {jnp.shape(weights)}")
-    num_classes = weights.shape[0]
-    validation.labels(labels, num_classes, samples=losses.shape[0], mask=mask)
-    mask = jnp.ones(losses.shape, bool) if mask is None else mask
-    inside = (labels >= 0) & (labels < num_classes)
-    weight = jnp.where(inside, jax.lax.stop_gradient(weights)[jnp.where(inside, labels, 0)], jnp.nan)
-    kept = jnp.where(mask, losses, 0.0) * jnp.where(mask, weight, 0.0).astype(losses.dtype)
-    return jnp.sum(kept) / jnp.maximum(jnp.sum(mask), 1).astype(losses.dtype)
+    losses, weights = jnp.asarray(losses), jnp.asarray(weights)
+    if losses.ndim != 1 or not jnp.issubdtype(losses.dtype, jnp.floating):
+        raise ValueError(f"losses must be floating point of shape [batch], got {losses.dtype} {losses.shape}")
+    if weights.ndim != 1 or not jnp.issubdtype(weights.dtype, jnp.floating):
+        raise ValueError(f"weights must be floating point of shape [classes], got {weights.dtype} {weights.shape}")
+    mask = validation.boolean("mask", mask, losses.shape)
+    labels = validation.labels(labels, weights.shape[0], samples=losses.shape[0], mask=mask)
+    dtype = jnp.float64 if losses.dtype == jnp.float64 else jnp.float32  # narrower ones overflow in a sum
+    weight = jnp.where(labels >= 0, jax.lax.stop_gradient(weights).astype(dtype)[jnp.maximum(labels, 0)], jnp.nan)
+    kept = jnp.where(mask, losses.astype(dtype), 0.0) * jnp.where(mask, weight, 0.0)
+    return jnp.sum(kept) / jnp.maximum(jnp.sum(mask, dtype=dtype), 1.0)
 
 
 def state_shardings(balancer: Balancer, mesh: Mesh) -> Any:
@@ -340,16 +342,11 @@ def _inverse_weights(values, measured, counts, power, normalize):
     return jnp.where(jnp.any(measured), weights, 1.0)
 
 
-def _check_normalize(normalize):
-    if normalize not in _NORMALIZATIONS:
-        raise validation.unknown_name("normalize", str(normalize), _NORMALIZATIONS)
-
-
 def _check_counts(counts):
     counts = jnp.asarray(counts)
     if counts.ndim != 1 or not counts.size:
         raise ValueError(f"counts must have shape [classes], got {counts.shape}")
     values = np.asarray(counts) if validation.is_concrete(counts) else np.ones(1)
-    if not (np.all(values >= 0) and np.any(values > 0)):
-        raise ValueError(f"counts must be >= 0 and not all 0, got {counts}")
+    if not (np.all(values >= 0) and np.all(np.isfinite(values)) and np.any(values > 0)):
+        raise ValueError(f"counts must be finite, >= 0 and not all 0, got {values.tolist()}")
     return counts

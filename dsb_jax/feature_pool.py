@@ -26,7 +26,6 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dsb_jax import validation
-from dsb_jax.semantic_scale import half_log2_det
 
 _CLASS_MULTIPLE = 256  # the class axis is padded to this, so that its shape suits any device count
 _READ_AHEAD = 1024  # rows read ahead, and so taken in at a time, by a pool that is not told its batch size
@@ -138,13 +137,12 @@ def init(
 
     Source: Sec. 4.2 and Appendix F.2 of the paper.
     """
-    for name, value in (("capacity", capacity), ("dim", dim), ("num_classes", num_classes)):
-        validation.positive_int(name, value)
-    validation.positive("epsilon", epsilon)
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(f"dtype must be floating point, got {jnp.dtype(dtype)}")
+    capacity, dim = validation.positive_int("capacity", capacity), validation.positive_int("dim", dim)
+    num_classes, epsilon = validation.positive_int("num_classes", num_classes), validation.positive("epsilon", epsilon)
+    if dtype not in (jnp.bfloat16, jnp.float16, jnp.float32):
+        raise ValueError(f"dtype must be bfloat16, float16 or float32, got {dtype!r}")
     if batch_size is not None:
-        validation.positive_int("batch_size", batch_size)
+        batch_size = validation.positive_int("batch_size", batch_size)
         if capacity % batch_size:
             raise ValueError(f"capacity must be a multiple of batch_size ({batch_size}), got {capacity}")
     if mesh is not None:
@@ -183,15 +181,15 @@ def enqueue(pool: FeaturePool, features: jax.Array, labels: jax.Array, *, mask: 
 
     Source: Algorithm 2 of the paper.
     """
-    validation.features(features, dim=pool.rows.shape[-1])
-    validation.labels(labels, pool.num_classes, samples=features.shape[0], mask=mask)
-    batch, block = features.shape[0], pool.next_labels.shape[0]
+    batch, block = len(features), pool.next_labels.shape[0]
+    mask = validation.boolean("mask", mask, (batch,))
+    features = validation.features(features, dim=pool.rows.shape[-1], mask=mask)
+    features = lax.stop_gradient(features).astype(pool.rows.dtype)
+    labels = validation.labels(labels, pool.num_classes, samples=batch, mask=mask)
     if pool.rows.ndim == 3 and batch != block:
         raise ValueError(f"features must have the pool's batch_size of {block} rows, got {batch}")
     if batch > pool.capacity:
         raise ValueError(f"features must have at most capacity = {pool.capacity} rows, got {batch}")
-    mask = jnp.ones(batch, bool) if mask is None else mask
-    features, labels = lax.stop_gradient(features), labels.astype(jnp.int32)
     for start in range(0, batch, block):
         piece = slice(start, start + block)
         pool = _enqueue(pool, features[piece], labels[piece], mask[piece])
@@ -231,8 +229,7 @@ def volumes(pool: FeaturePool, *, epsilon: float | None = None) -> jax.Array:
     """
     if epsilon is None:
         return pool.volume[: pool.num_classes]
-    validation.positive("epsilon", epsilon)
-    return _volumes(pool, epsilon)[: pool.num_classes]
+    return _volumes(pool, validation.positive("epsilon", epsilon))[: pool.num_classes]
 
 
 def rebuild(pool: FeaturePool) -> FeaturePool:
@@ -344,8 +341,7 @@ def _volumes(pool, epsilon):
 
 def _step(pool, features, labels, mask, *, capacity):
     """One block enters and one leaves, on one device's share of both; ``capacity`` is that of all devices."""
-    features = features.astype(pool.rows.dtype)
-    good = (labels >= 0) & (labels < pool.num_classes) & jnp.all(jnp.isfinite(features), axis=1)
+    good = (labels >= 0) & jnp.all(jnp.isfinite(features), axis=1)
     labels = jnp.where(mask & good, labels, -1)
     features = jnp.where((labels >= 0)[:, None], features, 0)
     batch = labels.shape[0]
@@ -358,7 +354,7 @@ def _step(pool, features, labels, mask, *, capacity):
     batch = row_labels.shape[0] // 2
     entered = pool.entered + batch
     # Of the rows that leave, those that entered in this pass: none unless the batch crosses the end of the pass.
-    leaving_age = batch - jnp.arange(batch)
+    leaving_age = batch - jnp.arange(batch, dtype=jnp.int32)
     refilled = leaving_age <= entered - capacity
     one = jnp.ones(batch, jnp.float32)
     live = jnp.concatenate([one, -one])
@@ -393,7 +389,7 @@ def _write(pool, features, labels):
     width = pool.labels.size // places
 
     def at(cursor, rows):
-        return (cursor + jnp.arange(rows // width)) % places
+        return (cursor + jnp.arange(rows // width, dtype=jnp.int32)) % places
 
     here = at(pool.cursor, labels.shape[0])
     cursor = (pool.cursor + labels.shape[0] // width) % places
@@ -428,7 +424,7 @@ def _update_statistics(pool, rows, labels, live, filling):
       filling: ``[n]``, +1, -1 or 0 for the generation being filled.
     """
     old, fill = pool.statistics, pool.passes % 2
-    generation = jnp.arange(2)
+    generation = jnp.arange(2, dtype=jnp.int32)
     current = jnp.where(generation == fill, pool.passes, pool.passes - 1)  # the pass each generation is about
     classes = pool.count.shape[0]
 
@@ -462,7 +458,7 @@ def _update_statistics(pool, rows, labels, live, filling):
     shift = jnp.take(total, 1 - fill, axis=1) * per_sample[:, None]
     center = jnp.take(anchor, 1 - fill, axis=1) + shift
     moment, volume = _update_moments(pool, runs, offset, sign, fresh, samples, shift)
-    failed = jnp.isnan(volume)
+    failed = ~jnp.isfinite(volume)
     return dataclasses.replace(
         pool,
         statistics=Statistics(
@@ -498,15 +494,15 @@ def _runs(labels, classes, most):
     stop = jnp.minimum(stop, jnp.sum(labels < classes, dtype=jnp.int32))
     # Unused entries get distinct classes out of range: the indices of a scatter stay unique.
     run_classes = labels.at[start].get(mode="fill", fill_value=classes)
-    run_classes = jnp.where(start < rows, run_classes, classes + jnp.arange(most))
+    run_classes = jnp.where(start < rows, run_classes, classes + jnp.arange(most, dtype=jnp.int32))
     of_row = jnp.clip(jnp.cumsum(begins, dtype=jnp.int32) - 1, 0, most - 1)
-    position = jnp.arange(rows) - start.at[of_row].get(mode="clip")
+    position = jnp.arange(rows, dtype=jnp.int32) - start.at[of_row].get(mode="clip")
     return _Runs(run_classes, start, jnp.maximum(stop - start, 0), of_row, position)
 
 
 def _run_sums(runs, values):
     """Sums over each run, ``[n, …] → [touched, …]``, in a tree of doubling strides: no cancellation and no scatter."""
-    rows = jnp.arange(values.shape[0])
+    rows = jnp.arange(values.shape[0], dtype=jnp.int32)
     trailing = (-1, *[1] * (values.ndim - 1))
 
     def double(carry):
@@ -535,17 +531,17 @@ def _update_moments(pool, runs, offset, sign, fresh, samples, shift):
 
     def block(i, carry):
         moment, volume = carry
-        run = first + i * _CLASS_BLOCK + jnp.arange(_CLASS_BLOCK)
+        run = first + i * _CLASS_BLOCK + jnp.arange(_CLASS_BLOCK, dtype=jnp.int32)
 
         def of_runs(array):
             return array.at[run].get(mode="clip")
 
-        unused = local + jnp.arange(_CLASS_BLOCK)
+        unused = local + jnp.arange(_CLASS_BLOCK, dtype=jnp.int32)
         place = jnp.where(run < last, of_runs(runs.classes) - begin, unused)
         length = jnp.where(run < last, of_runs(runs.length), 0)
 
         def add(j, total):
-            index = j * _ROW_BLOCK + jnp.arange(_ROW_BLOCK)
+            index = j * _ROW_BLOCK + jnp.arange(_ROW_BLOCK, dtype=jnp.int32)
             valid = index[None, :] < length[:, None]
             row = of_runs(runs.start)[:, None] + index[None, :]
             x = offset.at[row].get(mode="clip")
@@ -570,10 +566,16 @@ def _update_moments(pool, runs, offset, sign, fresh, samples, shift):
 
 
 def _volume(moment, samples, shift, scale):
-    """Volumes ``[classes]`` from second moments, row counts and the means relative to the anchors."""
+    """Volumes ``[classes]`` from second moments, row counts and the means relative to the anchors.
+
+    A Cholesky factorization, NaN where it fails: the moments are a Gram matrix already, so little is left to lose.
+    """
     covariance = moment / jnp.maximum(samples, 1).astype(moment.dtype)[:, None, None]
     covariance = covariance - shift[:, :, None] * shift[:, None, :]
-    return jnp.where(samples > 1, half_log2_det(covariance, scale), 0.0)
+    matrix = jnp.eye(shift.shape[1], dtype=moment.dtype)[None] + scale * covariance
+    factor = lax.linalg.cholesky(matrix, symmetrize_input=False)
+    bits = jnp.sum(jnp.log2(jnp.diagonal(factor, axis1=-2, axis2=-1)), axis=-1)
+    return jnp.where(samples > 1, bits, 0.0)
 
 
 def _all_volumes(pool, epsilon):
@@ -605,7 +607,7 @@ def _sum_afresh(pool):
     devices = 1 if pool.mesh is None else lax.axis_size(pool.axis)
 
     def add(pool, i):
-        step = i * block + jnp.arange(block)
+        step = i * block + jnp.arange(block, dtype=jnp.int32)
         place = (pool.cursor + step) % places
         labels = jnp.where((step < places).reshape(-1, *[1] * (pool.labels.ndim - 1)), pool.labels[place], -1)
         labels, features = labels.reshape(-1), pool.rows[place].reshape(-1, pool.rows.shape[-1])
@@ -624,4 +626,4 @@ def _sum_afresh(pool):
         center=jnp.zeros_like(pool.center),
         volume=jnp.zeros_like(pool.volume),
     )
-    return lax.scan(add, pool, jnp.arange(blocks))[0]
+    return lax.scan(add, pool, jnp.arange(blocks, dtype=jnp.int32))[0]

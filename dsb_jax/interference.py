@@ -42,22 +42,21 @@ def init(num_classes: int, dim: int) -> Interference:
     )
 
 
-def update(state: Interference, centers: jax.Array, present: jax.Array, *, most: int) -> Interference:
+def update(state: Interference, centers: jax.Array, present: jax.Array) -> Interference:
     """Moves centres.
 
     Args:
       state: the centres so far.
       centers: float32 ``[C, dim]``, all centres now.
       present: bool ``[C]``, which classes have one now.
-      most: how many classes may differ from ``state`` at most; beyond it sums would be wrong.
 
     Returns:
       The state of the centres given.
 
     Example:
       >>> state = init(num_classes=3, dim=1)
-      >>> state = update(state, jnp.array([[0.0], [1.0], [5.0]]), jnp.array([True, True, True]), most=3)
-      >>> state = update(state, jnp.array([[0.0], [2.0], [5.0]]), jnp.array([True, True, True]), most=1)
+      >>> state = update(state, jnp.array([[0.0], [1.0], [5.0]]), jnp.array([True, True, True]))
+      >>> state = update(state, jnp.array([[0.0], [2.0], [5.0]]), jnp.array([True, True, True]))
       >>> print(state.distances)
       [7. 5. 8.]
 
@@ -65,9 +64,9 @@ def update(state: Interference, centers: jax.Array, present: jax.Array, *, most:
     """
     num_classes = centers.shape[0]
     moved = jnp.any(centers != state.centers, axis=1) | (present != state.present)
-    index = jnp.nonzero(moved, size=most, fill_value=num_classes)[0]
-    index = jnp.pad(index, (0, -most % _BLOCK), constant_values=num_classes)
-    blocks = (jnp.sum(moved) + _BLOCK - 1) // _BLOCK
+    index = jnp.nonzero(moved, size=num_classes, fill_value=num_classes)[0].astype(jnp.int32)
+    index = jnp.pad(index, (0, -num_classes % _BLOCK), constant_values=num_classes)
+    blocks = (jnp.sum(moved, dtype=jnp.int32) + _BLOCK - 1) // _BLOCK
     # Distances do not depend on the origin, and near the centres' mean they keep their digits.
     classes_present = jnp.maximum(jnp.sum(present, dtype=jnp.float32), 1.0)
     origin = jnp.sum(jnp.where(present[:, None], centers, 0.0), axis=0) / classes_present
@@ -101,5 +100,7 @@ def _distances(centers, present, which):
     square = norm + all_norms - 2.0 * product
     # What is left of the squares' last digits is not a distance: coinciding centres are 0 apart.
     noise = 8.0 * jnp.finfo(jnp.float32).eps * (norm + all_norms)
-    apart = (square > noise) & there[:, None] & (which[:, None] != jnp.arange(centers.shape[0])[None, :])
+    apart = (
+        (square > noise) & there[:, None] & (which[:, None] != jnp.arange(centers.shape[0], dtype=jnp.int32)[None, :])
+    )
     return jnp.where(apart, jnp.sqrt(jnp.where(apart, square, 1.0)), 0.0)

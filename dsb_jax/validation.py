@@ -1,11 +1,13 @@
 """Bad input becomes one sentence that names the argument, what came and what is wanted.
 
-Shapes, dtypes and Python numbers are checked always. Values inside arrays are checked where they can be read, that
-is outside of ``jit``; inside it the functions say in their docstrings what they do with a bad value.
+What is checked comes back in the one form that the functions work on. Shapes, dtypes and numbers are checked always;
+values inside arrays where they can be read, that is outside of ``jit``. Inside it the functions say in their docstrings
+what they do with a bad value.
 """
 
 import difflib
 import math
+import numbers
 from collections.abc import Iterable
 from typing import Any
 
@@ -28,45 +30,74 @@ def unknown_name(kind: str, name: str, valid: Iterable[str]) -> ValueError:
 
 
 def is_concrete(array: Any) -> bool:
-    """Whether the values of ``array`` can be read now, that is, it is not being traced."""
-    return not isinstance(array, jax.core.Tracer)
+    """Whether the values of ``array`` can be read here and now: it is neither traced nor spread over other hosts."""
+    if isinstance(array, jax.core.Tracer):
+        return False
+    return not isinstance(array, jax.Array) or array.is_fully_addressable
 
 
-def positive(name: str, value: float) -> None:
-    """Raises ValueError unless ``value`` is a finite number above zero."""
-    if not (isinstance(value, int | float) and math.isfinite(value) and value > 0):
+def positive(name: str, value: float) -> float:
+    """``value`` as a float; raises ValueError unless it is a finite number above zero."""
+    if not _is_number(value, numbers.Real) or not math.isfinite(value) or value <= 0:
         raise ValueError(f"{name} must be a finite number > 0, got {value!r}")
+    return float(value)
 
 
-def positive_int(name: str, value: int) -> None:
-    """Raises ValueError unless ``value`` is an integer of at least one."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
+def at_least(name: str, value: float, lowest: float) -> float:
+    """``value`` as a float; raises ValueError unless it is a finite number of at least ``lowest``."""
+    if not _is_number(value, numbers.Real) or not lowest <= value < math.inf:
+        raise ValueError(f"{name} must be a finite number >= {lowest:g}, got {value!r}")
+    return float(value)
 
 
-def features(array: jax.Array, *, name: str = "features", dim: int | None = None) -> None:
-    """Raises ValueError unless ``array`` is a floating, finite matrix ``[samples, dim]``."""
-    wanted = f"[samples, {'dim' if dim is None else dim}]"
-    if jnp.ndim(array) != 2 or (dim is not None and array.shape[1] != dim):
-        raise ValueError(f"{name} must have shape {wanted}, got {jnp.shape(array)}")
+def integer(name: str, value: int, *, lowest: int) -> int:
+    """``value`` as an int; raises ValueError unless it is an integer of at least ``lowest``."""
+    if not _is_number(value, numbers.Integral) or value < lowest:
+        raise ValueError(f"{name} must be an integer >= {lowest}, got {value!r}")
+    return int(value)
+
+
+def positive_int(name: str, value: int) -> int:
+    """``value`` as an int; raises ValueError unless it is an integer of at least one."""
+    return integer(name, value, lowest=1)
+
+
+def features(array: Any, *, name: str = "features", dim: int | None = None, mask: jax.Array | None = None) -> jax.Array:
+    """``array`` as a JAX array; raises ValueError unless it is a floating matrix, finite in the rows of ``mask``."""
+    array = jnp.asarray(array)
+    if array.ndim != 2 or array.shape[1] < 1 or (dim is not None and array.shape[1] != dim):
+        raise ValueError(f"{name} must have shape [samples, {'dim' if dim is None else dim}], got {array.shape}")
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise ValueError(f"{name} must be floating point, got {array.dtype}")
-    if is_concrete(array):
-        bad = ~np.all(np.isfinite(np.asarray(array)), axis=1)
+    if is_concrete(array) and (mask is None or is_concrete(mask)):
+        with jax.ensure_compile_time_eval():  # also where a traced function closes over the array
+            bad = np.asarray(~jnp.all(jnp.isfinite(array), axis=1))
+        bad = bad if mask is None else bad & np.asarray(mask)
         if bad.any():
             raise ValueError(f"{name} must be finite, got NaN or infinity in row {np.argmax(bad)}")
+    return array
 
 
-def labels(array: jax.Array, num_classes: int, *, samples: int, mask: jax.Array | None = None) -> None:
-    """Raises ValueError unless ``array`` holds one integer in ``[0, num_classes)`` per sample (where ``mask``)."""
-    if jnp.shape(array) != (samples,):
-        raise ValueError(f"labels must have shape ({samples},), one per sample, got {jnp.shape(array)}")
+def boolean(name: str, array: Any, shape: tuple[int, ...]) -> jax.Array:
+    """``array`` as a JAX array, all true for None; raises ValueError unless it is boolean of ``shape``."""
+    if array is None:
+        return jnp.ones(shape, bool)
+    array = jnp.asarray(array)
+    if array.shape != shape or array.dtype != jnp.bool_:
+        raise ValueError(f"{name} must be boolean of shape {shape}, got {array.dtype} {array.shape}")
+    return array
+
+
+def labels(array: Any, num_classes: int, *, samples: int, mask: jax.Array | None = None) -> jax.Array:
+    """``array`` as int32; raises ValueError unless it has an integer in ``[0, num_classes)`` per row of ``mask``.
+
+    Under ``jit``, where values cannot be looked at, what does not fit becomes -1.
+    """
+    array = array if isinstance(array, jax.Array) else np.asarray(array)
+    if array.shape != (samples,):
+        raise ValueError(f"labels must have shape ({samples},), one per sample, got {array.shape}")
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise ValueError(f"labels must be integers, got {array.dtype}")
-    if mask is not None and jnp.shape(mask) != (samples,):
-        raise ValueError(f"mask must have shape ({samples},), one per sample, got {jnp.shape(mask)}")
-    if mask is not None and mask.dtype != jnp.bool_:
-        raise ValueError(f"mask must be boolean, got {mask.dtype}")
     if is_concrete(array) and (mask is None or is_concrete(mask)):
         values = np.asarray(array)
         bad = (values < 0) | (values >= num_classes)
@@ -74,3 +105,10 @@ def labels(array: jax.Array, num_classes: int, *, samples: int, mask: jax.Array 
         if bad.any():
             where = np.argmax(bad)
             raise ValueError(f"labels must lie in [0, {num_classes}), got {values[where]} at position {where}")
+    # Compared before it is narrowed to int32 and after it is widened to it: neither way wraps a label round.
+    array = array if array.dtype.itemsize >= 4 else array.astype(jnp.int32)
+    return jnp.where((array >= 0) & (array < num_classes), array.astype(jnp.int32), -1)
+
+
+def _is_number(value, kind):
+    return isinstance(value, kind) and not isinstance(value, bool | np.bool_)

@@ -1,5 +1,6 @@
 """Class weights against their definitions, and what holds whatever comes in."""
 
+import dataclasses
 import functools
 import re
 
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dsb_jax
-from dsb_jax import balancers
+from dsb_jax import balancers, feature_pool
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -157,6 +158,34 @@ def test_start_at_feeds_from_the_first_update_and_weights_from_its_step(step):
     chex.assert_trees_all_equal(state.state, reference_state)
 
 
+def test_a_rebuilt_pool_gives_the_same_weights():
+    """Every centre then differs in its last digit, more than one step's batches move."""
+    balancer = balancers.semantic_scale(40, 960, dim=8, alpha=1.0, batch_size=16)
+    update, state, rng = jax.jit(balancer.update), balancer.init(), np.random.default_rng(0)
+    for _ in range(70):
+        labels = rng.integers(0, 40, 16)
+        features = (rng.normal(size=(16, 8)) + labels[:, None]).astype(np.float32)
+        _, state = update(state, features, labels.astype(np.int32))
+    rebuilt = dataclasses.replace(state, pool=feature_pool.rebuild(state.pool))
+    assert np.any(np.asarray(rebuilt.pool.center) != np.asarray(state.pool.center))
+    weights, _ = update(state, features, labels.astype(np.int32))
+    np.testing.assert_allclose(update(rebuilt, features, labels.astype(np.int32))[0], weights, rtol=1e-4)
+
+
+def test_works_in_64_bit_mode():
+    with jax.enable_x64(True):
+        features, labels = batch(0)
+        balancer = balancers.start_at(0, balancers.semantic_scale(7, 64, dim=8))
+        weights, _ = jax.jit(balancer.update)(balancer.init(), features, labels)
+        chex.assert_type(weights, jnp.float32)
+        np.testing.assert_allclose(weights, expected_weights(features, labels, 7, alpha=2.0), rtol=1e-4)
+
+
+def test_weighted_mean_of_half_precision_losses_does_not_overflow():
+    mean = dsb_jax.weighted_mean(jnp.full(70_000, 10, jnp.float16), np.zeros(70_000, int), np.ones(1, np.float32))
+    np.testing.assert_allclose(mean, 10.0, rtol=1e-6)
+
+
 @pytest.mark.parametrize("devices", [2, 8])
 def test_sharded_weights_equal_one_device(devices):
     mesh = jax.make_mesh((devices,), ("data",), (jax.sharding.AxisType.Auto,), devices=jax.devices()[:devices])
@@ -234,9 +263,11 @@ X, Y = jnp.ones((4, 2)), jnp.array([0, 1, 0, 1])
         ),
         (lambda: (b := balancers.semantic_scale(2, 2, dim=2)).update(b.init(), X, Y), "at most capacity = 2 rows"),
         (lambda: (b := balancers.semantic_scale(1, 8, dim=2)).update(b.init(), X, Y), r"labels must lie in \[0, 1\)"),
+        (lambda: balancers.start_at(3, 3), "balancer must be a Balancer, got 3"),
+        (lambda: balancers.semantic_scale(2, 8, interclass="no"), "interclass must be True or False, got 'no'"),
         (lambda: balancers.start_at(-1, balancers.uniform(2)), "step must be an integer >= 0, got -1"),
-        (lambda: balancers.inverse_frequency(jnp.array([-1, 2])), "counts must be >= 0 and not all 0"),
-        (lambda: balancers.class_balanced(jnp.zeros(3)), "counts must be >= 0 and not all 0"),
+        (lambda: balancers.inverse_frequency(jnp.array([-1, 2])), "counts must be finite, >= 0 and not all 0"),
+        (lambda: balancers.class_balanced(jnp.zeros(3)), "counts must be finite, >= 0 and not all 0"),
         (lambda: balancers.class_balanced(jnp.ones((3, 1))), r"counts must have shape \[classes\]"),
         (lambda: balancers.class_balanced(Y + 1, beta=1.0), r"beta must lie in \[0, 1\)"),
         (lambda: dsb_jax.weighted_mean(X, Y, jnp.ones(2)), r"losses must be floating point of shape \[batch\]"),

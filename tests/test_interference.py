@@ -15,7 +15,7 @@ from dsb_jax import interference
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
-update = jax.jit(interference.update, static_argnames="most")
+update = jax.jit(interference.update)
 
 
 @settings(max_examples=20, deadline=None)
@@ -29,7 +29,7 @@ def test_streaming_equals_the_definition(seed, num_classes, offset):
         moving = rng.random(num_classes) < 0.4
         centers[moving] = offset + rng.normal(size=(moving.sum(), 5))
         present[moving] = rng.random(moving.sum()) < 0.8
-        state = update(state, jnp.asarray(centers), jnp.asarray(present), most=num_classes)
+        state = update(state, jnp.asarray(centers), jnp.asarray(present))
     weights = interference.weights(state, 1.5)
     tolerance = 2e-5 + 1e-7 * offset  # the centres themselves have float32's digits
     np.testing.assert_allclose(weights, reference.interclass_weights(centers, 1.5, present), atol=tolerance)
@@ -44,18 +44,18 @@ def test_corrections_do_not_add_up_to_an_error():
     for step in range(1000):
         centers = centers.copy()
         centers[1 + step % 30] += rng.normal(size=8) * 0.1  # class 0 and 31… never move: corrected 1000 times
-        state = update(state, jnp.asarray(centers), jnp.asarray(present), most=40)
+        state = update(state, jnp.asarray(centers), jnp.asarray(present))
     np.testing.assert_allclose(interference.weights(state, 1.0), reference.interclass_weights(centers, 1.0), rtol=1e-5)
 
 
 def test_coinciding_centres_are_no_distance():
-    state = update(interference.init(4, 3), jnp.full((4, 3), 1234.567), jnp.ones(4, bool), most=4)
+    state = update(interference.init(4, 3), jnp.full((4, 3), 1234.567), jnp.ones(4, bool))
     np.testing.assert_array_equal(state.distances, 0.0)
     np.testing.assert_allclose(interference.weights(state, 2.0), np.log2(3.0), rtol=1e-6)
 
 
 def test_holds_no_array_of_class_pairs():
     arguments = jax.eval_shape(lambda: interference.init(1000, 8)), jnp.zeros((1000, 8)), jnp.zeros(1000, bool)
-    text = update.lower(*arguments, most=1000).compile().as_text()
+    text = update.lower(*arguments).compile().as_text()
     shapes = {tuple(map(int, found.split(","))) for found in re.findall(r"\w+\[([\d,]+)\]", text)}
     assert max(np.prod(shape) for shape in shapes) <= 64 * 1000

@@ -60,6 +60,47 @@ def test_volume_of_features_as_they_occur(kind):
     np.testing.assert_allclose(dsb_jax.volume(jnp.asarray(features)), reference.volume(features), rtol=1e-5)
 
 
+def test_volume_of_large_scale_and_low_rank():
+    """A float32 Gram matrix loses the identity here: its determinant is tens of percent off, or not finite."""
+    rng = np.random.default_rng(0)
+    low_rank = rng.normal(size=(300, 4)) @ rng.normal(size=(4, 2048)) * 6
+    raw_pixels = np.clip(rng.normal(128, 90, size=(180, 12)) @ rng.normal(size=(12, 768)) / 3 + 128, 0, 255)
+    outlier = rng.normal(size=(5, 768))
+    outlier[0] += 1e4
+    for features in (low_rank, raw_pixels, outlier):
+        features = features.astype(np.float32)
+        expected = reference.volume(features)
+        labels = jnp.zeros(len(features), jnp.int32)
+        np.testing.assert_allclose(dsb_jax.volume(jnp.asarray(features)), expected, rtol=1e-3)
+        np.testing.assert_allclose(dsb_jax.class_volumes(features, labels, 1)[0], expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("spread", [1e-6, 1e-4, 1e-2])
+def test_small_volumes(spread):
+    for samples, dim in ((5, 3), (40, 64), (500, 64)):
+        features = (spread * np.random.default_rng(0).normal(size=(samples, dim)) + 1).astype(np.float32)
+        volume = dsb_jax.volume(jnp.asarray(features))
+        np.testing.assert_allclose(volume, reference.volume(features), rtol=2e-3)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint32, np.int64, list])
+@pytest.mark.parametrize("num_classes", [127, 128, 256, 300])
+def test_labels_of_any_integer_type(dtype, num_classes):
+    features, labels = gaussian(0, 40, 5), np.arange(40) % 7
+    given_labels = labels.tolist() if dtype is list else labels.astype(dtype)
+    expected = reference.class_centers(features, labels, num_classes)
+    np.testing.assert_allclose(dsb_jax.class_centers(features, given_labels, num_classes), expected, atol=1e-6)
+    if dtype is not list:
+        centers = jax.jit(dsb_jax.class_centers, static_argnums=2)(features, given_labels, num_classes)
+        np.testing.assert_allclose(centers, expected, atol=1e-6)
+
+
+def test_numpy_numbers_are_numbers():
+    features = gaussian(0, 40, 5)
+    volumes = dsb_jax.class_volumes(features, np.zeros(40, int), np.int64(1), epsilon=np.float32(2.0))
+    np.testing.assert_allclose(volumes[0], reference.volume(features, 2.0), rtol=1e-5)
+
+
 def test_volume_equals_the_authors_code(golden):
     file = golden("geometry_volume")
     for i in range(int(file["n_cases"])):
@@ -233,10 +274,14 @@ def test_statistics_are_float32_of_the_features_given(dtype):
 
 def test_float64_stays_float64():
     with jax.enable_x64(True):
-        features = np.random.default_rng(0).normal(size=(50, 8))
+        features, labels = np.random.default_rng(0).normal(size=(50, 8)), np.arange(50) % 2
         volume = dsb_jax.volume(jnp.asarray(features))
-        chex.assert_type(volume, jnp.float64)
+        volumes = dsb_jax.class_volumes(features, labels, 2)
+        centers = dsb_jax.class_centers(features, labels, 2)
+        chex.assert_type([volume, volumes, centers], jnp.float64)
         np.testing.assert_allclose(volume, reference.volume(features), rtol=1e-13)
+        np.testing.assert_allclose(volumes, reference.class_volumes(features, labels, 2), rtol=1e-13)
+        np.testing.assert_allclose(centers, reference.class_centers(features, labels, 2), rtol=1e-13)
 
 
 class Variants(chex.TestCase):
@@ -255,6 +300,7 @@ F, L = jnp.ones((4, 2)), jnp.array([0, 1, 0, 1])
     ("call", "message"),
     [
         (lambda: dsb_jax.volume(jnp.ones(3)), r"features must have shape \[samples, dim\], got \(3,\)"),
+        (lambda: dsb_jax.volume(jnp.ones((3, 0))), r"features must have shape \[samples, dim\], got \(3, 0\)"),
         (lambda: dsb_jax.volume(jnp.ones((2, 2), jnp.int32)), "features must be floating point, got int32"),
         (lambda: dsb_jax.volume(F.at[2, 1].set(jnp.nan)), "features must be finite, got NaN or infinity in row 2"),
         (lambda: dsb_jax.volume(F, epsilon=0.0), "epsilon must be a finite number > 0, got 0.0"),

@@ -171,8 +171,8 @@ def _checked(logits: Any, labels: Any) -> tuple[jax.Array, jax.Array]:
     if not jnp.issubdtype(logits.dtype, jnp.floating):
         raise ValueError(f"logits must be floating point, got {logits.dtype}")
     batch, classes = logits.shape
-    validation.labels(_as_given(labels), classes, samples=batch)
-    return logits if logits.dtype == jnp.float64 else logits.astype(jnp.float32), jnp.asarray(labels)
+    labels = validation.labels(labels, classes, samples=batch)
+    return logits if logits.dtype == jnp.float64 else logits.astype(jnp.float32), labels
 
 
 def _checked_counts(counts: Any, logits: jax.Array) -> jax.Array:
