@@ -299,8 +299,12 @@ def test_missing_file(render, tmp_path, name):
         ("results.json", '{"dataset": "digits"}', "'method' must be a string, got None"),
         ("config.json", "", "config.json is not valid JSON"),
         ("metrics.jsonl", '{"step": 1', "metrics.jsonl, line 1 is not valid JSON"),
-        ("metrics.jsonl", '{"epoch": 1, "loss": 1, "accuracy": 0}\n{"epoch": 2, "lo', "line 2 is not valid JSON"),
-        ("metrics.jsonl", '{"epoch": 1, "loss": 1, "accuracy": 0}\n\n', "line 2 is not valid JSON"),
+        (
+            "metrics.jsonl",
+            '{"epoch": 1, "loss": 1, "accuracy": 0, "train_seconds": 1}\n{"epoch": 2, "lo',
+            "line 2 is not valid JSON",
+        ),
+        ("metrics.jsonl", '{"epoch": 1, "loss": 1, "accuracy": 0, "train_seconds": 1}\n\n', "line 2 is not valid JSON"),
         ("metrics.jsonl", "7\n", "line 1 must hold a JSON object"),
         ("metrics.jsonl", '{"epoch": 1, "loss": 1}\n', "line 1 lacks 'accuracy'"),
         (

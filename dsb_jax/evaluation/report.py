@@ -371,7 +371,7 @@ def _class_table(run: _Run) -> str:
             shown = "–" if math.isnan(value) else form.format(value)
             cells.append(f'<td data-value="{"" if math.isnan(value) else float(value)}">{shown}</td>')
         rows.append(f"<tr>{''.join(cells)}</tr>\n")
-    return f"""<p>Volume and scale are of the training images under the final model, the weight is that of the last step.
+    return f"""<p>Volume and scale are of the training images under the final model, the weight is the last step's.
 Press a heading to sort by it.</p>
 <div class="scroll tall"><table class="sortable">
 <thead><tr>{head}</tr></thead>

@@ -1,0 +1,46 @@
+"""A run small enough for tests, and what it is compared with by hand."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dsb_jax import training
+from dsb_jax.training.config import with_arguments
+
+
+def cross_entropies(logits, labels):
+    shifted = logits - jnp.max(logits, axis=1, keepdims=True)
+    log_p = shifted - jnp.log(jnp.sum(jnp.exp(shifted), axis=1, keepdims=True))
+    return -log_p[jnp.arange(len(labels)), labels]
+
+
+def to_numpy(tree):
+    return jax.tree.map(lambda x: np.array(x, np.float64), tree)
+
+
+def flat(tree, prefix=""):
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def digits(arguments="", **settings):
+    """The digits_lt recipe with a small network."""
+    config = training.base_config()
+    config.update({"long_tail": "exponential", "imbalance": 20.0, "model": "lenet", "batch_size": 64, "epochs": 3})
+    config.update({"mean": (0.305,), "std": (0.376,), "eval_batch_size": 200, "learning_rate": 0.05, **settings})
+    return with_arguments(config, arguments)
+
+
+# ⌊134·20^(−i/9)⌋: 134 training images is what the rarest digit has.
+COUNTS = np.array([int(134 / 20 ** (i / 9)) for i in range(10)])
+
+
+EXAMPLES = int(COUNTS.sum())
+
+
+STEPS = math.ceil(3 * EXAMPLES / 64)

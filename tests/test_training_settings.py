@@ -1,0 +1,259 @@
+"""Settings, and what a config becomes."""
+
+import importlib.util
+import math
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small_run import COUNTS, EXAMPLES, STEPS, digits, flat
+
+from dsb_jax import balancers, losses, training
+from dsb_jax.models import heads
+from dsb_jax.training import experiment
+from dsb_jax.training.config import check_setting, with_arguments
+
+CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key", "value"),
+    [
+        ("loss=focal", "loss", "focal"),
+        ("epochs=7", "epochs", 7),
+        ("imbalance=50", "imbalance", 50.0),
+        ("learning_rate=1e-3", "learning_rate", 1e-3),
+        ("dsb.interclass=False", "dsb.interclass", False),
+        ("dsb.alpha=1", "dsb.alpha", 1.0),
+        ("dsb.alpha=None", "dsb.alpha", None),
+        ("start_epoch=0", "start_epoch", 0),
+        ("head=cosine", "head", "cosine"),
+        ("data_dir=/some/folder", "data_dir", "/some/folder"),
+        ("mean=(0.1,)", "mean", (0.1,)),
+        ("std=(0.1, 0.2, 0.3),epochs=3", "std", (0.1, 0.2, 0.3)),
+        (" loss = ldam , epochs = 2 ", "loss", "ldam"),
+        ("epochs=2,epochs=3", "epochs", 3),
+    ],
+)
+def test_arguments_set_what_they_name(arguments, key, value):
+    config = training.base_config()
+    assert with_arguments(config, arguments) is config
+    got = dict(flat(config.to_dict()))[key]
+    assert got == value
+    assert type(got) is type(value)
+
+
+@pytest.mark.parametrize("arguments", [None, ""])
+def test_no_arguments_change_nothing(arguments):
+    assert with_arguments(training.base_config(), arguments).to_dict() == training.base_config().to_dict()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("focal", "config arguments must be key=value, got 'focal'"),
+        (",loss=focal", "config arguments must be key=value, got ''"),
+        ("los=focal", "unknown setting 'los'; did you mean 'loss'"),
+        ("dsb.alfa=2", "unknown setting 'dsb.alfa'; did you mean 'dsb.alpha'"),
+        ("dsb=2", "unknown setting 'dsb'; did you mean 'dsb"),
+        ("loss.name=2", "unknown setting 'loss.name'"),
+        ("=2", "unknown setting ''"),
+        ("epochs=many", "epochs must be of type int, got 'many'"),
+        ("epochs=2.5", "epochs must be of type int, got '2.5'"),
+        ("epochs={[]: 1}", "epochs must be of type int"),
+        ("dsb.alpha=two", "dsb.alpha must be of type float, got 'two'"),
+        ("dsb.interclass=maybe", "dsb.interclass must be of type bool, got 'maybe'"),
+        ("mean=0.5", "mean must be of type tuple, got '0.5'"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments, message):
+    config = training.base_config()
+    with pytest.raises(ValueError, match=message):
+        with_arguments(config, arguments)
+    assert config.to_dict() == training.base_config().to_dict()
+
+
+def load_config(path, *arguments):
+    spec = importlib.util.spec_from_file_location(f"a_config_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.__doc__
+    return module.get_config(*arguments)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_configs_load_and_keep_every_override(path):
+    default = dict(flat(load_config(path).to_dict()))
+    assert default["balancer"] == "dsb"
+    assert default["loss"] == "cross_entropy"
+    assert default.keys() == dict(flat(training.base_config().to_dict())).keys()
+    changed = dict(flat(load_config(path, "loss=focal,balancer=uniform").to_dict()))
+    assert changed == default | {"loss": "focal", "balancer": "uniform"}
+    placeholders = {"data_dir": "elsewhere", "head": "cosine", "start_epoch": 3, "dsb.alpha": 1.5}
+    for key, value in default.items():
+        check_setting(load_config(path), key)
+        match value:
+            case None:
+                other = placeholders[key]
+            case bool():
+                other = not value
+            case int() | float():
+                other = value + 1
+            case str():
+                other = value + "_other"
+            case tuple():
+                other = (*value, 0.5)
+        config = load_config(path, f"{key}={other}")
+        assert dict(flat(config.to_dict())) == default | {key: other}
+
+
+# What a config becomes.
+
+
+@pytest.mark.parametrize("balancer", ["dsb", "uniform", "inverse_frequency", "class_balanced"])
+@pytest.mark.parametrize("loss", losses.names())
+def test_every_loss_goes_with_every_balancer(loss, balancer):
+    built = experiment.build(digits(loss=loss, balancer=balancer))
+    np.testing.assert_array_equal(built.counts, COUNTS)
+    assert built.steps == STEPS
+    assert isinstance(built.model.head, heads.CosineHead if loss == "ldam" else heads.LinearHead)
+    prefix = {"dsb": "DSB-", "uniform": "", "inverse_frequency": "IF-", "class_balanced": "CB-"}[balancer]
+    suffix = {"cross_entropy": "CE", "focal": "Focal", "balanced_softmax": "BS", "ldam": "LDAM"}[loss]
+    assert experiment.method(digits(loss=loss, balancer=balancer)) == prefix + suffix
+
+
+def test_losses_are_told_the_counts_and_their_own_settings():
+    logits, labels = jnp.zeros((10, 10)), jnp.arange(10)
+    balanced = experiment.build(digits(loss="balanced_softmax")).objective.loss(logits, labels)
+    np.testing.assert_allclose(balanced, -np.log(COUNTS / EXAMPLES), rtol=1e-5)
+    focal = experiment.build(digits("loss=focal,focal.gamma=3")).objective.loss(logits, labels)
+    np.testing.assert_allclose(focal, 0.9**3 * np.log(10), rtol=1e-5)
+    ldam = experiment.build(digits("loss=ldam,ldam.max_margin=0.4,ldam.scale=10")).objective.loss(logits, labels)
+    own = 10 * -0.4 * (COUNTS / COUNTS.min()) ** -0.25
+    np.testing.assert_allclose(ldam, np.log(9 + np.exp(own)) - own, rtol=1e-5)
+
+
+def test_heads_follow_the_loss_unless_given():
+    cosine = experiment.build(digits(head="cosine", head_scale=16.0)).model.head
+    assert cosine == heads.CosineHead(10, 16.0)
+    assert experiment.build(digits(loss="ldam")).model.head == heads.CosineHead(10, 1.0)
+    with pytest.raises(ValueError, match="loss 'ldam' needs cosines: head must be 'cosine', got 'linear'"):
+        experiment.build(digits(loss="ldam", head="linear"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "alpha"),
+    [
+        ("", 2.0),
+        ("long_tail=none", 1.0),
+        ("dsb.alpha=1.5", 1.5),
+        ("long_tail=none,dsb.alpha=3", 3.0),
+        ("dsb.alpha=1", 1.0),
+    ],
+)
+def test_alpha_is_2_for_a_long_tail_and_1_otherwise_unless_given(arguments, alpha, monkeypatch):
+    taken = []
+    semantic_scale = balancers.semantic_scale
+    monkeypatch.setattr(
+        balancers,
+        "semantic_scale",
+        lambda *args, alpha, **kwargs: taken.append(alpha) or semantic_scale(*args, alpha=alpha, **kwargs),
+    )
+    assert experiment.build(digits(arguments)).alpha == alpha
+    assert taken == [alpha]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "first_weighted"),
+    [
+        ("balancer=class_balanced", 0),
+        ("balancer=inverse_frequency", 0),
+        ("balancer=inverse_frequency,start_epoch=0", 0),
+        ("balancer=class_balanced,start_epoch=1", math.ceil(EXAMPLES / 64)),
+        ("balancer=class_balanced,start_epoch=2,batch_size=8", math.ceil(2 * EXAMPLES / 8)),
+        (f"balancer=class_balanced,start_epoch=2,batch_size={EXAMPLES}", 2),
+    ],
+)
+def test_weights_start_with_the_first_step_of_the_epoch_after_start_epoch(arguments, first_weighted):
+    config = digits(arguments)
+    built = experiment.build(config)
+    update, summary = jax.jit(built.balancer.update), jax.jit(built.balancer.summary)
+    rng, state = np.random.default_rng(0), built.balancer.init()
+    labels = np.arange(config.batch_size) % 10
+    features = rng.normal(size=(config.batch_size, 64)).astype(np.float32) * (1 + labels[:, None]).astype(np.float32)
+    for number in range(first_weighted + 2):
+        np.testing.assert_array_equal(summary(state)["weights"] == 1, [number <= first_weighted] * 10)
+        weights, state = update(state, features, labels)
+        np.testing.assert_array_equal(weights == 1, [number < first_weighted] * 10)
+    # The examples of that step, and of no earlier one, all lie beyond ``start_epoch`` passes.
+    start_epoch = config.start_epoch or 0
+    assert first_weighted * config.batch_size >= start_epoch * EXAMPLES
+    assert first_weighted == 0 or (first_weighted - 1) * config.batch_size < start_epoch * EXAMPLES
+
+
+@pytest.mark.parametrize(
+    ("arguments", "step_of_start"),
+    [
+        ("", math.ceil(5 * EXAMPLES / 64)),
+        ("start_epoch=0", 0),
+        ("start_epoch=2,batch_size=8", math.ceil(2 * EXAMPLES / 8)),
+        ("balancer=uniform", 0),
+    ],
+)
+def test_semantic_scale_balancing_waits_for_5_epochs_unless_told(arguments, step_of_start, monkeypatch):
+    taken = []
+    monkeypatch.setattr(balancers, "start_at", lambda step, balancer: taken.append(step) or balancer)
+    experiment.build(digits(arguments))
+    assert taken == [step_of_start]
+
+
+@pytest.mark.parametrize("batch_size", [1, 50, 64, 170, 400, EXAMPLES])
+def test_the_pool_holds_the_training_set_to_the_nearest_batch(batch_size):
+    pool = jax.eval_shape(experiment.build(digits(batch_size=batch_size)).balancer.init).state.pool
+    assert pool.capacity % batch_size == 0
+    assert abs(pool.capacity - EXAMPLES) <= batch_size / 2
+
+
+def test_training_rows_are_drawn_with_the_seed():
+    rows = [experiment.build(digits(seed=seed)).indices for seed in (0, 0, 1)]
+    np.testing.assert_array_equal(rows[0], rows[1])
+    assert not np.array_equal(rows[0], rows[2])
+    everything = experiment.build(digits("long_tail=none"))
+    np.testing.assert_array_equal(everything.indices, np.arange(len(everything.train)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("loss=focl", "unknown loss 'focl'; did you mean 'focal'"),
+        ("balancer=unifrom", "unknown balancer 'unifrom'; did you mean 'uniform'"),
+        ("dataset=digit", "unknown dataset 'digit'; did you mean 'digits'"),
+        ("model=lenett", "unknown model 'lenett'; did you mean 'lenet'"),
+        ("head=cos", "unknown head 'cos'; did you mean 'cosine'"),
+        ("schedule=cosin", "unknown schedule 'cosin'; did you mean 'cosine'"),
+        ("long_tail=mnist_lt_3", "unknown long_tail 'mnist_lt_3'; did you mean 'mnist_lt_"),
+        ("dsb.normalize=men", "unknown normalize 'men'; did you mean 'mean'"),
+        ("long_tail=mnist_lt_1", "counts asks for 5923 samples of class 0, but labels has"),
+        ("imbalance=0.5", "imbalance .* must be >= 1, got 0.5"),
+        ("batch_size=0", "batch_size must be an integer >= 1, got 0"),
+        (f"batch_size={EXAMPLES + 1}", f"batch_size must be at most the {EXAMPLES} training examples"),
+        ("eval_batch_size=0", "eval_batch_size must be an integer >= 1"),
+        ("log_every=0", "log_every must be an integer >= 1"),
+        ("eval_every=-1", "eval_every must be an integer >= 1"),
+        ("epochs=0", "epochs must be an integer >= 1, got 0"),
+        ("seed=-1", r"seed must lie in \[0, 2\*\*32\), got -1"),
+        (f"seed={2**32}", r"seed must lie in \[0, 2\*\*32\), got 4294967296"),
+        ("start_epoch=-1", "start_epoch must be >= 0, got -1"),
+        ("dsb.alpha=0.5", "alpha must be .* >= 1, got 0.5"),
+        ("dsb.epsilon=0", "epsilon must be a finite number > 0"),
+        ("balancer=class_balanced,class_balanced.beta=1", r"beta must lie in \[0, 1\)"),
+        ("loss=focal,focal.gamma=-1", "gamma must be .* >= 0, got -1"),
+        ("momentum=1", r"momentum must lie in \[0, 1\), got 1"),
+        ("dtype=float64", "dtype must be bfloat16, float16 or float32, got float64"),
+    ],
+)
+def test_bad_settings_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        experiment.build(digits(arguments))
