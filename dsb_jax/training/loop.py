@@ -173,7 +173,7 @@ class _Run:
             "seed": config.seed,
             "steps": experiment.steps,
             "epochs": config.epochs,
-            "command": shlex.join(["python", "-m", "dsb_jax.main", *sys.argv[1:]]),
+            "command": shlex.join(["python", *sys.orig_argv[1:]]),
             "top1": top1,
             **metrics.shot_accuracy(per_class, counts),
             "per_class": {name: dict(zip(columns, values, strict=True)) for name, *values in rows},
