@@ -112,10 +112,10 @@ def pool(rounds):
 
     many = np.ones(100_000)
     updates = {
-        f"C = 100,000, interference {'on' if on else 'off'}": Update(f"C = 100,000, {on}", many, 500_000, interclass=on)
+        f"C = 100,000, interference {'on' if on else 'off'}": Update(f"C = 100,000, {on}", many, 50_000, interclass=on)
         for on in (False, True)
     }
-    table("One update, C = 100,000, N = 500,000", in_turn(updates, rounds), next(iter(updates)))
+    table("One update, C = 100,000, N = 50,000", in_turn(updates, min(rounds, 5)), next(iter(updates)))
 
 
 if __name__ == "__main__":
