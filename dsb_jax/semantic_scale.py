@@ -26,6 +26,7 @@ from dsb_jax import validation
 
 _GRAM_SIZES = (16, 64, 256, 1024)  # rows to which a class that has fewer is padded
 _ROW_BLOCK = 1024  # rows of one class added up at a time
+_FOLDS = 64  # blocks of rows factorized one after the other before they join the rest
 
 
 def volume(features: jax.Array, *, epsilon: float = 1.0) -> jax.Array:
@@ -317,6 +318,20 @@ def _fold(factor, rows):
     return jnp.linalg.qr(jnp.concatenate([factor, rows]), mode="r")
 
 
+def _triangle(count, block_at, dim, dtype):
+    """The triangle of an identity above ``count`` blocks of rows.
+
+    Folded in groups, and the groups then together: rounding grows with the folds that follow one another.
+    """
+
+    def group(j, factor):
+        stop = jnp.minimum((j + 1) * _FOLDS, count)
+        rows = lax.fori_loop(j * _FOLDS, stop, lambda i, part: _fold(part, block_at(i)), jnp.zeros((dim, dim), dtype))
+        return _fold(factor, rows)
+
+    return lax.fori_loop(0, (count + _FOLDS - 1) // _FOLDS, group, jnp.eye(dim, dtype=dtype))
+
+
 def _bits(factor, trace):
     """``½·log2 det(I + G)`` from the triangle of ``I + G``, and ``tr G``.
 
@@ -339,9 +354,9 @@ def _volume(features, epsilon):
     trace = jnp.sum(jnp.square(rows))
     if samples - 1 < dim:
         return _bits(_fold(jnp.eye(samples - 1, dtype=rows.dtype), rows.T), trace)
-    block = _fold_size(dim)
-    blocks = jnp.pad(rows, ((0, -len(rows) % block), (0, 0))).reshape(-1, block, dim)
-    factor, _ = lax.scan(lambda factor, block: (_fold(factor, block), None), jnp.eye(dim, dtype=rows.dtype), blocks)
+    size = _fold_size(dim)
+    rows = jnp.pad(rows, ((0, -len(rows) % size), (0, 0)))
+    factor = _triangle(len(rows) // size, lambda i: lax.dynamic_slice_in_dim(rows, i * size, size), dim, rows.dtype)
     return _bits(factor, trace)
 
 
@@ -415,12 +430,19 @@ def _class_volumes(features, labels, num_classes, epsilon):
             return _bits(_fold(jnp.eye(size, dtype=rows.dtype), block.T), jnp.sum(jnp.square(block)))
 
         def many_rows():
-            def step(carry, block, valid):
-                block = jnp.where(valid, scale * (block - (anchor + mean)[None, :]), 0.0)
-                return _fold(carry[0], block), carry[1] + jnp.sum(jnp.square(block))
+            size = _fold_size(dim)
 
-            start_from = jnp.eye(dim, dtype=rows.dtype), jnp.zeros((), rows.dtype)
-            return _bits(*_over_rows(rows, start, count, _fold_size(dim), step, start_from))
+            def centred(block, valid):
+                return jnp.where(valid, scale * (block - (anchor + mean)[None, :]), 0.0)
+
+            def add(total, block, valid):
+                return total + jnp.sum(jnp.square(centred(block, valid)))
+
+            def block_at(i):
+                return centred(*_rows_at(rows, start, i * size, size, count))
+
+            trace = _over_rows(rows, start, count, _ROW_BLOCK, add, jnp.zeros((), rows.dtype))
+            return _bits(_triangle((count + size - 1) // size, block_at, dim, rows.dtype), trace)
 
         branches = [*(partial(few_rows, size) for size in sizes), many_rows]
         tier = jnp.searchsorted(jnp.asarray(sizes, jnp.int32), count).astype(jnp.int32)

@@ -46,7 +46,10 @@ def test_volume_equals_float64_with_many_samples(dim, offset):
 @pytest.mark.slow
 def test_volume_equals_float64_with_a_million_samples():
     features = gaussian(0, 1_000_000, 64, 100.0)
-    np.testing.assert_allclose(dsb_jax.volume(jnp.asarray(features)), reference.volume(features), rtol=1e-5)
+    expected = reference.volume(features)
+    np.testing.assert_allclose(dsb_jax.volume(jnp.asarray(features)), expected, rtol=1e-5)
+    labels = jnp.zeros(len(features), jnp.int32)
+    np.testing.assert_allclose(dsb_jax.class_volumes(jnp.asarray(features), labels, 1)[0], expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["relu", "pixels", "outlier first"])
