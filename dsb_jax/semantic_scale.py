@@ -286,7 +286,8 @@ def combine(volumes: jax.Array, weights: jax.Array, present: jax.Array) -> jax.A
 def weights_from_distances(sums: jax.Array, alpha: float, present: jax.Array) -> jax.Array:
     """``log2(α + w/max w)`` from each class's sum of distances to the present ones."""
     mean = sums / jnp.maximum(jnp.sum(present) - 1, 1).astype(sums.dtype)
-    largest = jnp.max(mean)
+    # One class alone has no distance; a streamed sum may keep a last digit of those that left.
+    largest = jnp.where(jnp.sum(present, dtype=jnp.int32) > 1, jnp.max(mean), 0.0)
     ratio = jnp.where(largest > 0, mean / jnp.where(largest > 0, largest, 1.0), 1.0)
     return jnp.log2(alpha + ratio)
 
