@@ -34,7 +34,7 @@ class Balancer(NamedTuple):
         ``(weights, state)``, with features ``[batch, d]``, labels int ``[batch]`` and weights ``[C]``. A balancer that
         needs a keyword and does not get it raises ValueError.
       summary: ``state -> dict`` of what is worth logging: ``weights`` always; ``counts``, ``volumes``, ``scales``,
-        ``interclass`` (all ``[C]``) and ``rejected``, ``failed`` (scalars) where they exist.
+        ``interclass`` (all ``[C]``), ``centers`` (``[C, d]``) and ``rejected``, ``failed`` (scalars) where they exist.
     """
 
     init: Callable[[], Any]
@@ -151,6 +151,7 @@ def semantic_scale(
         scale, weight = scales(state)
         return {
             "counts": feature_pool.counts(state.pool),
+            "centers": feature_pool.centers(state.pool),
             "volumes": feature_pool.volumes(state.pool),
             "interclass": weight,
             "scales": scale,

@@ -1,9 +1,15 @@
-"""Trains what a config file says.
+"""Trains what a config file says, or compares what was trained.
 
 python -m dsb_jax.main --config=configs/digits_lt.py:loss=focal --config.seed=1
+python -m dsb_jax.main --compare runs/digits_lt/ce-seed0 runs/digits_lt/dsb-ce-seed0
+
+Exit codes: 0 finished; 1 an error, in one line on stderr; 143 ended by SIGTERM and 130 by Ctrl-C, with a checkpoint
+saved: the same command goes on from it. A signal that comes before the first step, where nothing is to be saved, ends
+the process by itself, which shells report by the same numbers.
 """
 
 import logging
+import os
 import pathlib
 import re
 import sys
@@ -13,37 +19,68 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from dsb_jax import validation
-from dsb_jax.training.config import base_config, check_setting
+from dsb_jax.evaluation import compare
+from dsb_jax.training.config import NEUTRAL, base_config, check_setting
 from dsb_jax.training.experiment import method
 from dsb_jax.training.loop import train
+from dsb_jax.training.termination import Terminated
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Path of a config file, with settings behind a colon: configs/x.py:key=value,…"
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where to write; runs/<config>/<method>-seed<k> by default.")
+_RESUME = flags.DEFINE_string(
+    "resume",
+    "auto",
+    "What to do with a run in the workdir: auto goes on with it if its config is this one, force goes on whatever its "
+    "config was, never moves it aside and begins anew.",
+)
+_COMPARE = flags.DEFINE_bool(
+    "compare", False, "Train nothing; write comparison.html, here or in --workdir, about the workdirs that follow."
+)
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Runs one config; what a user did wrong becomes one line and exit status 1, not a traceback."""
+    """Runs one config or compares runs; what a user did wrong becomes one line and exit status 1, not a traceback."""
     logging.basicConfig(
         format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING, stream=sys.stdout, force=True
     )
     logging.getLogger("dsb_jax").setLevel(logging.INFO)
     logging.getLogger("absl").setLevel(logging.WARNING)  # of what TFDS and Grain report, the warnings
     try:
-        if len(arguments) > 1:
-            raise ValueError(f"unexpected argument {arguments[1]!r}; settings are --config.key=value")
-        if _CONFIG.value is None:
-            raise ValueError("--config is missing; for example --config=configs/digits_lt.py")
-        config = _CONFIG.value
-        workdir = _WORKDIR.value or _default_workdir(config)
-        print(f"workdir: {workdir}", flush=True)
-        train(config, workdir)
+        if _COMPARE.value:
+            _compare(arguments[1:])
+        else:
+            _train(arguments[1:])
     except (ValueError, FloatingPointError, OSError) as error:
         sys.exit(f"error: {_one_line(error)}")
+    except Terminated as end:
+        print(end, file=sys.stderr)
+        sys.exit(end.exit_code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _train(arguments):
+    if arguments:
+        raise ValueError(f"unexpected argument {arguments[0]!r}; settings are --config.key=value")
+    if _CONFIG.value is None:
+        raise ValueError("--config is missing; for example --config=configs/digits_lt.py")
+    config = _CONFIG.value
+    workdir = _WORKDIR.value or _default_workdir(config)
+    print(f"workdir: {workdir}", flush=True)
+    if config.deterministic:  # read when JAX makes its first computation, which is still to come
+        deterministic = "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0"
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {deterministic}"
+    train(config, workdir, resume=_RESUME.value)
+
+
+def _compare(workdirs):
+    if len(workdirs) < 2:
+        raise ValueError(f"--compare needs the workdirs of two runs or more, got {len(workdirs)}")
+    folder = pathlib.Path(_WORKDIR.value or ".")
+    print(f"comparison: {compare.write(workdirs, folder / 'comparison.html', without_effect=NEUTRAL)}")
 
 
 def _default_workdir(config) -> pathlib.Path:

@@ -107,6 +107,28 @@ def sample_volumes(images: jax.Array, labels: jax.Array, num_classes: int, *, im
 
     Source: Algorithm 1 (Appendix E) of the paper.
     """
+    return class_volumes(pixel_features(images, image_size=image_size), labels, num_classes)
+
+
+def pixel_features(images: jax.Array, *, image_size: int = 16) -> jax.Array:
+    """Images as points of ``image_size²·3`` coordinates: the sample space of Figure 2, see :func:`sample_volumes`.
+
+    Args:
+      images: ``[m, height, width, channels]`` with 1 or 3 channels, uint8, or floating and then taken as it is.
+      image_size: side to which images are resized before they are flattened.
+
+    Returns:
+      ``[m, image_size²·3]``, row by row, the channels of a pixel side by side.
+
+    Raises:
+      ValueError: on a wrong shape, dtype or size.
+
+    Example:
+      >>> pixel_features(jnp.zeros((2, 28, 28, 1), jnp.uint8)).shape
+      (2, 768)
+
+    Source: Algorithm 1 (Appendix E) of the paper.
+    """
     image_size, images = validation.positive_int("image_size", image_size), jnp.asarray(images)
     if images.ndim != 4 or images.shape[-1] not in (1, 3):
         raise ValueError(f"images must have shape [samples, height, width, 1 or 3], got {images.shape}")
@@ -116,8 +138,7 @@ def sample_volumes(images: jax.Array, labels: jax.Array, num_classes: int, *, im
         raise ValueError(f"images must be uint8 or floating point, got {images.dtype}")
     shape = (images.shape[0], image_size, image_size, images.shape[-1])
     resized = jax.image.resize(images, shape, "bilinear", antialias=True)
-    pixels = jnp.broadcast_to(resized, (*shape[:3], 3)).reshape(shape[0], -1)
-    return class_volumes(pixels, labels, num_classes)
+    return jnp.broadcast_to(resized, (*shape[:3], 3)).reshape(shape[0], -1)
 
 
 def class_centers(features: jax.Array, labels: jax.Array, num_classes: int) -> jax.Array:

@@ -15,17 +15,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+# A longer list of valid names would bury the one that is meant.
+_NAMES_SHOWN, _NEAREST_SHOWN = 16, 5
+
 
 def unknown_name(kind: str, name: str, valid: Iterable[str]) -> ValueError:
-    """The error for a name that is not one of ``valid``; the caller raises it.
+    """The error for a name that is not one of ``valid``, all of them or the nearest few; the caller raises it.
 
     Example:
       >>> print(unknown_name("loss", "focl", ["cross_entropy", "focal"]))
       unknown loss 'focl'; did you mean 'focal'? Valid names: cross_entropy, focal
     """
     valid = sorted(valid)
-    nearest = difflib.get_close_matches(name, valid, n=1, cutoff=0.0)
+    nearest = difflib.get_close_matches(name, valid, n=_NEAREST_SHOWN, cutoff=0.0)
     hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
+    if len(valid) > _NAMES_SHOWN:
+        return ValueError(f"unknown {kind} {name!r}{hint} The nearest of {len(valid)} names: {', '.join(nearest)}")
     return ValueError(f"unknown {kind} {name!r}{hint} Valid names: {', '.join(valid)}")
 
 

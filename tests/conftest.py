@@ -1,16 +1,31 @@
 """Every test runs on eight virtual CPU devices, and silent rank promotion is an error."""
 
+import logging
+import os
 import pathlib
+import sys
 
 import jax
 import numpy as np
 import pytest
+from absl.testing import flagsaver
 
+from dsb_jax import main
+from dsb_jax.training import loop
+
+# XLA takes a thread for each device, and waits for ever for those that the machine has no core for.
+os.environ.setdefault("NPROC", "16")
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory):
+    """What one test compiled, the next one need not."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compilation_cache")))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -54,3 +69,33 @@ def shared_data():
         return folder
 
     return find
+
+
+@pytest.fixture
+def command(monkeypatch, tmp_path):
+    """``command(arguments)`` runs main in an empty folder in this process, and gives what it raised."""
+    root, package, absl = (logging.getLogger(name) for name in (None, "dsb_jax", "absl"))
+    before = list(root.handlers), [logger.level for logger in (root, package, absl)]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(main, "train", lambda config, workdir, resume: seen.append((config, workdir)))
+    seen = []
+
+    def run(*arguments):
+        arguments = ["main.py", *arguments]
+        monkeypatch.setattr(sys, "argv", arguments)  # where config_flags looks for overrides
+        seen.clear()
+        with flagsaver.flagsaver():
+            main.main(main._parse(arguments))
+        return seen[0]
+
+    yield run
+    root.handlers[:] = before[0]
+    for logger, level in zip((root, package, absl), before[1], strict=True):
+        logger.setLevel(level)
+
+
+@pytest.fixture
+def trains(monkeypatch, command):
+    """``command``, but with the real training."""
+    monkeypatch.setattr(main, "train", loop.train)
+    return command

@@ -32,7 +32,8 @@ def digits(arguments="", **settings):
     """The digits_lt recipe with a small network."""
     config = training.base_config()
     config.update({"long_tail": "exponential", "imbalance": 20.0, "model": "lenet", "batch_size": 64, "epochs": 3})
-    config.update({"mean": (0.305,), "std": (0.376,), "eval_batch_size": 200, "learning_rate": 0.05, **settings})
+    config.update({"mean": (0.305,), "std": (0.376,), "eval_batch_size": 200, "learning_rate": 0.05, "devices": 1})
+    config.update(settings)
     return with_arguments(config, arguments)
 
 

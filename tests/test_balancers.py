@@ -66,6 +66,8 @@ def test_semantic_scale_weights_equal_their_definition(options):
     summary = balancer.summary(state)
     np.testing.assert_allclose(summary["weights"], weights, rtol=1e-6)
     np.testing.assert_array_equal(summary["counts"], np.bincount(labels, minlength=7))
+    centers = reference.class_centers(features, np.asarray(labels), 7)
+    np.testing.assert_allclose(summary["centers"], centers, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(summary["volumes"], reference.class_volumes(features, np.asarray(labels), 7), rtol=1e-5)
 
 

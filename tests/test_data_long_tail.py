@@ -82,6 +82,46 @@ def test_mnist_lt_is_the_papers_table():
     assert rows == {f"MNIST-LT-{number}": counts for number, counts in long_tail.MNIST_LT.items()}
 
 
+def test_balanced_sub_datasets_are_the_papers_table():
+    if not PAPER_RESULTS.is_dir():
+        pytest.skip(f"the paper's tables are not at {PAPER_RESULTS}")
+    names = {"CIFAR-10": "cifar10", "CIFAR-100": "cifar100", "Mini-ImageNet": "mini_imagenet"}
+    table = dict.fromkeys(names.values(), ())
+    with open(PAPER_RESULTS / "table07.csv", newline="") as file:
+        for row in csv.DictReader(file):
+            table[names[row["dataset"]]] += (int(row["samples_per_class_m"]),)
+            counts = long_tail.balanced_counts(int(row["samples_per_class_m"]), int(row["num_classes"]))
+            assert counts.sum() == int(row["total_C_times_m"])
+    assert table == long_tail.BALANCED
+
+
+def test_balanced_sub_datasets_are_nested():
+    labels = np.random.default_rng(1).permutation(np.repeat(np.arange(10), 5000))
+    subsets = [
+        long_tail.subset(labels, long_tail.balanced_counts(m, 10), seed=4) for m in long_tail.BALANCED["cifar10"]
+    ]
+    for smaller, larger, m in zip(subsets, subsets[1:], long_tail.BALANCED["cifar10"], strict=False):
+        assert np.isin(smaller, larger).all()
+        np.testing.assert_array_equal(np.bincount(labels[smaller]), [m] * 10)
+    np.testing.assert_array_equal(subsets[-1], np.arange(50_000))
+    # A long tail of the same seed begins with the same images too.
+    tail = long_tail.subset(labels, long_tail.exponential_counts(5000, 10, 100), seed=4)
+    assert np.isin(subsets[0], tail).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0, 10), "images_per_class must be an integer >= 1, got 0"),
+        ((5, 0), "num_classes must be an integer >= 1, got 0"),
+        ((5.0, 10), "images_per_class must be an integer >= 1, got 5.0"),
+    ],
+)
+def test_balanced_counts_refuse(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        long_tail.balanced_counts(*arguments)
+
+
 counts_within_labels = st.tuples(*(st.integers(0, int(n)) for n in np.bincount(LABELS)))
 
 

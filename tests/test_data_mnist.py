@@ -1,4 +1,4 @@
-"""MNIST from its idx files: the published files, to the byte, or a sentence about what is wrong with them."""
+"""MNIST and Fashion-MNIST from their idx files: the published files, to the byte, or a sentence on what is wrong."""
 
 import gzip
 import hashlib
@@ -74,7 +74,7 @@ def assert_same_examples(split, digits, labels):
 def test_the_real_archive(shared_data, tmp_path, capsys):
     folder = shared_data("mnist")
     assert run("mnist", "--archive", folder, "--data-dir", tmp_path) == 0
-    assert capsys.readouterr().out == f"mnist is now in {tmp_path / 'mnist' / '3.0.1'}\n"
+    assert capsys.readouterr().out == f"mnist is now in {tmp_path / 'mnist' / '3.0.1'}: 60000 train, 10000 test\n"
     train, test = (data.load("mnist", name, data_dir=tmp_path) for name in ("train", "test"))
     assert (len(train), len(test), train.image_shape) == (60_000, 10_000, (28, 28, 1))
     assert np.bincount(train.labels).tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
@@ -89,7 +89,7 @@ def test_a_small_archive(archive, tmp_path, capsys):
     capsys.readouterr()
     # Again: nothing is written, and the archive is no longer needed.
     assert run("mnist", *options) == run("mnist", "--data-dir", tmp_path) == 0
-    assert capsys.readouterr().out == f"mnist is already in {tmp_path / 'mnist' / '3.0.1'}\n" * 2
+    assert capsys.readouterr().out == f"mnist is already in {tmp_path / 'mnist' / '3.0.1'}: 30 train, 12 test\n" * 2
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_a_small_archive(archive, tmp_path, capsys):
             lambda archive: rewrite(
                 archive / "t10k-labels-idx1-ubyte", lambda content: content[:7] + b"\x0b" + content[8:]
             ),
-            "t10k-labels-idx1-ubyte declares the sizes [11], but MNIST's are [12]",
+            "t10k-labels-idx1-ubyte declares the sizes [11], but [12] is wanted",
         ),
         (
             lambda archive: rewrite(archive / "t10k-labels-idx1-ubyte", lambda content: content[:6]),
@@ -150,10 +150,60 @@ def test_a_bad_archive_is_one_line_and_leaves_nothing(archive, tmp_path, capsys,
     assert [path.name for path in (tmp_path / "data" / "mnist").iterdir()] == [".lock"]
 
 
+@pytest.fixture
+def fashion(tmp_path, monkeypatch):
+    """Four files as Fashion-MNIST's, of 30 and 20 images, balanced and in random order."""
+    rng = np.random.default_rng(1)
+    folder = tmp_path / "fashion"
+    folder.mkdir()
+    files = {}
+    for split, prefix, samples in (("train", "train", 30), ("test", "t10k", 20)):
+        arrays = {
+            "images-idx3-ubyte.gz": rng.integers(0, 256, (samples, 28, 28), np.uint8),
+            "labels-idx1-ubyte.gz": rng.permutation(np.arange(samples, dtype=np.uint8) % 10),
+        }
+        written = [write_idx(folder / f"{prefix}-{name}", array) for name, array in arrays.items()]
+        files[split] = tuple(file._replace(md5=None) for file in written)
+    monkeypatch.setattr(mnist, "_FASHION_FILES", files)
+    return folder
+
+
+def test_fashion_mnist(fashion, tmp_path, capsys):
+    assert run("fashion_mnist", "--archive", fashion, "--data-dir", tmp_path) == 0
+    assert capsys.readouterr().out.endswith(": 30 train, 20 test\n")
+    train, test = (data.load("fashion_mnist", name, data_dir=tmp_path) for name in ("train", "test"))
+    assert_same_examples(train, *read_idx(fashion, "train"))
+    assert_same_examples(test, *read_idx(fashion, "t10k"))
+    names = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag"]
+    assert train.class_names == (*names, "Ankle boot")
+
+
+def test_the_files_of_mnist_are_not_fashion(fashion, tmp_path, capsys):
+    rewrite(fashion / "t10k-labels-idx1-ubyte.gz", lambda content: content[:-1] + bytes([(content[-1] + 1) % 10]))
+    assert run("fashion_mnist", "--archive", fashion, "--data-dir", tmp_path / "data") == 2
+    message = (
+        "t10k-labels-idx1-ubyte.gz is damaged or of another dataset with the same file names: Fashion-MNIST has 2 of"
+    )
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_fashion_files_are_declared_as_mnists():
+    assert {split: [file.name for file in files] for split, files in mnist._FASHION_FILES.items()} == {
+        split: [file.name for file in files] for split, files in mnist._FILES.items()
+    }
+    assert [file.shape[0] for files in mnist._FASHION_FILES.values() for file in files] == [60_000] * 2 + [10_000] * 2
+
+
+def test_progress_says_how_long_is_left(archive, tmp_path, capsys):
+    assert run("mnist", "--archive", archive, "--data-dir", tmp_path) == 0
+    # TFDS's bar: of a number that it knows.
+    assert "Generating train examples...:   0%|          | 0/30 [00:00<?" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["mnits"], "error: unknown dataset 'mnits'; did you mean 'mnist'? Valid names: digits, mnist"),
+        (["mnits"], "error: unknown dataset 'mnits'; did you mean 'mnist'? Valid names: cifar10, cifar100, digits, "),
         (["mnist"], "error: mnist needs an archive: the folder of train-images-idx3-ubyte[.gz], "),
         (["mnist", "--archive", "nowhere"], "error: archive 'nowhere' is no folder, or empty; wanted is the folder"),
     ],

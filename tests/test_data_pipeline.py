@@ -57,6 +57,35 @@ def test_every_pass_is_another_permutation_of_the_subset(batch_size):
     assert len({tuple(rows) for rows in passes}) == 6
 
 
+@pytest.mark.parametrize("batch_size", [1, 3, 8, 10])
+def test_a_batch_is_cut_from_the_permutations_in_a_row(batch_size):
+    whole = pipeline.order(10, 10, seed=11)
+    row = np.concatenate([whole(epoch) for epoch in range(8)])
+    np.testing.assert_array_equal(np.sort(row.reshape(8, 10), axis=1), np.tile(np.arange(10), (8, 1)))
+    batch = pipeline.order(10, batch_size, seed=11)
+    for step in np.random.default_rng(0).permutation(80 // batch_size).tolist():
+        np.testing.assert_array_equal(batch(step), row[step * batch_size : (step + 1) * batch_size])
+        assert batch(step).dtype == np.int32
+
+
+def test_every_place_is_as_likely_for_every_example():
+    batch = pipeline.order(6, 6, seed=2)
+    places = np.array([np.argsort(batch(epoch)) for epoch in range(3000)])
+    counts = np.array([np.bincount(column, minlength=6) for column in places.T])
+    # Five standard deviations of a binomial count.
+    np.testing.assert_allclose(counts, 500, rtol=0, atol=5 * np.sqrt(500))
+
+
+def test_a_permutation_is_made_once_in_an_epoch(monkeypatch):
+    made = []
+    default_rng = np.random.default_rng
+    monkeypatch.setattr(np.random, "default_rng", lambda sequence: made.append(sequence) or default_rng(sequence))
+    batch = pipeline.order(100, 7, seed=0)
+    for step in range(43):  # three epochs and the first example of the fourth
+        batch(step)
+    assert [sequence.spawn_key for sequence in made] == [(0,), (1,), (2,), (3,)]
+
+
 def test_the_stream_does_not_depend_on_the_batch_size():
     np.testing.assert_array_equal(stream(5, 100, batch_size=4), stream(5, 100, batch_size=22))
 

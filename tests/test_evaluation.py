@@ -228,3 +228,97 @@ FIVE = {name: [1, 2] for name in ("samples", "effective_number", "interclass", "
 def test_bad_input_is_one_clear_error(call, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         call()
+
+
+@given(predictions(), st.integers(1, 8))
+def test_hardest_pairs_are_those_of_the_highest_error_rates(case, number):
+    labels, predicted, num_classes = case
+    confusion = evaluation.confusion_matrix(labels, predicted, num_classes)
+    rates = {
+        (i, j): Fraction(int(confusion[i, j]), int(confusion[i].sum()))
+        for i in range(num_classes)
+        for j in range(num_classes)
+        if i != j and confusion[i, j]
+    }
+    wanted = sorted(rates, key=lambda pair: (-rates[pair], -confusion[pair], pair))[:number]
+    pairs = evaluation.hardest_pairs(confusion, number)
+    assert [tuple(pair) for pair in pairs.tolist()] == wanted
+    assert pairs.shape == (len(wanted), 2)
+    assert np.issubdtype(pairs.dtype, np.integer)
+
+
+def test_of_equal_rates_the_one_of_more_samples_is_harder():
+    assert evaluation.hardest_pairs([[1, 1, 0], [5, 10, 5], [2, 2, 4]]).tolist() == [
+        [0, 1],
+        [1, 0],
+        [1, 2],
+        [2, 0],
+        [2, 1],
+    ]
+
+
+def scale_by_hand(volumes, centers, alpha, present):
+    """W and S of the present classes, straight from Sec. 3.4.1."""
+    distance = np.array([np.mean([math.dist(a, b) for b in centers[present] if b is not a]) for a in centers[present]])
+    weights = np.log2(alpha + distance / distance.max())
+    return weights, volumes[present] / volumes[present].max() * weights
+
+
+def test_correlations_by_alpha_are_those_of_each_measure():
+    rng = np.random.default_rng(0)
+    accuracy, volumes, centers = rng.random(12), rng.uniform(1, 9, 12), rng.normal(size=(12, 5))
+    accuracy[3], present = NAN, np.ones(12, bool)
+    present[[5, 8]] = False
+    volumes[5], centers[8] = 1e6, 1e6  # what an absent class holds is no measurement
+    result = evaluation.correlations_by_alpha(
+        accuracy, volumes.astype(np.float32), centers.astype(np.float32), present=present
+    )
+    assert list(result) == ["volume", "interclass", "scale"]
+    assert list(result["interclass"]) == list(result["scale"]) == ["1", "1.5", "2", "2.5", "3"]
+    a, tested = accuracy[present], np.isfinite(accuracy[present])
+    assert result["volume"] == pytest.approx(np.corrcoef(a[tested], volumes[present][tested])[0, 1], abs=1e-6)
+    for alpha in result["scale"]:
+        weights, scales = scale_by_hand(volumes, centers, float(alpha), present)
+        for name, measure in (("interclass", weights), ("scale", scales)):
+            wanted = np.corrcoef(a[tested], measure[tested])[0, 1]
+            assert result[name][alpha] == pytest.approx(wanted, abs=2e-5)
+            assert type(result[name][alpha]) is float
+
+
+def test_correlations_by_alpha_are_nan_where_nothing_varies():
+    result = evaluation.correlations_by_alpha(
+        [0.1, 0.9], np.ones(2, np.float32), np.zeros((2, 3), np.float32), present=[True, True], alphas=(1, 3)
+    )
+    assert list(result["scale"]) == ["1", "3"]
+    assert all(math.isnan(r) for r in (result["volume"], *result["interclass"].values(), *result["scale"].values()))
+
+
+CENTERS = np.eye(2, dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: evaluation.hardest_pairs([[1, 2]]), "confusion must have shape [num_classes, num_classes]"),
+        (lambda: evaluation.hardest_pairs([[1]], 0), "number must be an integer >= 1, got 0"),
+        (
+            lambda: evaluation.correlations_by_alpha([1.5, 0], [1.0, 2.0], CENTERS, present=[True] * 2),
+            "class_accuracy must lie in [0, 1], got 1.5",
+        ),
+        (
+            lambda: evaluation.correlations_by_alpha([1, 0], [1.0], CENTERS, present=[True] * 2),
+            "volumes must be as long as class_accuracy",
+        ),
+        (
+            lambda: evaluation.correlations_by_alpha([1, 0], [1.0, 2.0], CENTERS, present=[True]),
+            "present must be boolean of shape (2,)",
+        ),
+        (
+            lambda: evaluation.correlations_by_alpha([1, 0], [1.0, 2.0], CENTERS, present=[True] * 2, alphas=[0.5]),
+            "alpha must be a finite number >= 1, got 0.5",
+        ),
+    ],
+)
+def test_bad_input_of_pairs_and_spaces_is_one_clear_error(call, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        call()

@@ -1,29 +1,16 @@
 """The models against the official implementation's numbers, NumPy oracles, and their own contract."""
 
 import functools
-import zlib
 
 import chex
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
+from official_models import assert_close, assert_trains_alike, flat, run, structure, torch_variables
 
 from dsb_jax import losses, models
 from dsb_jax.models import heads
-from dsb_jax.models.resnet_cifar import ResNetCifar
-
-
-def structure(model, shape=(1, 8, 8, 3)):
-    """Shapes and dtypes of the model's variables."""
-    return jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), jnp.zeros(shape))
-
-
-def run(model, variables, images, **options):
-    """Applies the model under jit; run op by op, compilation would take most of these tests' time."""
-    return jax.jit(functools.partial(model.apply, **options))(variables, images)
 
 
 def random_variables(model, shape, seed=0):
@@ -41,47 +28,6 @@ def random_variables(model, shape, seed=0):
 # --- Against the official implementation ------------------------------------------------------------------------------
 
 
-def torch_variables(model, gain=1.0):
-    """Variables by the golden files' rule: each tensor from a seed made of its PyTorch name, in PyTorch's layout."""
-
-    def draw(path, leaf):
-        rng = np.random.default_rng(zlib.crc32(torch_name(path).encode()))
-        if path[-1] == "mean":
-            return 0.1 * rng.normal(size=leaf.shape)
-        if path[-1] == "var":
-            return 1 + 0.1 * np.abs(rng.normal(size=leaf.shape))
-        if path[-1] == "scale":
-            return 1 + 0.1 * rng.normal(size=leaf.shape)
-        if path[-1] == "bias":
-            return 0.1 * rng.normal(size=leaf.shape)
-        shape = np.empty(leaf.shape).transpose(torch_axes(path, model)).shape
-        kernel = rng.normal(size=shape) * np.sqrt(gain / np.prod(shape[1:]))
-        return kernel.transpose(np.argsort(torch_axes(path, model)))
-
-    leaves = flax.traverse_util.flatten_dict(structure(model))
-    drawn = {path: jnp.asarray(draw(path, leaf), jnp.float32) for path, leaf in leaves.items()}
-    return flax.traverse_util.unflatten_dict(drawn)
-
-
-def torch_name(path):
-    """``(params, backbone, layer1_0, conv1, kernel)`` is ``layer1.0.conv1.weight``."""
-    *modules, leaf = path[1:]
-    modules = ["linear"] if modules == ["head"] else [name.replace("_", ".") for name in modules[1:]]
-    leaf = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}.get(leaf, leaf)
-    return ".".join([*modules, leaf])
-
-
-def torch_axes(path, model):
-    """Convolutions are [out, in, height, width] there, linear layers [out, in], cosine layers [in, out]."""
-    if path[1] == "backbone":
-        return (3, 2, 0, 1)
-    return (0, 1) if isinstance(model.head, heads.CosineHead) else (1, 0)
-
-
-def assert_close(actual, expected, tolerance):
-    np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance * np.abs(expected).max())
-
-
 @pytest.mark.parametrize(
     ("name", "head", "gain"),
     [
@@ -94,80 +40,14 @@ def test_resnet32_equals_the_official_one(name, head, gain, golden):
     file = golden(f"backbones/{name}")
     model = models.create("resnet32", 10, head=head)
     images = file["input"].transpose(0, 2, 3, 1)
-    outputs = run(model, torch_variables(model, gain), images, train=False)
+    outputs = run(model, torch_variables(model, images.shape, gain), images, train=False)
     assert_close(outputs.features, file["features_f64"], 1e-4)
     assert_close(outputs.logits, file["logits_f64"], 1e-4)
 
 
 def test_resnet32_trains_as_the_official_one(golden):
-    """Five steps of SGD with momentum and weight decay in float64: logits, gradients, statistics, losses, norms."""
     file = golden("backbones/resnet32_cifar_trainsteps")
-    with jax.enable_x64(True):
-        backbone, head = ResNetCifar(blocks_per_stage=5, dtype=jnp.float64), heads.LinearHead(10)
-        images, labels = file["input"].transpose(0, 2, 3, 1).astype(np.float64), file["labels"]
-        optimizer = optax.chain(
-            optax.add_decayed_weights(float(file["weight_decay"])),
-            optax.sgd(float(file["lr"]), momentum=float(file["momentum"])),
-        )
-
-        @jax.jit
-        def step(params, batch_stats, opt_state):
-            def loss(params):
-                variables = {"params": params["backbone"], "batch_stats": batch_stats["backbone"]}
-                features, updated = backbone.apply(variables, images, train=True, mutable="batch_stats")
-                logits = head.apply({"params": params["head"]}, features)
-                return jnp.mean(losses.cross_entropy(logits, labels)), (logits, {"backbone": updated["batch_stats"]})
-
-            (value, (logits, batch_stats)), gradient = jax.value_and_grad(loss, has_aux=True)(params)
-            updates, opt_state = optimizer.update(gradient, opt_state, params)
-            return optax.apply_updates(params, updates), batch_stats, opt_state, value, logits, gradient
-
-        model = models.create("resnet32", 10)
-        variables = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), torch_variables(model))
-        params, before = variables["params"], variables["batch_stats"]
-        opt_state = optimizer.init(params)
-        params, after, opt_state, value, logits, gradient = step(params, before, opt_state)
-        history = [value]
-        assert_close(logits, file["logits_step0"], 1e-10)
-        assert_gradients(gradient, file, model)
-        assert_running_statistics(before, after, file)
-        for _ in range(4):
-            params, after, opt_state, value, _, _ = step(params, after, opt_state)
-            history.append(value)
-        np.testing.assert_allclose(history, file["losses"], rtol=1e-10)
-        norms = {torch_name(("params", *path)): np.linalg.norm(leaf) for path, leaf in flat(params)}
-        expected = dict(zip(file["state_norm_names"], file["state_norms_after"], strict=True))
-        assert norms.keys() == {name for name in expected if "running" not in name and "num_batches" not in name}
-        np.testing.assert_allclose(list(norms.values()), [expected[name] for name in norms], rtol=1e-10)
-
-
-def flat(tree):
-    return flax.traverse_util.flatten_dict(tree).items()
-
-
-def assert_gradients(gradient, file, model):
-    compared = 0
-    norms = dict(zip(file["grad_norm_names"], file["grad_norms"], strict=True))
-    for path, leaf in flat(gradient):
-        name = torch_name(("params", *path))
-        np.testing.assert_allclose(np.linalg.norm(leaf), norms[name], rtol=1e-8)
-        if f"grad__{name}" in file:
-            leaf = leaf.transpose(torch_axes(("params", *path), model)) if leaf.ndim > 1 else leaf
-            assert_close(leaf, file[f"grad__{name}"], 1e-10)
-            compared += 1
-    assert compared == sum(name.startswith("grad__") for name in file)
-
-
-def assert_running_statistics(before, after, file):
-    """PyTorch adds the unbiased variance of the n = batch·height·width values, Flax the biased one."""
-    positions = {("bn1",): 8 * 32 * 32, ("layer2_0", "bn1"): 8 * 16 * 16}
-    for module, n in positions.items():
-        old, new = (flax.traverse_util.flatten_dict(v["backbone"]) for v in (before, after))
-        name = f"after_forward0__{'.'.join(module).replace('_', '.')}"
-        kept = 0.9 * old[(*module, "var")]
-        unbiased = kept + (new[(*module, "var")] - kept) * n / (n - 1)
-        np.testing.assert_allclose(unbiased, file[f"{name}.running_var"], rtol=1e-10)
-        np.testing.assert_allclose(new[(*module, "mean")], file[f"{name}.running_mean"], rtol=1e-10)
+    assert_trains_alike(models.create("resnet32", 10), file, {"bn1": 32, "layer1": 32, "layer2": 16, "layer3": 8})
 
 
 def test_cosine_head_under_ldam_equals_the_official_one(golden):
@@ -380,7 +260,7 @@ def test_initial_values():
 
 
 def test_names_match_a_pattern():
-    assert models.names() == ["lenet", "resnet20", "resnet32", "resnet8"]
+    assert models.names() == ["lenet", "resnet18", "resnet20", "resnet32", "resnet34", "resnet50", "resnet8"]
     assert models.names("resnet?") == ["resnet8"]
     assert models.names("vit*") == []
 
@@ -395,6 +275,10 @@ def test_names_match_a_pattern():
         ({"name": "lenet", "head": "cosine", "head_scale": 0.0}, "head_scale must be a finite number > 0, got 0.0"),
         ({"name": "lenet", "num_classes": 0}, "num_classes must be an integer >= 1, got 0"),
         ({"name": "lenet", "dtype": "int32"}, "dtype must be bfloat16, float16 or float32, got int32"),
+        ({"name": "lenet", "stem": "cifar"}, "stem belongs to resnet18, .*resnet50, got stem='cifar' with lenet"),
+        ({"name": "resnet8", "stem": "imagenet"}, "stem belongs to .*, got stem='imagenet' with resnet8"),
+        ({"name": "resnet18", "stem": "cifra"}, "unknown stem 'cifra'; did you mean 'cifar'"),
+        ({"name": "resnet18", "setm": "cifar"}, "unknown model option 'setm'; did you mean 'stem'"),
         ({"name": "lenet", "dtype": "bf16"}, "dtype must be bfloat16, float16 or float32, got bf16"),
     ],
 )

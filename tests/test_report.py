@@ -1,108 +1,36 @@
-"""The report and its plots, for runs of every size and with everything that may be absent."""
+"""The report of runs of every size, with everything that may be there and everything that may be absent."""
 
+import base64
 import functools
-import html.parser
+import html
 import itertools
 import json
 import re
 
+import cv2
 import numpy as np
 import pytest
-from matplotlib.text import Text
+from pages import ALPHAS, a_run, class_names, confusions, number, read_page, spaces, write_run
 
-from dsb_jax.evaluation import plots, report
+from dsb_jax.evaluation import report
 
-VOID = {"meta", "br", "hr", "img", "link", "input"}
-AWKWARD = [
-    "<b>&",
-    'quo"te\' onload="x"',
-    "$x_1$ <!-- -->",
-    "猫 𝔘",
-    "_private",
-    "a name so long that no plot could ever hold it",
-]
-
-
-class Page(html.parser.HTMLParser):
-    """Checks that tags balance, and keeps tags, attributes and text."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.tags, self.text = [], [], []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        assert len(attrs) == len(dict(attrs)), f"repeated attribute in {tag}"
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] not in ("script", "style"):
-            self.text.append(data.strip())
-
-    def all(self, tag):
-        return [attributes for name, attributes in self.tags if name == tag]
-
-
-def class_names(num_classes):
-    return [*AWKWARD, *(f"class {i}" for i in range(num_classes))][:num_classes]
-
-
-def a_run(num_classes=10, epochs=4, seed=0):
-    """The three files of a made-up run as Python objects: results, metrics, config."""
-    rng = np.random.default_rng(seed)
-    names = class_names(num_classes)
-    samples = np.maximum(1, np.round(500 * 0.01 ** np.linspace(0, 1, num_classes))).tolist()
-    accuracy, scale, weight = rng.uniform(0.1, 1, (3, num_classes)).tolist()
-    per_class = {
-        name: {"accuracy": a, "samples": n, "test_samples": 20, "volume": 9 * s, "scale": s, "weight": w}
-        for name, a, n, s, w in zip(names, accuracy, samples, scale, weight, strict=True)
-    }
-    results = {
-        "dataset": "digits",
-        "model": "resnet8",
-        "loss": "cross_entropy",
-        "balancer": "dsb",
-        "method": "DSB-CE",
-        "seed": 0,
-        "steps": 1234,
-        "epochs": epochs,
-        "command": "python -m dsb_jax.main --config=configs/digits_lt.py:loss='a&b' <x>",
-        "top1": 0.9312,
-        "head": 0.97,
-        "middle": 0.91,
-        "tail": 0.412,
-        "per_class": per_class,
-        "correlations": {"samples": 0.1, "effective_number": 0.12, "interclass": -0.3, "volume": 0.5, "scale": 0.95},
-    }
-    metrics = []
-    for epoch in range(1, epochs + 1):
-        training = {"loss": 2 / epoch, "accuracy": 0.5, "learning_rate": 0.1}
-        timing = {"images_per_second": 812.0, "train_seconds": 61.2}
-        metrics.append({"step": 10 * epoch - 5, "epoch": epoch - 0.5, **training, **timing})
-        test = {"test_accuracy": 0.2 * epoch, "test_loss": 1.1, "class_accuracy": accuracy, "weights": weight}
-        metrics.append({"step": 10 * epoch, "epoch": float(epoch), **test})
-    return results, metrics, {"seed": 0, "optimizer": {"name": "sgd", "milestones": [1, 2], "note": "<i>"}}
+FIRST, SECOND = class_names(2)
 
 
 def write_report(workdir, results, metrics, config):
     """Writes the files and the report; returns the report's text and its parse."""
-    (workdir / "results.json").write_text(json.dumps(results))
-    (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in metrics))
-    (workdir / "config.json").write_text(json.dumps(config))
-    path = report.write(workdir)
+    path = report.write(write_run(workdir, results, metrics, config))
     assert path == workdir / "report.html"
-    text = path.read_text(encoding="utf-8")
-    return text, Page(text)
+    return read_page(path)
+
+
+def write_everything(workdir, num_classes, **options):
+    """The report of a run that leaves all there is."""
+    results, metrics, config = a_run(num_classes)
+    start = {"python": "3.11.9", "versions": {"jax": "0.10.2"}, "devices": ["cpu:0", "cpu:1"], "command": "run <1>"}
+    (workdir / "environment.json").write_text(json.dumps([{**start, "step": 0}, {**start, "step": 120}]))
+    np.savez(workdir / "confusions.npz", **confusions(num_classes, **options))
+    return write_report(workdir, {**results, "correlations_by_space": spaces()}, metrics, config)
 
 
 @pytest.fixture
@@ -112,25 +40,28 @@ def render(tmp_path):
 
 @pytest.fixture(scope="module")
 def ten_classes(tmp_path_factory):
-    """The report of `a_run()`, drawn once."""
-    return write_report(tmp_path_factory.mktemp("run"), *a_run())
+    """The report of a run that leaves all there is, drawn once."""
+    return write_everything(tmp_path_factory.mktemp("run"), 10)
 
 
 @pytest.fixture
 def without_plots(monkeypatch):
     """Drawing is most of a report's time: tests of its words and of its input do without."""
-    monkeypatch.setattr(report, "_plots", lambda run: "")
+    for part in ("_over_time", "_by_class", "_confusion"):
+        monkeypatch.setattr(report, part, lambda run: {})
 
 
 def reading(text):
     return html.unescape(re.search(r'<p class="reading">(.*?)</p>', text).group(1))
 
 
-def table(page_text):
-    """The class table as rows of texts."""
-    body = page_text.split('<table class="sortable">')[1].split("<tbody>")[1].split("</tbody>")[0]
-    rows = re.findall(r"<tr>(.*?)</tr>", body)
-    return [[html.unescape(cell) for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row)] for row in rows]
+def headings(text):
+    return re.findall("<h2>(.*?)</h2>", text)
+
+
+def classes(page):
+    """The rows of the class table."""
+    return page.table("class")[1:]
 
 
 def test_everything_is_in_the_page_and_escaped(ten_classes):
@@ -140,62 +71,125 @@ def test_everything_is_in_the_page_and_escaped(ten_classes):
     assert "DSB-CE on digits" in page.text
     for value in ("93.1%", "97.0%", "41.2%", "1,234", "1 min 1 s", results["command"]):
         assert value in page.text
-    for key in ("seed", "optimizer.name", "optimizer.milestones", "[1, 2]", '"<i>"'):
-        assert key in page.text
-    assert {tag for tag, _ in page.tags}.isdisjoint({"b", "i", "x"})
-    assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
-    rows = table(text)
-    assert [row[0] for row in rows] == class_names(10)
-    first = results["per_class"]["<b>&"]
-    assert rows[0][1:4] == [f"{first['accuracy']:.1%}", "500", "20"]
-    assert float(rows[0][5]) == pytest.approx(first["scale"], abs=6e-4)
+    settings = dict(page.table("setting")[1:])
+    assert settings["optimizer.milestones"] == "[1, 2]"
+    assert settings["optimizer.note"] == '"<i>"'
+    assert {tag for tag, _ in page.tags}.isdisjoint({"i", "x"})
+    assert [row[0] for row in classes(page)] == class_names(10)
+    for name, row in zip(class_names(10), classes(page), strict=True):
+        entry = results["per_class"][name]
+        assert number(row[1]) == pytest.approx(100 * entry["accuracy"], abs=0.051)
+        assert [number(cell) for cell in row[2:4]] == [entry["samples"], 20]
+        assert [number(cell) for cell in row[4:]] == pytest.approx(
+            [entry["volume"], entry["scale"], entry["weight"]], abs=6e-3
+        )
+    assert len(page.all("svg")) == 10
+    assert headings(text) == [
+        "Training", "What accuracy goes with", "What is taken for what", "Classes", "How it was made",
+    ]  # fmt: skip
 
 
-def test_the_page_needs_nothing_else(ten_classes):
+def test_plots_follow_the_page_colours(ten_classes):
     text, page = ten_classes
-    assert "http:" not in text
-    assert "https:" not in text
-    for tag in ("link", "iframe", "object", "embed"):
-        assert page.all(tag) == []
-    references = [value for _, attributes in page.tags for name, value in attributes.items() if name in ("src", "href")]
-    assert references
-    assert all(value.startswith(("#", "data:image/png;base64,")) for value in references)
-    assert "@import" not in text
-    assert set(re.findall(r"url\((.)", text)) == {"#"}
-
-
-def test_plots_are_embedded_with_alternatives_and_follow_the_page_colours(ten_classes):
-    text, page = ten_classes
-    pictures = page.all("svg")
-    assert len(pictures) == 5
-    assert all(picture["role"] == "img" and len(picture["aria-label"]) > 20 for picture in pictures)
     assert "prefers-color-scheme: dark" in text
-    assert plots.INK not in text.split("</style>")[1], "text of plots would vanish on a dark page"
+    assert report.page.drawing.INK not in text.split("</style>")[1], "text of plots would vanish on a dark page"
     assert "currentColor" in text
     assert any("viewport" in meta.get("name", "") for meta in page.all("meta"))
 
 
-def assert_references_resolve(text, page):
-    identifiers = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
-    assert len(identifiers) == len(set(identifiers))
-    targets = set(re.findall(r"url\(#([^)]*)\)", text)) | {
-        value[1:] for _, attributes in page.tags for value in [attributes.get("href", "")] if value.startswith("#")
+def test_each_correlation_is_in_the_tables(ten_classes):
+    results, _, _ = a_run()
+    _, page = ten_classes
+    measured = [number(row[1]) for row in page.table("measure")[1:]]
+    assert measured == pytest.approx(list(results["correlations"].values()), abs=6e-4)
+    head, *rows = page.table("r with")
+    assert head[1:] == [f"α = {alpha}" for alpha in ALPHAS]
+    assert [row[0] for row in rows[:2]] == ["N", "E_n"]
+    assert [number(row[1]) for row in rows[:2]] == [0.1, 0.12]
+    wanted = spaces()
+    for i, (space, words) in enumerate({"pool": "pool", "feature": "features of", "sample": "images"}.items()):
+        name, w, volume, s = rows[2 + 4 * i : 6 + 4 * i]
+        assert words in name[0]
+        assert (w[0], volume[0], s[0]) == ("W(α)", "S′", "S(α)")
+        assert [number(cell) for cell in w[1:]] == pytest.approx([wanted[space]["interclass"][a] for a in ALPHAS])
+        assert [number(cell) for cell in s[1:]] == pytest.approx([wanted[space]["scale"][a] for a in ALPHAS])
+        assert number(volume[1]) == pytest.approx(wanted[space]["volume"], abs=6e-4)
+
+
+def decoded(picture):
+    content = base64.b64decode(picture["src"].partition(",")[2])
+    return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+
+
+def test_the_hardest_pairs_are_counted_and_shown(ten_classes):
+    text, page = ten_classes
+    arrays = confusions()
+    pictures = page.all("img")
+    assert len(pictures) == 4
+    wanted = [*arrays["images"][0], arrays["images"][1][0]]
+    for picture, image in zip(pictures, wanted, strict=True):
+        np.testing.assert_array_equal(decoded(picture), image[..., 0])
+        assert picture["class"] == "pixelated"
+    assert [picture["alt"] for picture in pictures] == [
+        *(f"{SECOND}, taken for {FIRST}: example {i}" for i in (1, 2, 3)),
+        f"{FIRST}, taken for class 3: example 1",
+    ]
+    for true, predicted in arrays["pairs"]:
+        errors = sum((arrays["labels"] == true) & (arrays["predictions"] == predicted))
+        assert f": {errors} of 20 ({errors / 20:.1%})" in text
+
+
+@pytest.mark.usefixtures("without_plots")
+def test_large_images_become_coloured_thumbnails(tmp_path):
+    image = np.zeros((300, 150, 3), np.uint8)
+    image[..., 0], image[:150, :, 1] = 200, 90  # red, with some green above
+    arrays = confusions(2, size=(300, 150, 3)) | {"images": np.broadcast_to(image, (2, 3, 300, 150, 3))}
+    results, metrics, config = a_run(2)
+    np.savez(tmp_path / "confusions.npz", **arrays)
+    _, page = write_report(tmp_path, results, metrics, config)
+    thumbnail = decoded(page.all("img")[0])[..., ::-1].astype(int)
+    assert thumbnail.shape == (96, 48, 3)
+    assert "class" not in page.all("img")[0]
+    np.testing.assert_allclose(thumbnail[20, 20], [200, 90, 0], atol=6)
+    np.testing.assert_allclose(thumbnail[80, 20], [200, 0, 0], atol=6)
+
+
+def test_the_environment_of_each_start_is_a_column(ten_classes):
+    _, page = ten_classes
+    assert page.table("")[0] == ["", "start 1", "start 2"]
+    assert {key: cells for key, *cells in page.table("")[1:]} == {
+        "python": ["3.11.9", "3.11.9"],
+        "versions.jax": ["0.10.2", "0.10.2"],
+        "devices": ["cpu:0, cpu:1"] * 2,
+        "command": ["run <1>"] * 2,
+        "step": ["0", "120"],
     }
-    assert targets
-    assert targets <= set(identifiers)
 
 
-@pytest.mark.parametrize("num_classes", [1, 30, 31, 1000])
-def test_any_number_of_classes(render, num_classes):
-    text, page = render(*a_run(num_classes=num_classes))
-    assert len(table(text)) == num_classes
-    assert len(page.all("svg")) == 5
-    assert_references_resolve(text, page)
-    assert len(text) < 3_000_000
+@pytest.mark.usefixtures("without_plots")
+def test_of_many_starts_the_last_ones_are_shown(render, tmp_path):
+    (tmp_path / "environment.json").write_text(json.dumps([{"step": i} for i in range(9)]))
+    text, page = render(*a_run(2))
+    assert page.table("")[0] == ["", *(f"start {i}" for i in range(5, 10))]
+    assert page.table("")[1] == ["step", *"45678"]
+    assert "first 4 starts are left out" in text
 
 
-def test_the_same_run_gives_the_same_page(render):
-    assert render(*a_run(2))[0] == render(*a_run(2))[0]
+@pytest.mark.parametrize("num_classes", [1, 2, 30, 31, 2000])
+def test_any_number_of_classes(tmp_path, num_classes):
+    text, page = (
+        write_everything(tmp_path, max(num_classes, 2)) if num_classes > 1 else write_report(tmp_path, *a_run(1))
+    )
+    assert len(classes(page)) == num_classes
+    assert len(page.all("svg")) == {1: 8, 2: 9}.get(num_classes, 10)
+    assert len(text) < 4_000_000
+    if num_classes == 2000:
+        assert "24 of the 2,000 classes" in text
+        assert "10 by 10 neighbouring classes" in text
+
+
+def test_the_same_run_gives_the_same_page(tmp_path):
+    assert write_everything(tmp_path, 2)[0] == write_everything(tmp_path, 2)[0]
 
 
 def test_absent_groups_measures_and_measurements(render):
@@ -205,22 +199,66 @@ def test_absent_groups_measures_and_measurements(render):
     for entry in results["per_class"].values():
         del entry["volume"]
         entry["scale"] = None
-    results["per_class"]["<b>&"].update(accuracy=None, test_samples=0)
+    results["per_class"][FIRST].update(accuracy=None, test_samples=0)
     results["correlations"] = dict.fromkeys(results["correlations"])
     text, page = render(results, [], config)
     assert not any("tail" in part for part in page.text)
     assert page.text.count("undefined") == 5
-    assert len(page.all("svg")) == 2, "neither scales, weights nor curves"
-    assert {row[4] for row in table(text)} == {row[5] for row in table(text)} == {"–"}
-    assert table(text)[0][1] == "–"
+    assert len(page.all("svg")) == 3, "neither scales, volumes, weights nor curves"
+    assert headings(text) == ["What accuracy goes with", "Classes", "How it was made"]
+    assert {row[4] for row in classes(page)} == {row[5] for row in classes(page)} == {"–"}
+    assert classes(page)[0][1] == "–"
     assert "neither correlation is defined" in reading(text)
     assert "nan" not in "".join(page.text).lower()
+
+
+@pytest.mark.usefixtures("without_plots")
+def test_spaces_with_parts_missing(render):
+    results, metrics, config = a_run()
+    results["correlations_by_space"] = {
+        "sample": {"volume": None, "interclass": {"2": 0.5}, "scale": {"1": -0.25}},
+        "elsewhere": {"volume": 0.125},
+    }
+    _, page = render(results, metrics, config)
+    assert page.table("r with") == [
+        ["r with", "α = 1", "α = 2"],
+        ["N", "0.100"],
+        ["E_n", "0.120"],
+        ["in the training images themselves"],
+        ["W(α)", "undefined", "0.500"],
+        ["S′", "undefined"],
+        ["S(α)", "−0.250", "undefined"],
+        ["elsewhere"],
+        ["W(α)", "undefined", "undefined"],
+        ["S′", "0.125"],
+        ["S(α)", "undefined", "undefined"],
+    ]
+
+
+@pytest.mark.usefixtures("without_plots")
+def test_no_pair_was_confused(render, tmp_path):
+    arrays = confusions()
+    none = {"pairs": arrays["pairs"][:0], "images": arrays["images"][:0], "shown": arrays["shown"][:0]}
+    np.savez(tmp_path / "confusions.npz", **arrays | none)
+    text, page = render(*a_run())
+    assert "confused most often" not in text
+    assert page.all("img") == []
+
+
+@pytest.mark.usefixtures("without_plots")
+def test_steps_left_out_are_told(render):
+    results, metrics, config = a_run()
+    assert "skipped steps" not in render(results, metrics, config)[0]
+    metrics[0]["skipped"], metrics[2]["skipped"] = 0, 3
+    assert "<dt>skipped steps</dt><dd>3</dd>" in render(results, metrics, config)[0]
 
 
 def test_no_class_has_an_accuracy(render):
     results, metrics, config = a_run()
     for entry in results["per_class"].values():
         entry["accuracy"] = None
+    for line in metrics:
+        line |= {"class_accuracy": [None] * 10} if "test_accuracy" in line else {}
     text, _ = render(results, metrics, config)
     assert "weakest" not in reading(text)
 
@@ -312,7 +350,20 @@ def test_missing_file(render, tmp_path, name):
             '{"epoch": 1, "loss": "x", "accuracy": 0}\n',
             "line 1: loss must be a number or null, got 'x'",
         ),
-        ("metrics.jsonl", '{"epoch": 1, "test_accuracy": 1, "weights": [1]}\n', "must be a list of 10 numbers"),
+        (
+            "metrics.jsonl",
+            '{"epoch": 1, "test_accuracy": 1, "weights": [1]}\n',
+            "line 1: 'weights' must be a list of 10 numbers",
+        ),
+        (
+            "metrics.jsonl",
+            json.dumps({"epoch": 1, "test_accuracy": 1, "weights": [1] * 10, "scales": ["x"] * 10}),
+            "line 1: 'scales' must be a list of 10 numbers",
+        ),
+        ("environment.json", "{}", "environment.json must hold a list with an object for each start"),
+        ("environment.json", "[3]", "environment.json: an entry must hold a JSON object"),
+        ("confusions.npz", "PK\x03\x04", "confusions.npz cannot be read"),
+        ("confusions.npz", "", "confusions.npz cannot be read"),
     ],
 )
 def test_corrupt_file(render, tmp_path, name, content, message):
@@ -322,6 +373,37 @@ def test_corrupt_file(render, tmp_path, name, content, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         report.write(tmp_path)
     assert (tmp_path / "report.html").read_bytes() == before
+
+
+@pytest.mark.usefixtures("without_plots")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": None}, "labels is not a file in the archive"),
+        ({"predictions": np.zeros(3, np.int32)}, "does not hold a test pass and images of pairs"),
+        ({"images": np.zeros((2, 3, 8, 8), np.uint8)}, "does not hold a test pass and images of pairs"),
+        ({"images": np.zeros((2, 3, 8, 8, 1), np.float32)}, "does not hold a test pass and images of pairs"),
+        ({"shown": np.zeros(1, np.int32)}, "does not hold a test pass and images of pairs"),
+        ({"pairs": np.array([[0, 10], [1, 2]], np.int32)}, "classes must lie in [0, 10), got 0 to 10"),
+    ],
+)
+def test_confusions_of_the_wrong_form(render, tmp_path, change, message):
+    arrays = {name: array for name, array in (confusions() | change).items() if array is not None}
+    np.savez(tmp_path / "confusions.npz", **arrays)
+    with pytest.raises(ValueError, match=re.escape(message)) as raised:
+        render(*a_run())
+    assert "confusions.npz" in str(raised.value)
+
+
+@pytest.mark.usefixtures("without_plots")
+def test_a_damaged_archive_of_confusions(render, tmp_path):
+    path = tmp_path / "confusions.npz"
+    np.savez_compressed(path, **confusions())
+    content = bytearray(path.read_bytes())
+    content[120:160] = bytes(40)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"confusions.npz cannot be read"):
+        render(*a_run())
 
 
 @pytest.mark.usefixtures("without_plots")
@@ -344,6 +426,9 @@ def test_bytes_that_are_no_text(render, tmp_path):
         ("per_class", {"cat": {"accuracy": 1}}, "'samples' must be given for every class"),
         ("correlations", {"scale": "r"}, "'scale' of 'correlations' must be a number or null"),
         ("tail", "low", "'tail' of the run must be a number or null"),
+        ("correlations_by_space", [1], "'correlations_by_space' must hold a JSON object"),
+        ("correlations_by_space", {"pool": 1}, "'pool' of 'correlations_by_space' must hold a JSON object"),
+        ("correlations_by_space", {"pool": {"scale": {"1": "r"}}}, "'scale' at 1 must be a number or null, got 'r'"),
     ],
 )
 def test_results_of_the_wrong_form(render, key, value, message):
@@ -362,147 +447,3 @@ def test_the_report_replaces_an_older_one_and_leaves_nothing_beside_it(render, t
         "config.json",
         "report.html",
     }
-
-
-# Plots.
-
-
-def shown_labels(figure):
-    """The extents of all labels of a figure as drawn, without their leader lines, in pixels."""
-    figure.draw_without_rendering()
-    renderer = figure.canvas.get_renderer()
-    return [
-        Text.get_window_extent(text, renderer).padded(-1)
-        for axes in figure.axes
-        for text in axes.texts
-        if text.get_text() and text.get_visible()
-    ]
-
-
-@pytest.mark.parametrize("equal", [False, True])
-@pytest.mark.parametrize("num_classes", [10, 30])
-def test_labels_of_points_do_not_overlap(num_classes, equal):
-    rng = np.random.default_rng(1)
-    samples = rng.integers(5, 500, num_classes)
-    accuracy = np.full(num_classes, 0.9) if equal else rng.uniform(0.5, 1, num_classes)
-    names = [f"a class named {i}" for i in range(num_classes)]
-    figure = plots.accuracy_against(samples, accuracy, measure_name="samples", class_names=names)
-    boxes = shown_labels(figure)
-    assert len(boxes) >= 0.8 * num_classes
-    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
-
-
-@pytest.mark.parametrize("equal", [False, True])
-def test_labels_of_lines_do_not_overlap_and_keep_their_order(equal):
-    rng = np.random.default_rng(2)
-    weights = np.ones((5, 30)) if equal else rng.uniform(0.2, 3, (5, 30))
-    names = [f"a class named {i}" for i in range(30)]
-    figure = plots.weights_over_time(range(5), weights, counts=range(1, 31), class_names=names)
-    boxes = shown_labels(figure)
-    assert len(boxes) == 30
-    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
-    labels = sorted(figure.axes[0].texts[-30:], key=lambda text: text.xyann[1])
-    ends = [text.xy[1] for text in labels]
-    assert ends == sorted(ends)
-
-
-@pytest.mark.parametrize(
-    ("samples", "scale"),
-    [
-        ([5, 20, 49], "linear"),
-        ([5, 20, 50], "log"),
-        ([0, 20, 50], "linear"),
-        ([0, 2, 50], "symlog"),
-        ([0, 0, 0], "linear"),
-    ],
-)
-def test_a_wide_range_gets_a_logarithmic_axis(samples, scale):
-    figure = plots.accuracy_against(samples, [0.1, 0.5, 0.9], measure_name="samples", class_names="abc")
-    assert figure.axes[0].get_xscale() == scale
-    low, high = figure.axes[0].get_xlim()
-    assert low <= min(samples) <= max(samples) <= high
-
-
-def test_r_is_in_the_title():
-    x, y = [1, 2, 3, 4], [0.1, 0.3, 0.2, 0.5]
-    figure = plots.accuracy_against(x, y, measure_name="scale", class_names="abcd")
-    assert figure.axes[0].get_title(loc="left") == f"Accuracy against scale: Pearson r = {np.corrcoef(x, y)[0, 1]:.2f}"
-    figure = plots.accuracy_against([1, 1], [0.1, 0.2], measure_name="scale", class_names="ab")
-    assert figure.axes[0].get_title(loc="left").endswith("undefined")
-
-
-def test_bars_are_sorted_by_samples_and_markers_are_relative_scales():
-    figure = plots.accuracy_by_class(
-        [0.2, np.nan, 0.6], [7, 300, 40], scales=[0.5, 1.0, np.nan], class_names=["few", "many", "some"]
-    )
-    axes = figure.axes[0]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["many (300)", "some (40)", "few (7)"]
-    assert [bar.get_width() for bar in axes.patches] == [0, 0.6, 0.2]
-    np.testing.assert_array_equal(axes.lines[0].get_xdata(), [1.0, np.nan, 0.5])
-
-
-def test_the_mean_over_neighbours_skips_classes_without_accuracy():
-    accuracy = np.tile([0.2, np.nan, 0.6, 0.4], 10)
-    figure = plots.accuracy_by_class(accuracy, np.arange(40, 0, -1), class_names=[str(i) for i in range(40)])
-    line = figure.axes[0].lines[0].get_ydata()
-    wanted = [np.nanmean(accuracy[max(i - 2, 0) : i + 3]) for i in range(40)]
-    np.testing.assert_allclose(line, wanted, rtol=1e-12)
-
-
-def test_plots_leave_no_global_state():
-    import matplotlib
-    import matplotlib._pylab_helpers
-
-    before = dict(matplotlib.rcParams)
-    plots.accuracy_against([1, 2], [0.5, 1], measure_name="samples", class_names="ab")
-    plots.weights_over_time([0], np.ones((1, 40)), counts=np.ones(40), class_names=["x"] * 40)
-    assert dict(matplotlib.rcParams) == before
-    assert not matplotlib._pylab_helpers.Gcf.get_all_fig_managers()
-
-
-def contrast(first, second):
-    """WCAG 2's contrast ratio."""
-    luminances = []
-    for colour in (first, second):
-        channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-        luminances.append(np.dot([0.2126, 0.7152, 0.0722], linear) + 0.05)
-    return max(luminances) / min(luminances)
-
-
-@pytest.mark.parametrize("page", re.findall(r"--page: (#\w{6})", report._STYLE))
-def test_colours_stand_out_from_light_and_dark_pages(page):
-    from matplotlib.colors import to_hex
-
-    shades = [to_hex(plots.FEW_TO_MANY(x)) for x in np.linspace(0, 1, 9)]
-    for colour in [plots.ACCURACY, plots.SCALE, *shades]:
-        assert contrast(colour, page) >= 3
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (
-            lambda: plots.accuracy_against([1, 2], [1], measure_name="x", class_names="a"),
-            "class_accuracy must be as long",
-        ),
-        (
-            lambda: plots.accuracy_against([1], [1], measure_name="x", class_names="ab"),
-            "class_names must name 1 classes",
-        ),
-        (lambda: plots.accuracy_by_class([1], [1, 2], class_names="a"), "counts must be as long as class_accuracy"),
-        (lambda: plots.weights_over_time([0], [[1, 2]], counts=[1], class_names="a"), "weights must have shape (1, 1)"),
-        (lambda: plots.weights_over_time([], [], counts=[1], class_names="a"), "weights must have shape (1, 1)"),
-        (
-            lambda: plots.weights_over_time([0], [[-1]], counts=[1], class_names="a"),
-            "weights must be finite numbers >= 0",
-        ),
-        (
-            lambda: plots.training_curves(epochs=[1], loss=[], accuracy=[1], test_epochs=[], test_accuracy=[]),
-            "loss must be as long as epochs",
-        ),
-    ],
-)
-def test_plots_of_unequal_columns(call, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
-        call()

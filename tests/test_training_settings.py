@@ -91,7 +91,9 @@ def test_configs_load_and_keep_every_override(path):
     assert default.keys() == dict(flat(training.base_config().to_dict())).keys()
     changed = dict(flat(load_config(path, "loss=focal,balancer=uniform").to_dict()))
     assert changed == default | {"loss": "focal", "balancer": "uniform"}
-    placeholders = {"data_dir": "elsewhere", "head": "cosine", "start_epoch": 3, "dsb.alpha": 1.5}
+    texts, numbers = ("data_dir", "head", "stem", "compilation_cache"), ("start_epoch", "image_size", "devices")
+    placeholders = dict.fromkeys(texts, "else") | dict.fromkeys((*numbers, "images_per_class", "subset_seed"), 3)
+    placeholders["dsb.alpha"] = 1.5
     for key, value in default.items():
         check_setting(load_config(path), key)
         match value:

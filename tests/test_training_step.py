@@ -1,7 +1,7 @@
-"""One training step and its optimizer, against the same done by hand."""
+"""One training step, against the same done by hand."""
 
+import dataclasses
 import functools
-import math
 
 import chex
 import flax.linen as nn
@@ -11,10 +11,12 @@ import numpy as np
 import optax
 import pytest
 import reference
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 from small_run import cross_entropies, to_numpy
 
 from dsb_jax import balancers, losses, models, objectives
-from dsb_jax.training import optimizers, step
+from dsb_jax.training import diagnosis, optimizers, step
 
 # One step. A small network with batch normalisation, so that the by-hand computation is all there is to see.
 
@@ -27,13 +29,14 @@ class Net(nn.Module):
     """Images to 8 features and 3 logits."""
 
     normalised: bool = True
+    dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, images, *, train):
-        x = nn.Dense(DIM, name="hidden")(images.reshape(images.shape[0], -1))
+        x = nn.Dense(DIM, dtype=self.dtype, name="hidden")(images.reshape(images.shape[0], -1))
         if self.normalised:
-            x = nn.BatchNorm(use_running_average=not train, momentum=0.9, name="bn")(x)
-        features = jnp.tanh(x)
+            x = nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype, name="bn")(x)
+        features = jnp.tanh(x).astype(jnp.float32)
         return models.Outputs(nn.Dense(CLASSES, name="head")(features), features)
 
 
@@ -41,29 +44,57 @@ def to_float(images):
     return (images.astype(jnp.float32) / 255 - MEAN) / STD
 
 
+def plain(images, rng):
+    """Of training images: no augmentation."""
+    del rng
+    return to_float(images)
+
+
 DEFAULT_PARTS = {
     "model": Net(),
     "objective": objectives.Supervised(losses.create("cross_entropy")),
     "balancer": balancers.semantic_scale(CLASSES, 3 * BATCH, dim=DIM, batch_size=BATCH),
-    "optimizer": optimizers.sgd(
-        optimizers.schedule("linear", LEARNING_RATE, 4), momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
+    "optimizer": optimizers.optimizer(
+        "sgd",
+        optimizers.schedule("linear", LEARNING_RATE, 4, steps_per_epoch=1),
+        momentum=MOMENTUM,
+        weight_decay=WEIGHT_DECAY,
     ),
 }
 
 
-def start(seed=0, **parts):
+class Traced:
+    """A preprocessing that counts how often the step around it is traced."""
+
+    def __init__(self):
+        self.count = 0
+
+    def __call__(self, images, rng):
+        self.count += 1
+        return plain(images, rng)
+
+
+def fresh(seed=0, **options):
     images = to_float(np.zeros((1, 4, 4, 1), np.uint8))
-    return step.init_state(**DEFAULT_PARTS | parts, images=images, seed=seed)
+    return step.init_state(**DEFAULT_PARTS | options, images=images, seed=seed)
 
 
-def make_step(preprocess=to_float, **parts):
-    return step.make_train_step(**DEFAULT_PARTS | parts, preprocess=preprocess)
+initial = functools.cache(fresh)
+
+
+def start(seed=0, **options):
+    """A copy, for a step to take."""
+    return jax.tree.map(jnp.copy, initial(seed, **options))
+
+
+def make_step(preprocess=plain, **options):
+    return step.make_train_step(**DEFAULT_PARTS | options, preprocess=preprocess)
 
 
 @functools.cache
 def default_step():
     """Compiled for all tests that need no other; a second trace raises."""
-    return make_step(chex.assert_max_traces(to_float, n=1))
+    return make_step(chex.assert_max_traces(plain, n=1))
 
 
 def batches(samples, seed=0):
@@ -175,7 +206,7 @@ def test_padding_does_not_train():
         return 1 + jnp.sum(jnp.abs(jnp.where(of_class & mask[None, :], features[:, 0][None, :], 0.0)), axis=1), state
 
     parts = {"model": Net(normalised=False), "balancer": balancers.Balancer(tuple, update, lambda state: {})}
-    train_step = make_step(lambda images: images, **parts)
+    train_step = make_step(lambda images, rng: images, **parts)
     (batch,) = batches(1)
     mask = np.arange(BATCH) < 9
     clean = {"image": np.asarray(to_float(batch["image"])), "label": batch["label"], "mask": mask}
@@ -264,7 +295,8 @@ def test_an_objective_with_several_terms_and_state_of_its_own():
         chex.assert_trees_all_close(to_numpy(state.objective["average"]), average, atol=1e-6)
         assert state.objective["calls"] == number + 1
         drawn.append(float(metrics["uniform"]))
-    assert drawn == [float(jax.random.uniform(jax.random.fold_in(key, number))) for number in range(2)]
+    of_objective = [jax.random.split(jax.random.fold_in(key, number))[1] for number in range(2)]
+    assert drawn == [float(jax.random.uniform(rng)) for rng in of_objective]
 
 
 def test_the_evaluation_step_uses_running_statistics_and_no_weights():
@@ -281,52 +313,269 @@ def test_the_evaluation_step_uses_running_statistics_and_no_weights():
     np.testing.assert_allclose(outputs["loss"], -(1 - p) * np.log(p), rtol=1e-4)
 
 
-# Optimizers.
+# Random numbers.
 
 
-@pytest.mark.parametrize(
-    ("name", "formula"),
-    [
-        ("constant", lambda t: 0.3),
-        ("linear", lambda t: 0.3 * (1 - t / 40)),
-        ("cosine", lambda t: 0.3 * (1 + math.cos(math.pi * t / 40)) / 2),
-    ],
-)
-def test_schedules_are_their_formulas(name, formula):
-    schedule = optimizers.schedule(name, 0.3, 40)
-    values = [float(schedule(t)) for t in range(41)]
-    np.testing.assert_allclose(values, [formula(t) for t in range(41)], atol=1e-7)
-    assert float(schedule(1000)) == values[-1]
+class Watching(objectives.Supervised):
+    """Reports the images it gets, and what it draws."""
+
+    def __call__(self, forward, batch, state, rng):
+        result = super().__call__(forward, batch, state, rng)
+        return result._replace(metrics={"pixel": batch["image"][0, 0, 0, 0], "drawn": jax.random.uniform(rng)})
 
 
-def test_sgd_is_that_of_pytorch():
-    """g ← ∇ + λθ; v ← μv + g; θ ← θ − ηv: the momentum has no rate in it, so a change of the rate acts at once."""
-    rng = np.random.default_rng(0)
-    rates, theta = [0.5, 0.1, 0.1, 0.02], rng.normal(size=6)
-    optimizer = optimizers.sgd(lambda count: jnp.asarray(rates)[count], momentum=0.8, weight_decay=0.1)
-    params, velocity = jnp.asarray(theta, jnp.float32), np.zeros(6)
-    state = optimizer.init(params)
-    for rate in rates:
-        gradient = rng.normal(size=6)
-        updates, state = optimizer.update(jnp.asarray(gradient, jnp.float32), state, params)
-        params = optax.apply_updates(params, updates)
-        velocity = 0.8 * velocity + gradient + 0.1 * theta
-        theta = theta - rate * velocity
-        np.testing.assert_allclose(params, theta, rtol=1e-5)
+SIMPLE_PARTS = {
+    "objective": Watching(losses.create("cross_entropy")),
+    "balancer": balancers.inverse_frequency(jnp.array([1, 2, 4])),
+    "optimizer": optax.sgd(0.1),
+}
 
 
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: optimizers.schedule("linaer", 0.1, 10), "unknown schedule 'linaer'; did you mean 'linear'"),
-        (lambda: optimizers.schedule("linear", 0.0, 10), "learning_rate must be a finite number > 0, got 0.0"),
-        (lambda: optimizers.schedule("linear", math.nan, 10), "learning_rate must be a finite number > 0, got nan"),
-        (lambda: optimizers.sgd(None, momentum=1.0, weight_decay=0.0), r"momentum must lie in \[0, 1\), got 1.0"),
-        (lambda: optimizers.sgd(None, momentum=-0.1, weight_decay=0.0), r"momentum must lie in \[0, 1\), got -0.1"),
-        (lambda: optimizers.sgd(None, momentum=0.9, weight_decay=-1.0), "weight_decay must be >= 0, got -1.0"),
-        (lambda: optimizers.sgd(None, momentum=0.9, weight_decay=math.nan), "weight_decay must be >= 0, got nan"),
-    ],
-)
-def test_bad_values_of_an_optimizer_are_refused(call, message):
-    with pytest.raises(ValueError, match=message):
-        call()
+def test_every_step_augments_with_a_key_of_its_own():
+    def noise(images, rng):
+        return to_float(images) * 0 + jax.random.uniform(rng)
+
+    train_step, state = make_step(noise, **SIMPLE_PARTS), start(**SIMPLE_PARTS)
+    key, seen = jax.random.clone(state.key), []
+    for batch in batches(3):
+        state, metrics = train_step(state, batch)
+        seen.append((float(metrics["pixel"]), float(metrics["drawn"])))
+    keys = [jax.random.split(jax.random.fold_in(key, number)) for number in range(3)]
+    np.testing.assert_allclose(seen, [[jax.random.uniform(rng) for rng in pair] for pair in keys], rtol=1e-6)
+    assert len(set(np.ravel(seen))) == 6
+
+
+# Accumulation.
+
+
+def recorded(features, labels, mask):
+    """Weights that follow the features; the state is what came."""
+    mask = jnp.ones(BATCH, bool) if mask is None else mask
+    of_class = (labels[None, :] == jnp.arange(CLASSES)[:, None]) & mask[None, :]
+    return 1 + jnp.sum(jnp.where(of_class, jnp.sum(features, axis=1)[None, :], 0.0), axis=1), (features, labels, mask)
+
+
+def test_accumulation_changes_neither_the_update_nor_what_the_balancer_gets():
+    """Parts of 3 with masks that leave 3, 1, 2 and 0 of them."""
+    recorder = balancers.Balancer(
+        lambda: (jnp.zeros((BATCH, 128)), jnp.zeros(BATCH, jnp.int32), jnp.zeros(BATCH, bool)),
+        lambda state, features, labels, mask=None: recorded(features, labels, mask),
+        lambda state: {},
+    )
+    parts = {
+        "model": models.create("lenet", CLASSES),
+        "objective": objectives.Supervised(losses.create("focal", gamma=1.0)),
+        "balancer": recorder,
+        "optimizer": optimizers.optimizer("adam", optax.constant_schedule(1e-3), weight_decay=0.1, clip_norm=0.5),
+    }
+    states = [start(**parts), start(**parts)]
+    steps = [make_step(accumulate=accumulate, **parts) for accumulate in (1, 4)]
+    mask = np.array([1, 1, 1, 0, 1, 0, 1, 1, 0, 0, 0, 0], bool)
+    for number, batch in enumerate(batches(3)):
+        batch |= {"mask": mask if number == 1 else np.ones(BATCH, bool)}
+        (states[0], whole), (states[1], in_parts) = (
+            train_step(state, batch) for train_step, state in zip(steps, states, strict=True)
+        )
+        chex.assert_trees_all_close(whole, in_parts, rtol=1e-4)
+        for name in ("params", "opt_state", "balancing"):
+            chex.assert_trees_all_close(getattr(states[0], name), getattr(states[1], name), rtol=1e-3, atol=1e-5)
+        np.testing.assert_array_equal(states[1].balancing[1], batch["label"])
+        np.testing.assert_array_equal(states[1].balancing[2], batch["mask"])
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), states[0].params, initial(0, **parts).params)
+    assert min(jax.tree.leaves(moved)) > 1e-3  # far above what is tolerated
+
+
+@jax.jit
+def loss_and_statistics(params, stats, images, labels, weights):
+    outputs, changed = forward(params, stats, images)
+    return jnp.mean(weights[labels] * cross_entropies(outputs.logits, labels)), changed["batch_stats"]
+
+
+def test_parts_are_consecutive_and_normalised_one_by_one():
+    """By hand, with batch statistics: the mean of the parts' gradients, and running ones updated part by part."""
+    parts = SIMPLE_PARTS | {"optimizer": optax.sgd(1.0)}
+    state = start(**parts)
+    params, stats = to_numpy(state.params), state.batch_stats
+    weights = np.float32(3 / 1.75) / np.array([1, 2, 4], np.float32)
+    (batch,) = batches(1)
+    images = to_float(batch["image"])
+    gradients, differentiate = [], jax.jit(jax.grad(loss_and_statistics, has_aux=True))
+    for part in (slice(0, 6), slice(6, 12)):
+        of_part, stats = differentiate(state.params, stats, images[part], batch["label"][part], weights)
+        gradients.append(to_numpy(of_part))
+    gradient = jax.tree.map(lambda a, b: (a + b) / 2, *gradients)
+    state, metrics = make_step(accumulate=2, **parts)(state, batch)
+    expected = jax.tree.map(lambda p, g: p - g, params, gradient)
+    chex.assert_trees_all_close(to_numpy(state.params), expected, rtol=1e-4, atol=1e-6)
+    chex.assert_trees_all_close(state.batch_stats, stats, rtol=1e-5)
+    norm = np.sqrt(sum(np.sum(leaf**2) for leaf in jax.tree.leaves(gradient)))
+    np.testing.assert_allclose(metrics["gradient_norm"], norm, rtol=1e-5)
+
+
+def test_a_balancer_that_ignores_features_costs_no_second_forward_pass():
+    def looking(state, features, labels, mask=None):
+        return 1 + 0 * jnp.sum(features) + jnp.zeros(CLASSES), state
+
+    def products(balancer):
+        parts = SIMPLE_PARTS | {"balancer": balancer}
+        abstract = jax.eval_shape(lambda: fresh(**parts))
+        lowered = make_step(accumulate=2, **parts).lower(abstract, next(batches(1)))
+        return lowered.compile().as_text().count(" dot(")
+
+    looks = products(balancers.Balancer(tuple, looking, lambda state: {}))
+    assert 0 < products(balancers.uniform(CLASSES)) < looks
+
+
+def test_a_batch_must_divide_into_its_parts():
+    with pytest.raises(ValueError, match="a batch of 12 examples does not divide into accumulate = 5 parts"):
+        jax.eval_shape(make_step(accumulate=5, **SIMPLE_PARTS), start(**SIMPLE_PARTS), next(batches(1)))
+    with pytest.raises(ValueError, match="accumulate must be an integer >= 1, got 0"):
+        make_step(accumulate=0)
+
+
+# Averaging.
+
+
+def test_averages_are_those_by_hand_and_what_is_evaluated():
+    options = SIMPLE_PARTS | {"ema_decay": 0.22}
+    train_step, state = make_step(**options), start(**options)
+    average = {"params": to_numpy(state.params), "batch_stats": to_numpy(state.batch_stats)}
+    chex.assert_trees_all_equal(to_numpy(state.average), average)
+    for decay, batch in zip((1 / 10, 2 / 11, 0.22), batches(3), strict=True):
+        state, _ = train_step(state, batch)
+        new = {"params": to_numpy(state.params), "batch_stats": to_numpy(state.batch_stats)}
+        average = jax.tree.map(lambda old, now, d=decay: d * old + (1 - d) * now, average, new)
+        chex.assert_trees_all_close(to_numpy(state.average), average, rtol=1e-5, atol=1e-7)
+    eval_step = step.make_eval_step(Net(), losses.create("cross_entropy"), to_float)
+    averaged = dataclasses.replace(state, params=average["params"], batch_stats=average["batch_stats"], average=())
+    chex.assert_trees_all_close(eval_step(state, batch), eval_step(averaged, batch), atol=1e-5)
+    assert (
+        np.abs(eval_step(state, batch)["loss"] - eval_step(dataclasses.replace(state, average=()), batch)["loss"]).max()
+        > 1e-3
+    )
+    assert start().average == ()
+
+
+@pytest.mark.parametrize("value", [1.0, -0.1, np.nan])
+def test_averages_need_a_decay_below_one(value):
+    for make in (start, make_step):
+        with pytest.raises(ValueError, match=r"ema_decay must lie in \[0, 1\), got"):
+            make(ema_decay=value)
+
+
+# Steps left out.
+
+
+class Fragile(objectives.Supervised):
+    """The loss of class 1 is NaN where the batch says so; its state counts."""
+
+    def init(self, rng, variables, outputs):
+        return jnp.zeros((), jnp.int32)
+
+    def __call__(self, forward, batch, state, rng):
+        result = super().__call__(forward, batch, state, rng)
+        (term,) = result.terms
+        broken = jnp.where(batch["break"] & (term.labels == 1), jnp.nan, 1.0)
+        return result._replace(terms=[term._replace(losses=term.losses * broken)], state=state + 1)
+
+
+def test_a_step_that_is_not_finite_is_left_out_and_counted():
+    """But the pool goes on; and the run after it is the one that never met it."""
+    options = {"objective": Fragile(losses.create("cross_entropy")), "skip_nonfinite": True, "ema_decay": 0.9}
+    init = {name: value for name, value in options.items() if name != "skip_nonfinite"}
+    traced = Traced()
+    train_step, state = make_step(traced, **options), start(**init)
+    whole = [batch | {"break": np.zeros((), bool)} for batch in batches(3)]
+    state, metrics = train_step(state, whole[0])
+    assert (metrics["nonfinite_place"], state.skipped) == (-1, 0)
+    before = jax.device_get(dataclasses.replace(state, key=()))
+    state, metrics = train_step(state, whole[1] | {"break": np.ones((), bool)})
+    after = jax.device_get(dataclasses.replace(state, key=()))
+    assert np.isnan(metrics["loss"])
+    assert "class 'one'" in diagnosis.describe(metrics, ["zero", "one", "two"], state.params)
+    for name in ("params", "batch_stats", "opt_state", "objective", "average"):
+        chex.assert_trees_all_equal(getattr(after, name), getattr(before, name))
+    assert (after.step, after.skipped) == (2, 1)
+    assert np.sum(after.balancing.pool.labels >= 0) == 2 * BATCH
+    state, _ = train_step(state, whole[2])
+    assert (state.step, state.skipped, state.objective) == (3, 1, 2)
+    assert traced.count == 1
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((state.params, state.average, state.batch_stats)))
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), state.params, before.params)
+    assert min(jax.tree.leaves(moved)) > 0
+
+
+def test_without_skipping_nothing_is_hidden():
+    parts = SIMPLE_PARTS | {"objective": Fragile(losses.create("cross_entropy"))}
+    state, metrics = make_step(**parts)(start(**parts), next(batches(1)) | {"break": np.ones((), bool)})
+    assert all(np.isnan(leaf).any() for leaf in jax.tree.leaves(state.params))
+    assert np.isnan(metrics["gradient_norm"])
+    assert (state.step, state.skipped) == (1, 0)
+
+
+def test_skipping_copies_no_pool():
+    large = balancers.semantic_scale(CLASSES, 50_000 * BATCH, dim=DIM, batch_size=BATCH)
+    abstract = jax.eval_shape(lambda: fresh(balancer=large))
+    compiled = make_step(balancer=large, skip_nonfinite=True).lower(abstract, next(batches(1))).compile()
+    rows = abstract.balancing.pool.rows
+    assert rows.size * 4 > 16e6
+    assert compiled.memory_analysis().temp_size_in_bytes < 4e6
+
+
+# Precision, restores and devices.
+
+
+def test_half_precision_stays_in_the_network():
+    narrow = {"model": Net(dtype=jnp.bfloat16), "ema_decay": 0.9}
+    for accumulate in (1, 3):
+        before = jax.eval_shape(lambda: fresh(**narrow))
+        train_step = make_step(skip_nonfinite=True, accumulate=accumulate, **narrow)
+        after, metrics = jax.eval_shape(train_step, before, next(batches(1)))
+        assert jax.tree.map(lambda leaf: leaf.dtype, after) == jax.tree.map(lambda leaf: leaf.dtype, before)
+        arrays = jax.tree.leaves((metrics, dataclasses.replace(after, key=())))
+        assert {leaf.dtype.name for leaf in arrays} == {"float32", "int32", "bool"}
+    states, steps = [start(**SIMPLE_PARTS), start(**SIMPLE_PARTS)], [make_step(**SIMPLE_PARTS)]
+    steps.append(make_step(**SIMPLE_PARTS | {"model": Net(dtype=jnp.bfloat16)}))
+    for batch in batches(3):
+        (states[0], wide), (states[1], narrow) = (
+            train_step(state, batch) for train_step, state in zip(steps, states, strict=True)
+        )
+        np.testing.assert_allclose(narrow["loss"], wide["loss"], rtol=0.02)
+        assert narrow["loss"] != wide["loss"]
+
+
+def test_a_state_that_was_on_the_host_needs_no_new_trace():
+    straight, restored = start(), start()
+    for batch in batches(4):
+        straight, _ = default_step()(straight, batch)
+        on_host = jax.device_get(dataclasses.replace(restored, key=jax.random.key_data(restored.key)))
+        restored = jax.device_put(dataclasses.replace(on_host, key=jax.random.wrap_key_data(on_host.key)))
+        restored, _ = default_step()(restored, batch)
+    chex.assert_trees_all_equal(straight, restored)
+
+
+@pytest.mark.parametrize("accumulate", [1, pytest.param(3, marks=pytest.mark.slow)])
+def test_devices_share_a_batch_and_the_pool(accumulate):
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
+    shared = {
+        "balancer": balancers.semantic_scale(CLASSES, 3 * BATCH, dim=DIM, batch_size=BATCH, mesh=mesh),
+        "ema_decay": 0.9,
+        "mesh": mesh,
+    }
+    one = default_step() if accumulate == 1 else make_step(accumulate=accumulate)
+    traced = Traced()
+    many = make_step(traced, accumulate=accumulate, skip_nonfinite=True, **shared)
+    alone, together = start(), fresh(**shared)
+    placed = [leaf.sharding for leaf in jax.tree.leaves(together)]
+    for batch in batches(4):
+        alone, expected = one(alone, batch)
+        together, metrics = many(together, jax.device_put(batch, NamedSharding(mesh, P("data"))))
+        chex.assert_trees_all_close(metrics, expected, rtol=1e-4)
+        assert [leaf.sharding for leaf in jax.tree.leaves(together)] == placed
+    assert traced.count == 1
+    for name in ("params", "batch_stats"):
+        chex.assert_trees_all_close(getattr(together, name), getattr(alone, name), rtol=1e-3, atol=1e-5)
+    pool = together.balancing.pool
+    np.testing.assert_array_equal(pool.labels, alone.balancing.pool.labels)
+    assert pool.rows.sharding.spec == P(None, "data")
+    assert together.params["head"]["kernel"].sharding.is_fully_replicated

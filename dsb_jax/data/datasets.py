@@ -2,10 +2,12 @@
 
 import contextlib
 import fcntl
+import functools
 import io
 import logging
 import os
 import pathlib
+import re
 import shutil
 from collections.abc import Iterator
 
@@ -13,6 +15,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import constants
 
 from dsb_jax import validation
+from dsb_jax.data import images
 from dsb_jax.data.builders import BUILDERS
 from dsb_jax.data.records import RecordSource, Split
 
@@ -22,30 +25,33 @@ PathLike = str | os.PathLike[str]
 
 
 def names() -> list[str]:
-    """The names of all datasets, sorted.
+    """The names of all datasets, sorted; ``folder`` stands for ``folder/NAME``, any directory of class/image files.
 
     Example:
       >>> names()
-      ['digits', 'mnist']
+      ['cifar10', 'cifar100', 'digits', 'fashion_mnist', 'folder', 'mnist']
     """
     return sorted(BUILDERS)
 
 
-def load(name: str, split: str, *, data_dir: PathLike | None = None) -> Split:
+def load(name: str, split: str, *, data_dir: PathLike | None = None, image_size: int | None = None) -> Split:
     """One split of a prepared dataset, by TFDS's ArrayRecord files and without TensorFlow.
 
     A dataset that comes with its images (``digits``) is prepared on first use.
 
     Args:
-      name: one of ``names()``.
+      name: one of ``names()``, or ``folder/NAME``.
       split: ``"train"`` or ``"test"``.
       data_dir: the folder of TFDS's datasets; by default ``$TFDS_DATA_DIR``, or ``~/tensorflow_datasets``.
+      image_size: height and width to which images are brought, by :func:`dsb_jax.data.images.decode_square`; by default
+        they are as they are stored, which must be of one size.
 
     Returns:
       The split; examples are read when they are asked for.
 
     Raises:
-      ValueError: an unknown name or split, or a dataset stored in a format that only TensorFlow reads.
+      ValueError: an unknown name or split, images of many sizes without an ``image_size``, or a dataset stored in a
+        format that only TensorFlow reads.
       FileNotFoundError: the dataset is not there; the message is the command that prepares it.
 
     Example:
@@ -55,7 +61,7 @@ def load(name: str, split: str, *, data_dir: PathLike | None = None) -> Split:
     """
     folder = _folder(name, data_dir)
     if not _is_complete(folder):
-        if BUILDERS[name].MANUAL_DOWNLOAD_INSTRUCTIONS:
+        if _builder(name).MANUAL_DOWNLOAD_INSTRUCTIONS:
             raise FileNotFoundError(f"{name} is not in {folder}; prepare it with: {_command(name, data_dir)}")
         prepare(name, data_dir=data_dir)
     builder = tfds.builder_from_directory(folder)
@@ -70,7 +76,15 @@ def load(name: str, split: str, *, data_dir: PathLike | None = None) -> Split:
         ) from error
     features = builder.info.features
     class_names, image_shape = tuple(features["label"].names), tuple(features["image"].shape)
-    source = RecordSource(records, where=f"{name}/{split}", num_classes=len(class_names), image_shape=image_shape)
+    if image_size is not None:
+        size, channels = validation.positive_int("image_size", image_size), image_shape[-1]
+        image_shape = (size, size, channels)
+        decode = functools.partial(images.decode_square, size=size, channels=channels)
+    elif None in image_shape:
+        raise ValueError(f"{name} has images of many sizes: set image_size, the height and width to bring them to")
+    else:
+        decode = functools.partial(images.decode, shape=image_shape)
+    source = RecordSource(records, where=f"{name}/{split}", num_classes=len(class_names), decode=decode)
     return Split(name, split, source, class_names, image_shape)
 
 
@@ -83,7 +97,7 @@ def prepare(
     dataset is ever read. Of several processes one writes, and the others wait for it.
 
     Args:
-      name: one of ``names()``.
+      name: one of ``names()``, or ``folder/NAME`` with a NAME of the caller's choice.
       archive: the folder of the original files, for a dataset that does not come with its images.
       data_dir: as for ``load``.
 
@@ -102,7 +116,7 @@ def prepare(
     folder = _folder(name, data_dir)
     if _is_complete(folder):
         return folder, False
-    wanted = BUILDERS[name].MANUAL_DOWNLOAD_INSTRUCTIONS
+    wanted = _builder(name).MANUAL_DOWNLOAD_INSTRUCTIONS
     if wanted and archive is None:
         raise ValueError(f"{name} needs an archive: {wanted}")
     if wanted and not (os.path.isdir(archive) and os.listdir(archive)):
@@ -116,7 +130,9 @@ def prepare(
         if folder.exists():
             raise ValueError(f"{folder} is there but is not a complete dataset; remove it and prepare {name} again")
         _logger.info("Preparing %s in %s", name, folder)
-        builder = BUILDERS[name](data_dir=_data_dir(data_dir), file_format="array_record")
+        _, _, own_name = name.partition("/")
+        config = tfds.core.BuilderConfig(name=own_name) if own_name else None
+        builder = _builder(name)(data_dir=_data_dir(data_dir), config=config, file_format="array_record")
         with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download, and there is none
             builder.download_and_prepare(
                 download_config=tfds.download.DownloadConfig(manual_dir=archive, try_download_gcs=False)
@@ -128,10 +144,19 @@ def _data_dir(data_dir: PathLike | None) -> pathlib.Path:
     return pathlib.Path(data_dir or constants.get_default_data_dir()).expanduser()
 
 
-def _folder(name: str, data_dir: PathLike | None) -> pathlib.Path:
-    if name not in BUILDERS:
+def _builder(name: str) -> type[tfds.core.GeneratorBasedBuilder]:
+    """The builder of a dataset; its name has a second part, the user's own, for ``folder`` alone."""
+    kind, slash, own_name = name.partition("/")
+    if kind not in BUILDERS or (slash and kind != "folder"):
         raise validation.unknown_name("dataset", name, BUILDERS)
-    return _data_dir(data_dir) / name / str(BUILDERS[name].VERSION)
+    if kind == "folder" and not re.fullmatch(r"\w[\w.-]*", own_name):
+        raise ValueError(f"own images are called folder/NAME, NAME of letters, digits and '_-.', got {name!r}")
+    return BUILDERS[kind]
+
+
+def _folder(name: str, data_dir: PathLike | None) -> pathlib.Path:
+    version = str(_builder(name).VERSION)
+    return _data_dir(data_dir) / name / version
 
 
 def _is_complete(folder: pathlib.Path) -> bool:
@@ -142,7 +167,7 @@ def _command(name: str, data_dir: PathLike | None) -> str:
     """The command line that prepares a dataset, and what its archive is."""
     where = f" --data-dir {os.fspath(data_dir)}" if data_dir else ""
     command = f"python -m dsb_jax.data.prepare {name} --archive DIR{where}"
-    return f"{command}  (DIR is {BUILDERS[name].MANUAL_DOWNLOAD_INSTRUCTIONS})"
+    return f"{command}  (DIR is {_builder(name).MANUAL_DOWNLOAD_INSTRUCTIONS})"
 
 
 @contextlib.contextmanager

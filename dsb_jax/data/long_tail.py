@@ -1,4 +1,4 @@
-"""Long-tailed training sets: how many images each class keeps, and which."""
+"""Subsets of a training set, long-tailed or balanced: how many images each class keeps, and which."""
 
 from collections.abc import Sequence
 
@@ -11,6 +11,41 @@ MNIST_LT: dict[int, tuple[int, ...]] = {
     1: (5923, 3590, 2940, 2518, 2256, 1972, 1700, 1300, 1100, 900),
     2: (5923, 3090, 2540, 1818, 1356, 972, 484, 272, 122, 74),
 }
+
+# Images per class of the balanced sub-datasets (Ma et al., 2023, Table 7, Figures 2 and 22). Each one holds those
+# before it ("new samples are continuously added to the original samples instead of re-selecting", Appendix K), as the
+# subsets of one seed do; settings ``long_tail="balanced"`` and ``images_per_class``.
+BALANCED: dict[str, tuple[int, ...]] = {
+    "cifar10": (50, 100, 200, 300, 400, 500, 600, 800, 1000, 2000, 3000, 4000, 5000),
+    "cifar100": (10, 20, 30, 50, 100, 200, 300, 400, 500),
+    "mini_imagenet": (10, 20, 30, 50, 100, 200, 300, 400, 500),
+}
+
+
+def balanced_counts(images_per_class: int, num_classes: int) -> np.ndarray:
+    """Images per class of a balanced subset: the same number of every class.
+
+    Args:
+      images_per_class: m of Table 7.
+      num_classes: number of classes.
+
+    Returns:
+      Counts, int64 ``[num_classes]``.
+
+    Raises:
+      ValueError: an argument below 1.
+
+    Example:
+      >>> labels = np.arange(1000) % 4
+      >>> small, large = (subset(labels, balanced_counts(m, 4), seed=0) for m in (50, 100))
+      >>> len(small), len(large), set(small) <= set(large)
+      (200, 400, True)
+
+    Ma et al., Delving into Semantic Scale Imbalance, 2023, Sec. 3.3 and Appendix D.1.
+    """
+    validation.positive_int("images_per_class", images_per_class)
+    validation.positive_int("num_classes", num_classes)
+    return np.full(num_classes, images_per_class, np.int64)
 
 
 def exponential_counts(largest: int, num_classes: int, imbalance: float) -> np.ndarray:
@@ -49,7 +84,7 @@ def exponential_counts(largest: int, num_classes: int, imbalance: float) -> np.n
 
 
 def subset(labels: np.ndarray, counts: Sequence[int] | np.ndarray, *, seed: int) -> np.ndarray:
-    """The rows of a long-tailed training set: ``counts[c]`` random rows of every class c.
+    """The rows of a subset of a training set: ``counts[c]`` random rows of every class c.
 
     Each class is shuffled by itself, with a seed made of ``seed`` and c, and its first ``counts[c]`` rows are kept. So
     subsets of one seed are nested: smaller counts keep a part of what larger ones keep.

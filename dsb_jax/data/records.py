@@ -3,13 +3,11 @@
 import dataclasses
 import functools
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from tensorflow_datasets.proto import tf_example_pb2
-
-from dsb_jax.data import images
 
 Example = dict[str, Any]
 
@@ -72,14 +70,14 @@ class RecordSource:
       records: random access to the records as bytes; ``__getitems__`` reads several at once.
       where: what errors call this source, such as ``"mnist/train"``.
       num_classes: labels must lie in ``[0, num_classes)``.
-      image_shape: the shape every image must have.
+      decode: makes a uint8 image ``[height, width, channels]`` of encoded bytes; raises ValueError where it cannot.
     """
 
-    def __init__(self, records: Any, *, where: str, num_classes: int, image_shape: tuple[int, int, int]) -> None:
+    def __init__(self, records: Any, *, where: str, num_classes: int, decode: Callable[[bytes], np.ndarray]) -> None:
         self._records = records
         self._where = where
         self._num_classes = num_classes
-        self._image_shape = image_shape
+        self._decode = decode
 
     def __len__(self) -> int:
         return len(self._records)
@@ -91,7 +89,7 @@ class RecordSource:
         examples = []
         for index, encoded, label in self._read(indices):
             try:
-                image = images.decode(encoded, self._image_shape)
+                image = self._decode(encoded)
             except ValueError as error:
                 raise ValueError(f"{self._where}[{index}]: {error}") from error
             examples.append({"image": image, "label": label})

@@ -4,9 +4,13 @@ Per-class results are vectors ``[num_classes]``; accuracies are fractions in [0,
 test sample. NaN means "undefined" throughout, is never warned about, and never spreads to another class.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike
 
+import dsb_jax
 from dsb_jax import validation
 
 
@@ -33,8 +37,8 @@ def confusion_matrix(labels: ArrayLike, predictions: ArrayLike, num_classes: int
              [1, 0, 0]])
     """
     validation.positive_int("num_classes", num_classes)
-    rows = _classes("labels", labels, num_classes)
-    columns = _classes("predictions", predictions, num_classes)
+    rows = classes("labels", labels, num_classes)
+    columns = classes("predictions", predictions, num_classes)
     if len(rows) != len(columns):
         raise ValueError(f"labels and predictions must have one length, got {len(rows)} and {len(columns)}")
     counts = np.bincount(rows * num_classes + columns, minlength=num_classes**2)
@@ -59,14 +63,43 @@ def class_accuracy(confusion: ArrayLike) -> np.ndarray:
       >>> class_accuracy([[3, 1, 0], [0, 2, 0], [0, 0, 0]])
       array([0.75, 1.  ,  nan])
     """
-    confusion = np.asarray(confusion)
-    if confusion.ndim != 2 or confusion.shape[0] != confusion.shape[1]:
-        raise ValueError(f"confusion must have shape [num_classes, num_classes], got {confusion.shape}")
-    if not np.issubdtype(confusion.dtype, np.integer) or (confusion < 0).any():
-        raise ValueError("confusion must hold counts, integers >= 0")
+    confusion = _confusion(confusion)
     samples = confusion.sum(axis=1)
     accuracy = np.full(len(samples), np.nan)
     return np.divide(confusion.diagonal(), samples, out=accuracy, where=samples > 0)
+
+
+def hardest_pairs(confusion: ArrayLike, number: int = 6) -> np.ndarray:
+    """The pairs of classes of which one is most often taken for the other.
+
+    Pairs ``(i, j)`` with ``i ≠ j`` by falling error rate ``M[i, j] / Σ_k M[i, k]``, the fraction of class i that is
+    taken for class j. A pair has a direction: (cat, dog) and (dog, cat) may both be among them. Of equal rates the one
+    of more samples is first, as the surer one, and then the one of smaller i, then j.
+
+    Args:
+      confusion: counts ``[C, C]``, rows true, as from `confusion_matrix`.
+      number: how many pairs to return at most.
+
+    Returns:
+      int64 ``[P, 2]`` of (true class, predicted class), P <= ``number``: a pair that was never confused is not hard.
+
+    Raises:
+      ValueError: if ``confusion`` is not a square matrix of counts, or ``number`` not a positive integer.
+
+    Example:
+      >>> hardest_pairs([[8, 2, 0], [1, 1, 0], [0, 4, 4]])
+      array([[2, 1],
+             [1, 0],
+             [0, 1]])
+    """
+    confusion, number = _confusion(confusion), validation.positive_int("number", number)
+    true, predicted = np.nonzero(confusion)
+    wrong = true != predicted
+    true, predicted = true[wrong], predicted[wrong]
+    errors = confusion[true, predicted]
+    rate = errors / confusion.sum(axis=1)[true]
+    hardest = np.lexsort((predicted, true, -errors, -rate))[:number]
+    return np.column_stack([true[hardest], predicted[hardest]])
 
 
 def shot_accuracy(
@@ -181,6 +214,55 @@ def correlations(
     return {name: pearson(accuracy, column) for name, column in zip(measures, columns, strict=True)}
 
 
+def correlations_by_alpha(
+    class_accuracy: ArrayLike,
+    volumes: ArrayLike,
+    centers: ArrayLike,
+    *,
+    present: ArrayLike,
+    alphas: Sequence[float] = (1, 1.5, 2, 2.5, 3),
+) -> dict[str, Any]:
+    """How closely class accuracy follows W, S' and S in one space, for several α: a part of the paper's Table 1.
+
+    The paper does not say whether its Table 1 measured features in the pool, features of the whole training set or
+    the images themselves; call this with the volumes and centres of each.
+
+    Args:
+      class_accuracy: ``[C]``, NaN for classes without test samples.
+      volumes: S' ``[C]``, in bits.
+      centers: ``[C, d]``, in the space in which the volumes were measured.
+      present: bool ``[C]``; an absent class has neither volume nor centre, and is left out.
+      alphas: smoothing of the interference, each >= 1.
+
+    Returns:
+      ``{"volume": r, "interclass": {"1": r, "1.5": r, ...}, "scale": {"1": r, "1.5": r, ...}}``; NaN where undefined.
+
+    Raises:
+      ValueError: if a shape is wrong, an accuracy is outside of [0, 1] or an alpha below 1.
+
+    Example:
+      >>> centers = np.array([[0.0], [1.0], [5.0]], np.float32)
+      >>> r = correlations_by_alpha(
+      ...     [0.9, 0.6, 0.8], np.array([9.0, 6.0, 7.0], np.float32), centers, present=[True] * 3, alphas=(1, 2))
+      >>> round(r["volume"], 2), {alpha: round(value, 2) for alpha, value in r["scale"].items()}
+      (0.93, {'1': 0.91, '2': 1.0})
+    """
+    accuracy, volumes = vectors(class_accuracy=class_accuracy, volumes=volumes)
+    _fractions("class_accuracy", accuracy)
+    present, volumes32 = np.asarray(present), volumes.astype(np.float32)
+
+    def follows(measure: ArrayLike) -> float:
+        return pearson(accuracy, np.where(present, measure, np.nan))
+
+    w = {f"{alpha:g}": dsb_jax.interclass_weights(centers, alpha, present=present) for alpha in alphas}
+    s = {f"{alpha:g}": dsb_jax.semantic_scales(volumes32, centers, alpha, present=present) for alpha in alphas}
+    return {
+        "volume": follows(volumes),
+        "interclass": {alpha: follows(measure) for alpha, measure in w.items()},
+        "scale": {alpha: follows(measure) for alpha, measure in s.items()},
+    }
+
+
 def vectors(**columns: ArrayLike) -> list[np.ndarray]:
     """The arguments as float64 vectors of one length.
 
@@ -205,6 +287,28 @@ def vectors(**columns: ArrayLike) -> list[np.ndarray]:
     return arrays
 
 
+def classes(name: str, values: ArrayLike, num_classes: int) -> np.ndarray:
+    """The argument ``name`` as int64 classes ``[samples]``.
+
+    Raises:
+      ValueError: if it is no vector of integers in ``[0, num_classes)``.
+
+    Example:
+      >>> classes("labels", np.array([2, 0], np.uint8), 3)
+      array([2, 0])
+    """
+    array = np.asarray(values)
+    if array.ndim != 1:
+        raise ValueError(f"{name} must have shape [samples], got {array.shape}")
+    if array.size and not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(f"{name} must be integers, got {array.dtype}")
+    bad = (array < 0) | (array >= num_classes)
+    if bad.any():
+        where = int(bad.argmax())
+        raise ValueError(f"{name} must lie in [0, {num_classes}), got {array[where]} at position {where}")
+    return array.astype(np.int64)
+
+
 def _standardized(x: np.ndarray) -> np.ndarray:
     """``x`` less its mean, of length 1; NaNs if all are equal."""
     # A power of two scales without rounding, and where the mean dwarfs the spread a member of the sample subtracts
@@ -217,17 +321,13 @@ def _standardized(x: np.ndarray) -> np.ndarray:
     return x / np.linalg.norm(x)
 
 
-def _classes(name: str, values: ArrayLike, num_classes: int) -> np.ndarray:
-    array = np.asarray(values)
-    if array.ndim != 1:
-        raise ValueError(f"{name} must have shape [samples], got {array.shape}")
-    if array.size and not np.issubdtype(array.dtype, np.integer):
-        raise ValueError(f"{name} must be integers, got {array.dtype}")
-    bad = (array < 0) | (array >= num_classes)
-    if bad.any():
-        where = int(bad.argmax())
-        raise ValueError(f"{name} must lie in [0, {num_classes}), got {array[where]} at position {where}")
-    return array.astype(np.int64)
+def _confusion(confusion: ArrayLike) -> np.ndarray:
+    confusion = np.asarray(confusion)
+    if confusion.ndim != 2 or confusion.shape[0] != confusion.shape[1]:
+        raise ValueError(f"confusion must have shape [num_classes, num_classes], got {confusion.shape}")
+    if not np.issubdtype(confusion.dtype, np.integer) or (confusion < 0).any():
+        raise ValueError("confusion must hold counts, integers >= 0")
+    return confusion
 
 
 def _fractions(name: str, array: np.ndarray) -> None:

@@ -9,10 +9,12 @@ import jax.numpy as jnp
 from dsb_jax import validation
 from dsb_jax.models import heads
 from dsb_jax.models.classifier import Classifier, Outputs
+from dsb_jax.models.layers import BasicBlock
 from dsb_jax.models.lenet import LeNet
+from dsb_jax.models.resnet import STEMS, Bottleneck, ResNet
 from dsb_jax.models.resnet_cifar import ResNetCifar
 
-__all__ = ["Classifier", "Outputs", "create", "names"]
+__all__ = ["STEMS", "WITH_STEMS", "Classifier", "Outputs", "create", "names"]
 
 # Name -> backbone, called with ``dtype=``. A backbone is a module ``(images, *, train) -> features``.
 _BACKBONES = {
@@ -20,15 +22,21 @@ _BACKBONES = {
     "resnet8": functools.partial(ResNetCifar, blocks_per_stage=1),
     "resnet20": functools.partial(ResNetCifar, blocks_per_stage=3),
     "resnet32": functools.partial(ResNetCifar, blocks_per_stage=5),
+    "resnet18": functools.partial(ResNet, block=BasicBlock, blocks=(2, 2, 2, 2)),
+    "resnet34": functools.partial(ResNet, block=BasicBlock, blocks=(3, 4, 6, 3)),
+    "resnet50": functools.partial(ResNet, block=Bottleneck, blocks=(3, 4, 6, 3)),
 }
+
+# The models that `create` takes ``stem=`` for.
+WITH_STEMS = ("resnet18", "resnet34", "resnet50")
 
 
 def names(pattern: str = "*") -> list[str]:
     """The names that `create` knows and that match a shell-style ``pattern``, sorted.
 
     Example:
-      >>> names("resnet*")
-      ['resnet20', 'resnet32', 'resnet8']
+      >>> names("resnet?")
+      ['resnet8']
     """
     return fnmatch.filter(sorted(_BACKBONES), pattern)
 
@@ -40,6 +48,7 @@ def create(
     head: str = "linear",
     head_scale: float = 1.0,
     dtype: Any = jnp.float32,
+    stem: str | None = None,
     **unknown: Any,
 ) -> Classifier:
     """An image classifier.
@@ -51,6 +60,8 @@ def create(
       head_scale: Factor on the cosines; for losses that bring their own scale leave it at 1.
       dtype: What the backbone computes in: bfloat16, float16 or float32, or one of these names. Parameters, batch
         statistics, features and logits are float32 always.
+      stem: How resnet18, resnet34 and resnet50 begin: ``"imagenet"``, the default, a 7x7 convolution and max-pooling
+        that quarter the resolution; or ``"cifar"``, a 3x3 convolution that keeps it, for small images.
       **unknown: Anything else raises.
 
     Returns:
@@ -71,11 +82,20 @@ def create(
     if name not in _BACKBONES:
         raise validation.unknown_name("model", name, _BACKBONES)
     for option in unknown:
-        raise validation.unknown_name("model option", option, ("dtype", "head", "head_scale"))
-    return Classifier(
-        backbone=_BACKBONES[name](dtype=_compute_dtype(dtype)),
-        head=heads.create(head, num_classes, scale=head_scale),
-    )
+        raise validation.unknown_name("model option", option, ("dtype", "head", "head_scale", "stem"))
+    options = {"dtype": _compute_dtype(dtype)}
+    if stem is not None:
+        options["stem"] = _stem(stem, name)
+    backbone = _BACKBONES[name](**options)
+    return Classifier(backbone=backbone, head=heads.create(head, num_classes, scale=head_scale))
+
+
+def _stem(stem: str, name: str) -> str:
+    if name not in WITH_STEMS:
+        raise ValueError(f"stem belongs to {', '.join(WITH_STEMS)}, got stem={stem!r} with {name}")
+    if stem not in STEMS:
+        raise validation.unknown_name("stem", stem, STEMS)
+    return stem
 
 
 def _compute_dtype(dtype: Any) -> jnp.dtype:

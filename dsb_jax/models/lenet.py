@@ -24,13 +24,6 @@ class LeNet(nn.Module):
         x = images
         for index, channels in enumerate((20, 50), start=1):
             x = nn.Conv(channels, (5, 5), kernel_init=he_normal, dtype=self.dtype, name=f"conv{index}")(x)
-            x = nn.relu(_halve(x))
+            x = nn.relu(nn.max_pool(x, (2, 2), (2, 2)))
         x = x.reshape(x.shape[0], -1)
         return nn.relu(nn.Dense(128, kernel_init=he_normal, dtype=self.dtype, name="hidden")(x))
-
-
-def _halve(x: jax.Array) -> jax.Array:
-    """2x2 max-pooling, without an odd last row or column. (On CPU `nn.max_pool` has a slow gradient.)"""
-    batch, height, width, channels = x.shape
-    x = x[:, : height // 2 * 2, : width // 2 * 2]
-    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).max(axis=(2, 4))

@@ -13,6 +13,21 @@ from ml_collections import ConfigDict, config_dict
 
 from dsb_jax import validation
 
+# Where and how a run is done, not what it computes: a run may go on with other values of these.
+NEUTRAL = frozenset(
+    {
+        "data_dir",
+        "save_every",
+        "keep_checkpoints",
+        "devices",
+        "resident_megabytes",
+        "compilation_cache",
+        "profile",
+        "watchdog_minutes",
+        "tensorboard",
+    }
+)
+
 
 def base_config() -> ConfigDict:
     """All settings with their defaults; a file in ``configs/`` changes what its dataset needs.
@@ -26,12 +41,20 @@ def base_config() -> ConfigDict:
 
     config.dataset = "digits"
     config.data_dir = config_dict.placeholder(str)  # TFDS's default folder
-    config.long_tail = "none"  # none | exponential | mnist_lt_1 | mnist_lt_2
+    config.image_size = config_dict.placeholder(int)  # to which a dataset with images of many sizes is brought
+    config.long_tail = "none"  # none | exponential | balanced | mnist_lt_1 | mnist_lt_2
     config.imbalance = 1.0  # of the exponential long tail alone: largest class / smallest class
+    # Images of the largest class of an exponential tail, or of every class of a balanced subset: the smallest
+    # class's number by default. Subsets of one seed are nested.
+    config.images_per_class = config_dict.placeholder(int)
+    config.subset_seed = config_dict.placeholder(int)  # draws the subset; the run's seed by default
     config.mean = (0.5,)  # per channel, of images in [0, 1]
     config.std = (0.25,)
+    config.flip = False  # half of the training images left to right
+    config.crop_padding = 0  # training images are cropped at random after padding with this many zeros at each side
 
     config.model = "resnet8"
+    config.stem = config_dict.placeholder(str)  # of resnet18, 34 and 50: cifar | imagenet
     config.head = config_dict.placeholder(str)  # what the loss wants: cosine for ldam, else linear
     config.head_scale = 30.0  # of a cosine head under a loss that has no scale of its own
     config.dtype = "float32"  # in which the backbone computes
@@ -55,15 +78,40 @@ def base_config() -> ConfigDict:
 
     config.batch_size = 128
     config.epochs = 30
+    config.optimizer = "sgd"  # sgd | adam
     config.learning_rate = 0.1
-    config.schedule = "linear"  # linear | cosine | constant
-    config.momentum = 0.9
-    config.weight_decay = 5e-4  # added to the gradient
+    config.schedule = "linear"  # linear | cosine | exponential | step | constant
+    config.decay_rate = 0.98  # exponential: factor of every epoch
+    config.milestones = (160, 180)  # step: epochs after which the rate falls …
+    config.decay_factor = 0.1  # … by this factor
+    config.warmup_epochs = 0.0  # linearly from 0, before the schedule begins
+    config.momentum = 0.9  # beta1 of adam
+    config.adam_beta2 = 0.999
+    config.adam_epsilon = 1e-8
+    config.weight_decay = 5e-4
+    config.decay = "l2"  # l2: in the gradient, as torch.optim.SGD and Adam | decoupled: AdamW (Loshchilov et al., 2019)
+    config.decay_on = "all"  # all | kernels: without biases and what normalisations learn
+    config.clip_norm = 0.0  # largest norm of a gradient; 0 clips nothing
+    config.ema_decay = 0.0  # of the averaged parameters that are evaluated; 0 evaluates the parameters themselves
+    config.accumulate = 1  # parts of a batch that pass through the model one after the other
+    config.skip_nonfinite = False  # a step whose gradient is not finite: left out and counted, or the end of the run
 
-    config.seed = 0
+    config.seed = 0  # of parameters, order, augmentation and subset
     config.log_every = 50  # steps
     config.eval_every = 1  # epochs
     config.eval_batch_size = 500
+    config.sample_space = True  # the results also have volumes of the training images themselves
+    config.deterministic = False  # on GPU: the same bits every time, at some speed
+
+    # What follows is in NEUTRAL.
+    config.save_every = 1  # epochs
+    config.keep_checkpoints = 2  # the latest; the best is kept besides
+    config.devices = config_dict.placeholder(int)  # all by default; batch_size must be a multiple
+    config.resident_megabytes = 1024  # examples that take less live on the device as uint8
+    config.compilation_cache = config_dict.placeholder(str)  # a folder: compiled once, read by later runs
+    config.profile = ""  # "step:count" writes a trace of so many steps to the workdir
+    config.watchdog_minutes = 10.0  # without a step: the stacks of all threads are printed
+    config.tensorboard = True  # also write events, where TensorFlow is installed
     return config
 
 

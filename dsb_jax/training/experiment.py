@@ -1,12 +1,16 @@
 """A config becomes an experiment: data, model, objective, balancer and optimizer, checked before the first step."""
 
 import dataclasses
+import logging
 import math
+from collections.abc import Callable
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import AxisType, Mesh
 from ml_collections import ConfigDict
 
 from dsb_jax import balancers, data, losses, models, validation
@@ -14,11 +18,14 @@ from dsb_jax.balancers import Balancer
 from dsb_jax.data import long_tail, preprocess
 from dsb_jax.objectives import Supervised
 from dsb_jax.training import optimizers
-from dsb_jax.training.step import Preprocess
+from dsb_jax.training.config import base_config
+
+_logger = logging.getLogger(__name__)
 
 _LOSS_NAMES = {"cross_entropy": "CE", "focal": "Focal", "balanced_softmax": "BS", "ldam": "LDAM"}
 _BALANCER_NAMES = {"dsb": "DSB-", "uniform": "", "inverse_frequency": "IF-", "class_balanced": "CB-"}
-_LONG_TAILS = ("none", "exponential", "mnist_lt_1", "mnist_lt_2")
+_LONG_TAILS = ("none", "exponential", "balanced", "mnist_lt_1", "mnist_lt_2")
+_BALANCED = ("none", "balanced")
 _DSB_START_EPOCH = 5  # n of the paper
 
 
@@ -37,7 +44,9 @@ class Experiment:
       balancer: where class weights come from.
       schedule: the learning rate by step.
       optimizer: what makes updates of gradients.
-      preprocess: uint8 images to floats, on the device.
+      train_preprocess: uint8 images and a random key to floats, on the device, with augmentation.
+      eval_preprocess: uint8 images to floats, on the device.
+      mesh: the devices that share a batch, along the axis "data"; None for one device.
       steps: updates in all.
     """
 
@@ -51,7 +60,9 @@ class Experiment:
     balancer: Balancer
     schedule: optax.Schedule
     optimizer: optax.GradientTransformation
-    preprocess: Preprocess
+    train_preprocess: Callable[[jax.Array, jax.Array], jax.Array]
+    eval_preprocess: Callable[[jax.Array], jax.Array]
+    mesh: Mesh | None
     steps: int
 
     @property
@@ -89,22 +100,19 @@ def build(config: ConfigDict) -> Experiment:
       FileNotFoundError: if the dataset is not prepared; the message is the command that prepares it.
     """
     method(config)
-    for name in ("batch_size", "eval_batch_size", "log_every", "eval_every", "epochs"):
-        validation.positive_int(name, config[name])
-    if not 0 <= config.seed < 2**32:  # what a key of jax.random has room for
-        raise ValueError(f"seed must lie in [0, 2**32), got {config.seed}")
-    if config.start_epoch is not None and config.start_epoch < 0:
-        raise ValueError(f"start_epoch must be >= 0, got {config.start_epoch}")
-    splits = {split: data.load(config.dataset, split, data_dir=config.data_dir) for split in ("train", "test")}
+    _check_numbers(config)
+    options = {"data_dir": config.data_dir, "image_size": config.image_size}
+    splits = {split: data.load(config.dataset, split, **options) for split in ("train", "test")}
     train = splits["train"]
     indices = _training_rows(config, train)
     counts = np.bincount(train.labels[indices], minlength=train.num_classes)
     if config.batch_size > len(indices):
         raise ValueError(f"batch_size must be at most the {len(indices)} training examples, got {config.batch_size}")
+    mesh = _mesh(config)
     steps = math.ceil(config.epochs * len(indices) / config.batch_size)
-    alpha = config.dsb.alpha if config.dsb.alpha is not None else (1.0 if config.long_tail == "none" else 2.0)
-    schedule = optimizers.schedule(config.schedule, config.learning_rate, steps)
-    mean, std = tuple(config.mean), tuple(config.std)
+    alpha = config.dsb.alpha if config.dsb.alpha is not None else 1.0 if config.long_tail in _BALANCED else 2.0
+    schedule = _schedule(config, steps, len(indices))
+    train_preprocess, eval_preprocess = _preprocess(config)
     return Experiment(
         **splits,
         indices=indices,
@@ -112,28 +120,104 @@ def build(config: ConfigDict) -> Experiment:
         alpha=alpha,
         model=_model(config, train.num_classes),
         objective=Supervised(losses.create(config.loss, counts=counts, **config[config.loss])),
-        balancer=_balancer(config, counts, alpha),
+        balancer=_balancer(config, counts, alpha, mesh),
         schedule=schedule,
-        optimizer=optimizers.sgd(schedule, momentum=config.momentum, weight_decay=config.weight_decay),
-        preprocess=lambda images: preprocess.normalize(images, mean, std),
+        optimizer=_optimizer(config, schedule),
+        train_preprocess=train_preprocess,
+        eval_preprocess=eval_preprocess,
+        mesh=mesh,
         steps=steps,
     )
+
+
+def _check_numbers(config):
+    for name in ("batch_size", "eval_batch_size", "log_every", "eval_every", "save_every", "epochs", "accumulate"):
+        validation.positive_int(name, config[name])
+    validation.positive_int("keep_checkpoints", config.keep_checkpoints)
+    for name in ("seed", "subset_seed"):
+        if config[name] is not None and not 0 <= config[name] < 2**32:  # what a key of jax.random has room for
+            raise ValueError(f"{name} must lie in [0, 2**32), got {config[name]}")
+    if config.start_epoch is not None and config.start_epoch < 0:
+        raise ValueError(f"start_epoch must be >= 0, got {config.start_epoch}")
+    if config.batch_size % config.accumulate:
+        raise ValueError(f"batch_size must be a multiple of accumulate = {config.accumulate}, got {config.batch_size}")
+
+
+def _mesh(config):
+    """All devices, or the first few; one alone needs no mesh."""
+    devices = config.devices if config.devices is not None else jax.device_count()
+    validation.positive_int("devices", devices)
+    if devices > jax.device_count():
+        raise ValueError(f"devices must be at most the {jax.device_count()} that are here, got {devices}")
+    if config.batch_size % devices:
+        raise ValueError(
+            f"batch_size must be a multiple of the {devices} devices, got {config.batch_size}; "
+            "fewer devices are taken with --config.devices"
+        )
+    if devices == 1:
+        return None
+    return jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
 
 
 def _training_rows(config, train):
     if config.long_tail not in _LONG_TAILS:
         raise validation.unknown_name("long_tail", config.long_tail, _LONG_TAILS)
+    _warn_of_idle_settings(config)
     if config.long_tail == "none":
         return np.arange(len(train))
-    if config.long_tail == "exponential":
-        largest = int(np.bincount(train.labels, minlength=train.num_classes).min())
-        counts = long_tail.exponential_counts(largest, train.num_classes, config.imbalance)
-    else:
-        counts = np.asarray(long_tail.MNIST_LT[int(config.long_tail[-1])])
+    smallest = int(np.bincount(train.labels, minlength=train.num_classes).min())
+    largest = config.images_per_class if config.images_per_class is not None else smallest
+    validation.positive_int("images_per_class", largest)
+    match config.long_tail:
+        case "exponential":
+            counts = long_tail.exponential_counts(largest, train.num_classes, config.imbalance)
+        case "balanced":
+            counts = long_tail.balanced_counts(largest, train.num_classes)
+        case _:
+            counts = np.asarray(long_tail.MNIST_LT[int(config.long_tail[-1])])
+    seed = config.subset_seed if config.subset_seed is not None else config.seed
     try:
-        return long_tail.subset(train.labels, counts, seed=config.seed)
+        return long_tail.subset(train.labels, counts, seed=seed)
     except ValueError as error:
         raise ValueError(f"long_tail {config.long_tail!r} does not fit {config.dataset}: {error}") from error
+
+
+def _warn_of_idle_settings(config):
+    users = {"imbalance": ("exponential",), "images_per_class": ("exponential", "balanced")}
+    defaults = base_config()
+    for name, kinds in users.items():
+        if config[name] != defaults[name] and config.long_tail not in kinds:
+            _logger.warning("%s=%s has no effect with long_tail=%s", name, config[name], config.long_tail)
+
+
+def _schedule(config, steps, examples):
+    return optimizers.schedule(
+        config.schedule,
+        config.learning_rate,
+        steps,
+        steps_per_epoch=examples / config.batch_size,
+        decay_rate=config.decay_rate,
+        milestones=tuple(config.milestones),
+        decay_factor=config.decay_factor,
+        warmup_epochs=config.warmup_epochs,
+    )
+
+
+def _optimizer(config, schedule):
+    names = ("momentum", "adam_beta2", "adam_epsilon", "weight_decay", "decay", "decay_on", "clip_norm")
+    return optimizers.optimizer(config.optimizer, schedule, **{name: config[name] for name in names})
+
+
+def _preprocess(config):
+    mean, std = tuple(config.mean), tuple(config.std)
+
+    def train(images, rng):
+        return evaluation(preprocess.augment(images, rng, flip=config.flip, crop_padding=config.crop_padding))
+
+    def evaluation(images):
+        return preprocess.normalize(images, mean, std)
+
+    return train, evaluation
 
 
 def _model(config, num_classes):
@@ -143,10 +227,14 @@ def _model(config, num_classes):
         raise ValueError(f"loss {config.loss!r} needs cosines: head must be 'cosine', got {head!r}")
     own_scale = head == "linear" or wanted == "cosine"
     scale = 1.0 if own_scale else config.head_scale
-    return models.create(config.model, num_classes, head=head, head_scale=scale, dtype=config.dtype)
+    if config.stem is not None and config.stem not in models.STEMS:
+        raise validation.unknown_name("stem", config.stem, models.STEMS)
+    # A config of small images says "cifar" whatever its model is, and not all have more than one stem.
+    options = {"stem": config.stem} if config.stem is not None and config.model in models.WITH_STEMS else {}
+    return models.create(config.model, num_classes, head=head, head_scale=scale, dtype=config.dtype, **options)
 
 
-def _balancer(config, counts, alpha):
+def _balancer(config, counts, alpha, mesh):
     """The paper's three stages: fill the pool, keep filling it, and from ``start_epoch`` on weigh by it."""
     num_classes, examples, batch_size = len(counts), int(counts.sum()), config.batch_size
     default_start = 0
@@ -155,7 +243,9 @@ def _balancer(config, counts, alpha):
             default_start = _DSB_START_EPOCH
             settings = {key: value for key, value in config.dsb.items() if key != "alpha"}
             capacity = max(round(examples / batch_size), 1) * batch_size  # about one epoch
-            balancer = balancers.semantic_scale(num_classes, capacity, alpha=alpha, batch_size=batch_size, **settings)
+            balancer = balancers.semantic_scale(
+                num_classes, capacity, alpha=alpha, batch_size=batch_size, mesh=mesh, **settings
+            )
         case "uniform":
             balancer = balancers.uniform(num_classes)
         case "inverse_frequency":

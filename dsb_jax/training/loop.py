@@ -1,38 +1,48 @@
-"""The training loop: evaluate, next batch, step, metrics; then the results."""
+"""The training loop: evaluate, save, next batch, step, metrics; then the results."""
 
-import itertools
+import collections
+import contextlib
 import logging
 import os
-import shlex
-import sys
 import time
 from typing import Any
 
 import jax
 import numpy as np
-from clu import parameter_overview
 from ml_collections import ConfigDict
 
-import dsb_jax
-from dsb_jax.data import pipeline
 from dsb_jax.evaluation import metrics, report
+from dsb_jax.training import diagnosis
 from dsb_jax.training import experiment as experiments
+from dsb_jax.training import results as final
+from dsb_jax.training.checkpoints import Checkpoints, Restored
+from dsb_jax.training.config import NEUTRAL
+from dsb_jax.training.events import Events
 from dsb_jax.training.experiment import Experiment
-from dsb_jax.training.progress import Progress
-from dsb_jax.training.step import TrainState, init_state, make_eval_step, make_train_step
+from dsb_jax.training.profile import Profile
+from dsb_jax.training.program import Program
+from dsb_jax.training.progress import Progress, duration
+from dsb_jax.training.termination import Terminated, Termination
+from dsb_jax.training.watchdog import Watchdog
 from dsb_jax.training.workdir import Workdir
 
 _logger = logging.getLogger(__name__)
 
+# Steps that may be under way while the metrics of those before are written.
+_STEPS_BEHIND = 4
 
-def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
-    """Trains, evaluates and writes ``config.json, train_indices.npy, metrics.jsonl, results.json, report.html``.
 
-    A workdir in which this very run is finished is left as it is.
+def train(config: ConfigDict, workdir: str | os.PathLike[str], *, resume: str = "auto") -> dict[str, Any]:
+    """Trains, evaluates and writes all that a run leaves in its workdir.
+
+    A run that was stopped, wherever it was, goes on from its last checkpoint and ends as if it never had been. One
+    that is finished is left as it is.
 
     Args:
       config: as :func:`dsb_jax.training.base_config` makes it.
       workdir: the folder to write to.
+      resume: ``"auto"`` goes on with a run of the same config, ``"force"`` also with one of another, and ``"never"``
+        moves what is there aside and begins anew.
 
     Returns:
       What ``results.json`` holds.
@@ -40,165 +50,257 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]
     Raises:
       ValueError: on a setting that is unknown or does not fit, a workdir that holds another run, or broken data.
       FileNotFoundError: if the dataset is not prepared.
-      FloatingPointError: if the loss or the features stop being finite.
+      FloatingPointError: if the loss, the gradient or the weights stop being finite; the last good checkpoint stays.
+      Terminated: on SIGTERM or Ctrl-C, once a checkpoint is saved.
     """
-    files = Workdir(workdir, config)
-    if files.results is not None:
-        _logger.info("%s holds this run, finished; remove the folder to train again", files.path)
+    files = Workdir(workdir, config, resume=resume, neutral=NEUTRAL)
+    if files.results is not None and (files.path / "report.html").exists():
+        _logger.info("%s holds this run, finished; --resume=never trains again", files.path)
         return files.results
-    run = _Run(config, experiments.build(config), files)
-    with files:
-        files.write_indices(run.experiment.indices)
-        run.train()
-        files.write_json("results.json", run.results())
-    results = files.results
-    _logger.info("top-1 %.2f %%, report: %s", 100 * results["top1"], report.write(files.path))
+    _configure_jax(config)
+    profile = Profile(config.profile, files.path / "profile")
+    with contextlib.ExitStack() as stack:
+        enter = stack.enter_context
+        watchdog = enter(Watchdog(60 * config.watchdog_minutes))
+        experiment = experiments.build(config)
+        program = Program(config, experiment)
+        enter(files)
+        checkpoints = enter(Checkpoints(files.path / "checkpoints", keep=config.keep_checkpoints))
+        restored = None if resume == "never" else _restored(checkpoints, program, experiment)
+        files.begin()
+        events = enter(Events(files.path / "events" if config.tensorboard else None))
+        run = _Run(config, experiment, program, files, checkpoints, events, watchdog, enter(Termination()))
+        run.start(restored)
+        run.train(enter(profile))
+        results = run.finish()
+    _logger.info("top-1 %.2f %%, report: %s", 100 * results["top1"], files.path / "report.html")
     return results
 
 
+def _restored(checkpoints, program, experiment):
+    """The last checkpoint, if it is one that the run can go on from."""
+    restored = checkpoints.restore(program.initial)
+    if restored is not None and restored.step > experiment.steps:
+        raise ValueError(
+            f"the checkpoint of step {restored.step} in {checkpoints.folder} lies beyond the run's {experiment.steps} "
+            "steps; choose more epochs or another --workdir"
+        )
+    return restored
+
+
+def _configure_jax(config):
+    if config.compilation_cache is not None:
+        jax.config.update("jax_compilation_cache_dir", config.compilation_cache)
+    wanted = "--xla_gpu_deterministic_ops=true"
+    if config.deterministic and jax.default_backend() == "gpu" and wanted not in os.environ.get("XLA_FLAGS", ""):
+        raise ValueError(f"deterministic needs {wanted} in XLA_FLAGS before JAX starts; dsb_jax.main sees to it")
+
+
 class _Run:
-    """One training run: the compiled steps, the state they pass on, and where its records go."""
+    """One training run: the state and the clock that move on, and where the records of it go."""
 
-    def __init__(self, config: ConfigDict, experiment: Experiment, files: Workdir) -> None:
-        self.config, self.experiment, self.files = config, experiment, files
-        parts = (experiment.model, experiment.objective, experiment.balancer, experiment.optimizer)
-        example = np.zeros((1, *experiment.train.image_shape), np.uint8)
-        self.state: TrainState = init_state(*parts, experiment.preprocess(example), seed=config.seed)
-        self.train_step = make_train_step(*parts, experiment.preprocess)
-        self.eval_step = make_eval_step(experiment.model, experiment.objective.loss, experiment.preprocess)
-        self.summary = jax.jit(experiment.balancer.summary)
-        self.progress = Progress(experiment.steps, config.batch_size)
-        self._trace()  # settings that do not fit each other are refused before anything is written
-        _logger.info("Parameters:\n%s", parameter_overview.get_parameter_overview(self.state.params))
-        _logger.info(
-            "%s on %d images of %s in %d classes (%d to %d each), %d steps",
-            experiments.method(config), len(experiment.indices), config.dataset, len(experiment.counts),
-            experiment.counts.min(), experiment.counts.max(), experiment.steps,
-        )  # fmt: skip
+    def __init__(
+        self,
+        config: ConfigDict,
+        experiment: Experiment,
+        program: Program,
+        files: Workdir,
+        checkpoints: Checkpoints,
+        events: Events,
+        watchdog: Watchdog,
+        termination: Termination,
+    ) -> None:
+        self.config, self.experiment, self.program = config, experiment, program
+        self.files, self.checkpoints, self.events = files, checkpoints, events
+        self.watchdog, self.termination = watchdog, termination
+        self.state, self.step = program.initial, 0
+        self.evaluated = self.saved = 0  # the last epochs that were
+        self.skipped = 0  # steps left out
+        self.window: list[dict[str, Any]] = []  # metrics of the steps since the last line
+        self.due: collections.deque[tuple[int, list[dict[str, Any]]]] = collections.deque()  # full windows by last step
+        self.tested: tuple[int, dict[str, np.ndarray]] | None = None  # the last evaluation's outputs, and its step
 
-    def _trace(self):
-        jax.eval_shape(self.train_step, self.state, _zeros(self.experiment.train, self.config.batch_size))
+    def start(self, restored: Restored | None) -> None:
+        """At the first step, or where a checkpoint was saved."""
+        clock = restored.clock if restored is not None else {}
+        if restored is not None:
+            self.step, self.state = restored.step, restored.state
+            self.skipped, self.window = clock["skipped"], clock["window"]
+            # Of another config an epoch may have more steps than of this one.
+            self.evaluated, self.saved = (min(clock[name], int(self._epoch())) for name in ("evaluated", "saved"))
+            _logger.info(
+                "going on from step %d/%d (epoch %.2f), after %s of training",
+                self.step, self.experiment.steps, self._epoch(), duration(clock["train_seconds"]),
+            )  # fmt: skip
+        self.files.cut_back(clock.get("lines", 0))
+        self.files.record_environment(step=self.step)
+        self.files.write_indices(self.experiment.indices)
+        seconds = clock.get("train_seconds", 0.0)
+        self.progress = Progress(self.experiment.steps, self.config.batch_size, first=self.step, seconds=seconds)
 
-    def train(self) -> None:
-        """All steps, with an evaluation at the end of every ``eval_every``-th epoch and of the run."""
-        config, experiment = self.config, self.experiment
-        batches = pipeline.train_batches(experiment.train, experiment.indices, config.batch_size, seed=config.seed)
-        evaluated, window = 0, []  # the last epoch evaluated; metrics since they were last logged
-        _logger.info("Compiling")
-        jax.block_until_ready(self.eval_step(self.state, _zeros(experiment.test, config.eval_batch_size)))
-        for step, batch in enumerate(itertools.islice(batches, experiment.steps), start=1):
-            images = {"image": batch["image"], "label": batch["label"]}
-            self.state, outputs = self.train_step(self.state, jax.device_put(images))
-            window.append(outputs)
-            if step == 1:
-                jax.block_until_ready(outputs)
-                self.progress.start(step)
-            last = step == experiment.steps
-            if step % config.log_every == 0 or last:
-                self._log(step, window)
-                window = []
-            epoch = int(experiment.epoch(step, config.batch_size))
-            if last or epoch >= evaluated + config.eval_every:
-                evaluated = epoch
-                self._evaluate(step)
+    def train(self, profile: Profile) -> None:
+        """All steps that are still to do; told to end, it saves first."""
+        batches = self.program.batches(self.step)
+        try:
+            while True:
+                self._check()
+                self._evaluate_and_save()
+                if self.step == self.experiment.steps:
+                    return self._write_due_lines()
+                batch = next(batches)
+                profile.before(self.step + 1)
+                with jax.profiler.StepTraceAnnotation("train", step_num=self.step + 1):
+                    self.state, outputs = self.program.train_step(self.state, batch)
+                profile.after(self.step + 1, outputs)
+                self.step += 1
+                self._record(outputs)
+        except Terminated:
+            with _logged(OSError):  # of the save before: there may be room by now
+                self.checkpoints.wait()
+            self._save()
+            self.checkpoints.close()
+            _logger.info("saved at step %d/%d; the same command goes on from there", self.step, self.experiment.steps)
+            raise
+
+    def finish(self) -> dict[str, Any]:
+        """Results and report of the final state, which is saved: whatever stops this, it can be done again."""
+        predictions = self._test()["prediction"]
+        self.files.write_arrays("confusions.npz", **final.confusions(self.experiment, predictions))
+        results = final.results(self.config, self.experiment, self.program, self.state, predictions, self._check)
+        self.files.write_json("results.json", results)
+        report.write(self.files.path)
+        return results
+
+    def _check(self):
+        self.watchdog.beat()
+        self.checkpoints.check()
+        self.termination.check()
+
+    def _epoch(self, step=None):
+        return self.experiment.epoch(self.step if step is None else step, self.config.batch_size)
+
+    def _evaluate_and_save(self):
+        epoch, last, accuracy = int(self._epoch()), self.step == self.experiment.steps, None
+        if epoch >= self.evaluated + self.config.eval_every or (last and epoch > self.evaluated):
+            accuracy = self._evaluate()
+            self.evaluated = epoch
+        if epoch >= self.saved + self.config.save_every or (last and epoch > self.saved):
+            self.saved = epoch
+            self._save(accuracy)
+
+    def _record(self, outputs):
+        """Keeps a step's metrics. A line is written when steps after it are under way, so that none waits for it."""
+        for value in outputs.values():
+            value.copy_to_host_async()
+        self.window.append(outputs)
+        if self.step % self.config.log_every == 0 or self.step == self.experiment.steps:
+            self.due.append((self.step, self.window))
+            self.window = []
+        self._write_due_lines(until=self.step - _STEPS_BEHIND)
+
+    def _write_due_lines(self, until=None):
+        while self.due and (until is None or self.due[0][0] <= until):
+            step, window = self.due.popleft()
+            self._log(step, _fetched(window))
 
     def _log(self, step, window):
-        """Metrics averaged over the steps since the last time; the only place where the device is waited for."""
-        window = jax.device_get(window)
-        rate = self.progress.rate(step)
-        mean = {name: float(np.mean([outputs[name] for outputs in window])) for name in window[0]}
-        epoch = self.experiment.epoch(step, self.config.batch_size)
-        learning_rate = float(self.experiment.schedule(step - 1))
+        """The means over a window, for people and programs; a step that went wrong ends the run here."""
+        rate, epoch = self.progress.rate(step), self._epoch(step)
+        wrong = [text for outputs in window if (text := self._diagnose(outputs))]
+        counted = [outputs for outputs in window if outputs["nonfinite_place"] < 0 or not self.config.skip_nonfinite]
+        mean = _mean(counted or window)
+        self.skipped += len(wrong)
+        # The optimizer counts no step that was left out.
+        updates = step - self.skipped if self.config.skip_nonfinite else step
+        rate_of_last = float(self.program.learning_rates[max(updates - 1, 0)])
+        record = {"step": step, "epoch": epoch, **mean, "learning_rate": rate_of_last}
         timing = {"images_per_second": rate, "train_seconds": self.progress.seconds}
-        self.files.log(step=step, epoch=epoch, **mean, learning_rate=learning_rate, **timing)
-        text = " ".join(f"{name} {value:.4f}" for name, value in mean.items())
+        trouble = ({"skipped": self.skipped} if self.skipped else {}) | ({"diagnosis": wrong[0]} if wrong else {})
+        self._write(**record, **trouble, **timing)
+        text = " ".join(f"{name} {value:.4g}" for name, value in mean.items())
         self.progress.report(step, f"epoch {epoch:.2f} {text}", rate)
-        rejected = int(self.summary(self.state.balancing).get("rejected", 0))
-        if rejected or not np.isfinite(mean["loss"]):
-            what = f"{rejected} rows of features were not finite" if rejected else f"the loss is {mean['loss']}"
-            raise FloatingPointError(f"by step {step}: {what}; try a learning_rate below {self.config.learning_rate}")
+        incurable = any(outputs["nonfinite_place"] == diagnosis.INCURABLE for outputs in window)
+        if wrong and (incurable or not self.config.skip_nonfinite):
+            raise FloatingPointError(f"by step {step}: {wrong[0]}; {self._advice()}")
+        if wrong:
+            _logger.warning("%d of %d steps were left out: %s", len(wrong), len(window), wrong[0])
 
-    def _evaluate(self, step):
+    def _diagnose(self, outputs):
+        return diagnosis.describe(outputs, self.experiment.class_names, self.state.params, self.state.batch_stats)
+
+    def _advice(self):
+        self.checkpoints.wait()
+        steps, change = self.checkpoints.steps(), "a lower learning_rate, clip_norm or skip_nonfinite"
+        if not steps:
+            return f"there is no checkpoint yet; try {change}"
+        return f"the checkpoint of step {steps[-1]} is kept: --resume=force goes on from it with {change}"
+
+    def _write(self, **record):
+        self.files.log(**record)
+        self.events.write(record["step"], record)
+
+    def _evaluate(self):
         """Test accuracy by class, and what the balancer makes of the classes."""
+        self._write_due_lines()
         jax.block_until_ready(self.state)  # steps still under way are training time
         begin = time.perf_counter()
-        outputs = self._predict(self.experiment.test)
-        confusion = metrics.confusion_matrix(
-            self.experiment.test.labels, outputs["prediction"], len(self.experiment.counts)
+        outputs = self._test()
+        labels, num_classes = self.experiment.test.labels, len(self.experiment.counts)
+        confusion = metrics.confusion_matrix(labels, outputs["prediction"], num_classes)
+        accuracy, loss = float(np.trace(confusion) / confusion.sum()), float(np.mean(outputs["loss"]))
+        summary = jax.device_get(self.program.summary(self.state.balancing))
+        self._write(
+            step=self.step,
+            epoch=self._epoch(),
+            test_accuracy=accuracy,
+            test_loss=loss,
+            class_accuracy=metrics.class_accuracy(confusion),
+            **{name: summary[name] for name in ("weights", "volumes", "scales") if name in summary},
         )
-        accuracy, per_class = np.trace(confusion) / confusion.sum(), metrics.class_accuracy(confusion)
-        self.accuracy = accuracy, per_class
-        summary = jax.device_get(self.summary(self.state.balancing))
-        record = {name: summary[name] for name in ("weights", "volumes", "scales") if name in summary}
-        epoch = self.experiment.epoch(step, self.config.batch_size)
-        loss = float(np.mean(outputs["loss"]))
-        self.files.log(
-            step=step, epoch=epoch, test_accuracy=accuracy, test_loss=loss, class_accuracy=per_class, **record
-        )
-        _logger.info("epoch %.2f: test accuracy %.4f, loss %.4f", epoch, accuracy, loss)
+        _logger.info("epoch %.2f: test accuracy %.4f, loss %.4f", self._epoch(), accuracy, loss)
+        self.progress.pause(time.perf_counter() - begin)
+        return accuracy
+
+    def _test(self):
+        """What the evaluation step gives for the test examples, computed once per step of training."""
+        if self.tested is None or self.tested[0] != self.step:
+            self.tested = self.step, self.program.test(self.state, self._check)
+        return self.tested[1]
+
+    def _save(self, accuracy=None):
+        """State and clock, if the steps that no line has yet went well."""
+        self._write_due_lines()
+        self.window = _fetched(self.window)
+        if not self.config.skip_nonfinite and any(map(self._diagnose, self.window)):
+            self._log(self.step, self.window)  # raises
+        begin = time.perf_counter()
+        clock = {
+            "evaluated": self.evaluated,
+            "saved": self.saved,
+            "skipped": self.skipped,
+            "window": self.window,
+            "lines": self.files.lines,
+            "train_seconds": self.progress.seconds,
+        }
+        self.checkpoints.save(self.step, self.state, clock, score=accuracy)
         self.progress.pause(time.perf_counter() - begin)
 
-    def _predict(self, split, indices=None):
-        """What the evaluation step gives for the examples of a split, as NumPy arrays."""
-        outputs = []
-        for batch in pipeline.eval_batches(split, self.config.eval_batch_size, indices=indices):
-            of_batch = self.eval_step(self.state, {"image": batch["image"], "label": batch["label"]})
-            outputs.append(jax.tree.map(lambda array, mask=batch["mask"]: np.asarray(array)[mask], of_batch))
-        return {name: np.concatenate([part[name] for part in outputs]) for name in outputs[0]}
 
-    def results(self) -> dict[str, Any]:
-        """Accuracies, and the final model's view of every class: the same measurement whatever the method."""
-        config, experiment = self.config, self.experiment
-        top1, per_class = self.accuracy
-        measured = self._measure_classes()
-        weights = np.asarray(self.summary(self.state.balancing)["weights"])
-        counts = experiment.counts
-        rows = zip(
-            experiment.class_names,
-            per_class,
-            counts,
-            np.bincount(experiment.test.labels, minlength=len(counts)),
-            measured["volume"],
-            measured["scale"],
-            weights,
-            strict=True,
-        )
-        columns = ("accuracy", "samples", "test_samples", "volume", "scale", "weight")
-        return {
-            "dataset": config.dataset,
-            "model": config.model,
-            "loss": config.loss,
-            "balancer": config.balancer,
-            "method": experiments.method(config),
-            "seed": config.seed,
-            "steps": experiment.steps,
-            "epochs": config.epochs,
-            "command": shlex.join(["python", *sys.orig_argv[1:]]),
-            "top1": top1,
-            **metrics.shot_accuracy(per_class, counts),
-            "per_class": {name: dict(zip(columns, values, strict=True)) for name, *values in rows},
-            "correlations": metrics.correlations(
-                per_class,
-                samples=counts,
-                effective_number=np.asarray(dsb_jax.effective_number(counts)),
-                **measured,
-            ),
-        }
-
-    def _measure_classes(self):
-        """Volume, interference and scale of the training features under the final model."""
-        experiment, num_classes = self.experiment, len(self.experiment.counts)
-        features = self._predict(experiment.train, experiment.indices)["features"]
-        labels = experiment.train.labels[experiment.indices]
-        features = dsb_jax.pool_features(features, self.config.dsb.dim)
-        present = experiment.counts > 0
-        volumes = dsb_jax.class_volumes(features, labels, num_classes, epsilon=self.config.dsb.epsilon)
-        centers = dsb_jax.class_centers(features, labels, num_classes)
-        scales = dsb_jax.semantic_scales(volumes, centers, experiment.alpha, present=present)
-        interclass = dsb_jax.interclass_weights(centers, experiment.alpha, present=present)
-        return {"volume": np.asarray(volumes), "interclass": np.asarray(interclass), "scale": np.asarray(scales)}
+def _mean(window):
+    """Of every metric that has one."""
+    names = [name for name in window[0] if name not in diagnosis.NAMES]
+    return {name: float(np.mean([outputs[name] for outputs in window])) for name in names}
 
 
-def _zeros(split, rows):
-    """A batch of which only the shapes matter."""
-    return {"image": np.zeros((rows, *split.image_shape), np.uint8), "label": np.zeros(rows, np.int32)}
+@contextlib.contextmanager
+def _logged(kind):
+    """An error of this kind becomes a line."""
+    try:
+        yield
+    except kind as error:
+        _logger.warning("%s", error)
+
+
+def _fetched(window):
+    """Metrics as numbers of Python, exactly as the device has them."""
+    return [{name: np.asarray(value).item() for name, value in outputs.items()} for outputs in jax.device_get(window)]

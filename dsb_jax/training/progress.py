@@ -3,8 +3,14 @@
 import logging
 import math
 import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 _logger = logging.getLogger(__name__)
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+T = TypeVar("T")
 
 
 class Progress:
@@ -13,19 +19,16 @@ class Progress:
     Args:
       steps: updates in all.
       batch_size: images per update.
+      first: updates already done, by an earlier start of the run.
+      seconds: what they took.
     """
 
-    def __init__(self, steps: int, batch_size: int) -> None:
+    def __init__(self, steps: int, batch_size: int, *, first: int = 0, seconds: float = 0.0) -> None:
         self._steps, self._batch_size = steps, batch_size
+        self._first, self._before = first, seconds
         self._begin = time.perf_counter()
         self._paused = 0.0
-        self._first = 0
-        self._mark = (0, 0.0)
-
-    def start(self, step: int) -> None:
-        """Counting begins after ``step`` updates: the first of them compiled."""
-        self._begin, self._paused, self._first = time.perf_counter(), 0.0, step
-        self._mark = (step, 0.0)
+        self._mark = (first, seconds)
 
     def pause(self, seconds: float) -> None:
         """Time that did not go into training."""
@@ -33,8 +36,8 @@ class Progress:
 
     @property
     def seconds(self) -> float:
-        """Time spent on training steps."""
-        return time.perf_counter() - self._begin - self._paused
+        """Time spent on training steps, earlier starts included."""
+        return self._before + time.perf_counter() - self._begin - self._paused
 
     def rate(self, step: int) -> float:
         """Images per second since the last call; NaN where there was no step since."""
@@ -53,6 +56,23 @@ class Progress:
         percent = 100 * step // self._steps
         speed = "" if math.isnan(rate) else f" | {rate:.0f} images/s"
         _logger.info("step %d/%d (%d %%) %s%s | ETA %s", step, self._steps, percent, text, speed, duration(remaining))
+
+
+def announced(items: Iterable[T], total: int, what: str) -> Iterator[T]:
+    """The items as they are, with a line every ten seconds on how many of ``total`` are done.
+
+    Example:
+      >>> list(announced("abc", 3, "Testing"))
+      ['a', 'b', 'c']
+    """
+    begin = said = time.perf_counter()
+    for done, item in enumerate(items):
+        now = time.perf_counter()
+        if done and now - said > _SECONDS_BETWEEN_LINES:
+            said = now
+            left = duration((now - begin) / done * (total - done))
+            _logger.info("%s: batch %d/%d (%d %%) | ETA %s", what, done, total, 100 * done // total, left)
+        yield item
 
 
 def duration(seconds: float) -> str:

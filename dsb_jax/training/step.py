@@ -1,19 +1,25 @@
 """The train state and the two jitted steps."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
+from dsb_jax import balancers, validation
 from dsb_jax.balancers import Balancer
-from dsb_jax.objectives import Objective, total_loss
+from dsb_jax.objectives import Objective, Result, total_loss
+from dsb_jax.training import diagnosis
+from dsb_jax.training.diagnosis import Finding
 
 Batch = dict[str, jax.Array]
-Preprocess = Callable[[jax.Array], jax.Array]
+Metrics = dict[str, jax.Array]
 
 
 @jax.tree_util.register_dataclass
@@ -22,12 +28,14 @@ class TrainState:
     """All that a run needs to go on: one pytree.
 
     Attributes:
-      step: int32, updates so far.
+      step: int32, steps so far.
       params: the model's parameters.
       batch_stats: its batch statistics; empty for a model without.
       opt_state: the optimizer's.
       balancing: the balancer's, the feature pool included.
       objective: the objective's.
+      average: the model's variables averaged over the steps, ``{"params", "batch_stats"}``; ``()`` without averaging.
+      skipped: int32, steps left out because something in them was not finite.
       key: a random key; step ``s`` uses ``fold_in(key, s)``.
     """
 
@@ -37,7 +45,14 @@ class TrainState:
     opt_state: Any
     balancing: Any
     objective: Any
+    average: Any
+    skipped: jax.Array
     key: jax.Array
+
+    @property
+    def evaluated(self) -> dict[str, Any]:
+        """The variables that the model is evaluated with: the averaged ones where there are any."""
+        return self.average or {"params": self.params, "batch_stats": self.batch_stats}
 
 
 def init_state(
@@ -48,6 +63,8 @@ def init_state(
     images: jax.Array,
     *,
     seed: int,
+    ema_decay: float = 0.0,
+    mesh: Mesh | None = None,
 ) -> TrainState:
     """The state before the first step.
 
@@ -58,24 +75,34 @@ def init_state(
       optimizer: an Optax transformation.
       images: floating ``[batch, height, width, channels]``, of which only the shape matters.
       seed: of the parameters and of everything random in a step.
+      ema_decay: as in :func:`make_train_step`.
+      mesh: devices with an axis "data"; a feature pool is spread over them, and the rest is on every one.
+
+    Raises:
+      ValueError: if ``ema_decay`` is outside [0, 1).
     """
+    _check_ema_decay(ema_decay)
     key, params_key, objective_key = jax.random.split(jax.random.key(seed), 3)
 
-    @jax.jit
     def init():
         variables = model.init(params_key, images, train=False)
         outputs = model.apply(variables, images, train=False)
+        params, batch_stats = variables["params"], variables.get("batch_stats", {})
         return TrainState(
             step=jnp.zeros((), jnp.int32),
-            params=variables["params"],
-            batch_stats=variables.get("batch_stats", {}),
-            opt_state=optimizer.init(variables["params"]),
+            params=params,
+            batch_stats=batch_stats,
+            opt_state=optimizer.init(params),
             balancing=balancer.init(),
             objective=objective.init(objective_key, variables, outputs),
+            average={"params": params, "batch_stats": batch_stats} if ema_decay else (),
+            skipped=jnp.zeros((), jnp.int32),
             key=key,
         )
 
-    return init()
+    if mesh is None:
+        return jax.jit(init)()
+    return jax.jit(init, out_shardings=_state_shardings(balancer, mesh))()
 
 
 def make_train_step(
@@ -83,30 +110,136 @@ def make_train_step(
     objective: Objective,
     balancer: Balancer,
     optimizer: optax.GradientTransformation,
-    preprocess: Preprocess,
-) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
+    preprocess: Callable[[jax.Array, jax.Array], jax.Array],
+    *,
+    accumulate: int = 1,
+    ema_decay: float = 0.0,
+    skip_nonfinite: bool = False,
+    mesh: Mesh | None = None,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """A jitted step ``(state, batch) -> (state, metrics)``; the state is donated.
 
     The batch's features enter the balancer first, then the weights that come out multiply the batch's losses. Only
     the losses are differentiated: the balancer runs between the forward and the backward pass, outside of both.
+
+    Averaging is ``average ← d·average + (1 − d)·new`` after every step, of batch statistics as well, with
+    ``d = min(ema_decay, (1 + t)/(10 + t))`` after ``t`` updates, as TensorFlow's ``ExponentialMovingAverage`` has it:
+    the random parameters that it starts from are forgotten however short the run is.
+
+    Args:
+      model, objective, balancer, optimizer: as for :func:`init_state`.
+      preprocess: ``(images, rng) -> images``, with augmentation, of the whole batch.
+      accumulate: parts of a batch that pass through the model one after the other, for batches that memory does not
+        hold. The balancer is fed once, with all of them, so that without batch statistics the update is the one of
+        the whole batch; it costs a second forward pass if the balancer looks at features. Batch normalisation sees a
+        part at a time. ``batch`` must be a multiple.
+      ema_decay: of the average, in [0, 1); 0 keeps none.
+      skip_nonfinite: a step that meets a number that is not finite changes neither the model nor the optimizer, the
+        average and the objective's state, and is counted in ``skipped``. The balancer leaves out such rows by itself.
+      mesh: devices with an axis "data" that share the batch, which is sharded ``P("data")``, and the pool.
+
+    Returns:
+      The step. Its metrics are scalars: ``loss``, those of the objective, ``gradient_norm`` before clipping, and
+      what :func:`dsb_jax.training.diagnosis.describe` reads; with ``accumulate`` they are means over the batch.
+
+    Raises:
+      ValueError: if ``accumulate`` is not a positive integer or ``ema_decay`` is outside [0, 1); from the step, if the
+        batch is not a multiple of ``accumulate``.
+
+    Example:
+      >>> from dsb_jax import losses, models, objectives
+      >>> import optax
+      >>> objective = objectives.Supervised(losses.create("cross_entropy"))
+      >>> parts = (models.create("lenet", 2), objective, balancers.uniform(2), optax.sgd(0.1))
+      >>> images = jnp.zeros((4, 4, 4, 1))
+      >>> state = init_state(*parts, images, seed=0)
+      >>> train_step = make_train_step(*parts, lambda images, rng: images)
+      >>> state, metrics = train_step(state, {"image": images, "label": jnp.array([0, 0, 0, 1])})
+      >>> print(state.step, f"{metrics['loss']:.4f}")
+      1 0.6931
+
+    Source: Algorithm 2 of the paper.
     """
+    _check_ema_decay(ema_decay)
+    validation.positive_int("accumulate", accumulate)
+    differentiate = _of_whole(model, objective, balancer)
+    if accumulate > 1:
+        differentiate = _of_parts(model, objective, balancer, accumulate, mesh)
 
     def step(state, batch):
-        batch = batch | {"image": preprocess(batch["image"])}
-        rng = jax.random.fold_in(state.key, state.step)
+        augmentation_key, objective_key = jax.random.split(jax.random.fold_in(state.key, state.step))
+        batch = batch | {"image": preprocess(batch["image"], augmentation_key)}
+        outcome = differentiate(state, batch, objective_key)
+        gradient_norm = optax.tree.norm(outcome.gradient)
+        updates, opt_state = optimizer.update(outcome.gradient, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        trouble = diagnosis.first(_findings(state, batch, outcome, gradient_norm, params))
+        new = TrainState(
+            step=state.step + 1,
+            params=params,
+            batch_stats=outcome.batch_stats,
+            opt_state=opt_state,
+            balancing=outcome.balancing,
+            objective=objective.after_update(outcome.objective, params),
+            average=_averaged(state, params, outcome.batch_stats, ema_decay),
+            skipped=state.skipped,
+            key=state.key,
+        )
+        if skip_nonfinite:
+            new = _unless(trouble["nonfinite_place"] >= 0, new, state)
+        metrics = {"loss": outcome.loss} | outcome.metrics | {"gradient_norm": gradient_norm} | trouble
+        return new, metrics
 
+    if mesh is None:
+        return jax.jit(step, donate_argnums=0)
+    shardings = _state_shardings(balancer, mesh), NamedSharding(mesh, P())
+    return jax.jit(step, donate_argnums=0, out_shardings=shardings)
+
+
+def make_eval_step(
+    model: nn.Module,
+    loss: Callable[[jax.Array, jax.Array], jax.Array],
+    preprocess: Callable[[jax.Array], jax.Array],
+) -> Callable[[TrainState, Batch], dict[str, jax.Array]]:
+    """A jitted step ``(state, batch) -> outputs`` with predicted classes, losses and features, per example.
+
+    Args:
+      model: as for :func:`init_state`; evaluated with the averaged variables where the state has them.
+      loss: ``(logits, labels) -> [batch]``.
+      preprocess: ``images -> images``.
+    """
+
+    @jax.jit
+    def step(state, batch):
+        outputs = model.apply(state.evaluated, preprocess(batch["image"]), train=False)
+        return {
+            "prediction": jnp.argmax(outputs.logits, axis=1),
+            "loss": loss(outputs.logits, batch["label"]),
+            "features": outputs.features,
+        }
+
+    return step
+
+
+class _Outcome(NamedTuple):
+    """What a batch makes of a state, before the optimizer has its say."""
+
+    loss: jax.Array
+    gradient: Any
+    weights: jax.Array
+    batch_stats: Any
+    balancing: Any
+    objective: Any
+    metrics: Metrics
+    findings: Mapping[str, Finding]  # of what is at hand only while the losses are
+
+
+def _of_whole(model, objective, balancer):
+    """The gradient of a batch that passes through the model at once."""
+
+    def differentiate(state, batch, rng):
         def losses_of(params):
-            stats = state.batch_stats
-
-            def forward(images):
-                nonlocal stats
-                variables = {"params": params, "batch_stats": stats}
-                outputs, changed = model.apply(variables, images, train=True, mutable=["batch_stats"])
-                stats = changed.get("batch_stats", stats)
-                return outputs
-
-            result = objective(forward, batch, state.objective, rng)
-            return [term.losses for term in result.terms], (result, stats)
+            return _losses(model, objective, params, state.batch_stats, state.objective, batch, rng)
 
         losses, backward, (result, stats) = jax.vjp(losses_of, state.params, has_aux=True)
         weights, balancing = balancer.update(state.balancing, result.features, result.labels, mask=result.mask)
@@ -117,35 +250,139 @@ def make_train_step(
 
         loss, of_losses = jax.value_and_grad(weighted)(losses)
         (gradient,) = backward(of_losses)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        state = TrainState(
-            step=state.step + 1,
-            params=params,
-            batch_stats=stats,
-            opt_state=opt_state,
-            balancing=balancing,
-            objective=objective.after_update(result.state, params),
-            key=state.key,
+        return _Outcome(
+            loss, gradient, weights, stats, balancing, result.state, result.metrics, _findings_of_result(result)
         )
-        return state, {"loss": loss} | result.metrics
 
-    return jax.jit(step, donate_argnums=0)
+    return differentiate
 
 
-def make_eval_step(
-    model: nn.Module, loss: Callable[[jax.Array, jax.Array], jax.Array], preprocess: Preprocess
-) -> Callable[[TrainState, Batch], dict[str, jax.Array]]:
-    """A jitted step ``(state, batch) -> outputs`` with predicted classes, losses and features, per example."""
+def _of_parts(model, objective, balancer, count, mesh):
+    """The same gradient from one part of the batch after the other.
 
-    @jax.jit
-    def step(state, batch):
-        variables = {"params": state.params, "batch_stats": state.batch_stats}
-        outputs = model.apply(variables, preprocess(batch["image"]), train=False)
-        return {
-            "prediction": jnp.argmax(outputs.logits, axis=1),
-            "loss": loss(outputs.logits, batch["label"]),
-            "features": outputs.features,
-        }
+    All features must be known before the first weight is, and to keep what a backward pass needs is what the parts are
+    there to avoid: so the parts pass forward twice. XLA leaves out the first time for a balancer that ignores it.
+    """
 
-    return step
+    def differentiate(state, batch, rng):
+        parts = jax.tree.map(lambda array: _split(array, count, mesh), batch)
+        keys = jax.random.split(rng, count)
+
+        def collect(memory, part):
+            _, (result, _) = _losses(model, objective, state.params, state.batch_stats, memory, *part)
+            return result.state, (result.features, result.labels, result.mask)
+
+        _, collected = lax.scan(collect, state.objective, (parts, keys))
+        features, labels, mask = jax.tree.map(lambda array: _join(array, mesh), collected)
+        weights, balancing = balancer.update(state.balancing, features, labels, mask=mask)
+
+        def add(carry, part):
+            gradient, stats, memory = carry
+            *part, share = part
+
+            def loss_of(params):
+                _, (result, changed) = _losses(model, objective, params, stats, memory, *part)
+                return share * total_loss(result.terms, weights, mask=result.mask), (result, changed)
+
+            (loss, (result, stats)), of_part = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+            # A part of which all is masked has no mean.
+            metrics = jax.tree.map(lambda metric: jnp.where(share > 0, share * metric, 0), result.metrics)
+            carry = optax.tree.add(gradient, of_part), stats, result.state
+            return carry, (loss, metrics, _findings_of_result(result))
+
+        carry = optax.tree.zeros_like(state.params), state.batch_stats, state.objective
+        inputs = (parts, keys, _shares(mask, count))
+        (gradient, stats, memory), (losses, metrics, findings) = lax.scan(add, carry, inputs)
+        loss, metrics = jax.tree.map(jnp.sum, (losses, metrics))
+        findings = {place: diagnosis.lowest(each) for place, each in findings.items()}
+        return _Outcome(loss, gradient, weights, stats, balancing, memory, metrics, findings)
+
+    return differentiate
+
+
+def _losses(model, objective, params, stats, memory, batch, rng):
+    """The losses of an objective's terms; besides, all that it returns, and the batch statistics it leaves behind."""
+
+    def forward(images):
+        nonlocal stats
+        variables = {"params": params, "batch_stats": stats}
+        outputs, changed = model.apply(variables, images, train=True, mutable=["batch_stats"])
+        stats = changed.get("batch_stats", stats)
+        return outputs
+
+    result = objective(forward, batch, memory, rng)
+    return [term.losses for term in result.terms], (result, stats)
+
+
+def _split(array, count, mesh):
+    """``[batch, …]`` to ``[count, batch/count, …]``: consecutive parts, each of them spread over all devices."""
+    if array.shape[0] % count:
+        raise ValueError(f"a batch of {array.shape[0]} examples does not divide into accumulate = {count} parts")
+    return _constrained(array.reshape(count, -1, *array.shape[1:]), mesh, P(None, "data"))
+
+
+def _join(array, mesh):
+    return _constrained(array.reshape(-1, *array.shape[2:]), mesh, P("data"))
+
+
+def _constrained(array, mesh, spec):
+    return array if mesh is None else lax.with_sharding_constraint(array, NamedSharding(mesh, spec))
+
+
+def _shares(mask, count):
+    """``[count]``: which share of the batch's examples each part holds."""
+    if mask is None:
+        return jnp.full(count, 1 / count, jnp.float32)
+    kept = jnp.sum(mask.reshape(count, -1), axis=1, dtype=jnp.float32)
+    return kept / jnp.maximum(jnp.sum(kept), 1.0)
+
+
+def _findings_of_result(result: Result) -> dict[str, Finding]:
+    rows = [(term.losses, result.labels if term.labels is None else term.labels) for term in result.terms]
+    return {
+        "features": diagnosis.examples(result.features, result.labels, result.mask),
+        "losses": diagnosis.lowest(*(diagnosis.examples(losses, labels, result.mask) for losses, labels in rows)),
+    }
+
+
+def _findings(state, batch, outcome, gradient_norm, updated):
+    """Of the whole step. A sum of finite numbers may overflow: then it is found where it was summed."""
+    classes = jnp.arange(outcome.weights.shape[0], dtype=jnp.int32)
+    return outcome.findings | {
+        "parameter": diagnosis.arrays(state.params),
+        "image": diagnosis.examples(batch["image"], batch["label"], batch.get("mask")),
+        "statistic": diagnosis.arrays(outcome.batch_stats),
+        "weight": diagnosis.examples(outcome.weights, classes),
+        "loss": diagnosis.scalar(outcome.loss),
+        "gradient": diagnosis.arrays(outcome.gradient),
+        "gradient_norm": diagnosis.scalar(gradient_norm),
+        "update": diagnosis.arrays(updated),
+    }
+
+
+def _averaged(state, params, batch_stats, decay):
+    if not decay:
+        return ()
+    updates = (state.step - state.skipped).astype(jnp.float32)
+    decay = jnp.minimum(decay, (1 + updates) / (10 + updates))
+    return optax.incremental_update({"params": params, "batch_stats": batch_stats}, state.average, 1 - decay)
+
+
+def _unless(bad, new, old):
+    """``new``, or ``old`` with the step counted. By selection: branches would copy the pool, which goes on anyway."""
+    kept = ("params", "batch_stats", "opt_state", "objective", "average")
+    chosen = {
+        name: jax.tree.map(lambda n, o: jnp.where(bad, o, n), getattr(new, name), getattr(old, name)) for name in kept
+    }
+    return dataclasses.replace(new, **chosen, skipped=old.skipped + bad.astype(jnp.int32))
+
+
+def _state_shardings(balancer, mesh):
+    everywhere = NamedSharding(mesh, P())
+    fields = {field.name: everywhere for field in dataclasses.fields(TrainState)}
+    return TrainState(**fields | {"balancing": balancers.state_shardings(balancer, mesh)})
+
+
+def _check_ema_decay(value):
+    if not 0.0 <= value < 1.0:
+        raise ValueError(f"ema_decay must lie in [0, 1), got {value!r}")

@@ -8,7 +8,16 @@ package that it does not declare (https://github.com/tensorflow/datasets/issues/
 
 import tensorflow_datasets as tfds
 
+from dsb_jax.data.builders.cifar import Cifar10, Cifar100
 from dsb_jax.data.builders.digits import Digits
-from dsb_jax.data.builders.mnist import Mnist
+from dsb_jax.data.builders.folder import Folder
+from dsb_jax.data.builders.mnist import FashionMnist, Mnist
 
-BUILDERS: dict[str, type[tfds.core.GeneratorBasedBuilder]] = {"digits": Digits, "mnist": Mnist}
+BUILDERS: dict[str, type[tfds.core.GeneratorBasedBuilder]] = {
+    "cifar10": Cifar10,
+    "cifar100": Cifar100,
+    "digits": Digits,
+    "fashion_mnist": FashionMnist,
+    "folder": Folder,
+    "mnist": Mnist,
+}

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from dsb_jax.data import images
+from dsb_jax.data.builders.sized import Sized
 
 _TEST_IMAGES_PER_CLASS = 40
 _SPLIT_SEED = 0
@@ -38,16 +39,17 @@ class Digits(tfds.core.GeneratorBasedBuilder):
             citation="Alpaydin and Kaynak. Optical Recognition of Handwritten Digits. UCI repository, 1998.",
         )
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Sized]:
         del dl_manager
         from sklearn.datasets import load_digits  # takes a second to import, and only preparing needs it
 
         digits = load_digits()
         levels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
         in_test = _balanced_test_rows(digits.target)
+        rows = {"train": np.flatnonzero(~in_test), "test": np.flatnonzero(in_test)}
         return {
-            "train": self._generate_examples(levels, digits.target, np.flatnonzero(~in_test)),
-            "test": self._generate_examples(levels, digits.target, np.flatnonzero(in_test)),
+            split: Sized(self._generate_examples(levels, digits.target, of_split), len(of_split))
+            for split, of_split in rows.items()
         }
 
     def _generate_examples(

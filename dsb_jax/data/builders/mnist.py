@@ -1,4 +1,4 @@
-"""MNIST from its four idx files on disk, in the layout of the stock TFDS builder."""
+"""MNIST and Fashion-MNIST from their four idx files on disk, in the layout of the stock TFDS builders."""
 
 import gzip
 import hashlib
@@ -13,14 +13,15 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from dsb_jax.data import images
+from dsb_jax.data.builders.sized import Sized
 
 
 class _IdxFile(NamedTuple):
-    """One file of the archive: name without ``.gz``, shape, and MD5 of the uncompressed bytes as published."""
+    """One file of the archive: name without ``.gz``, shape, and MD5 of the uncompressed bytes where it is published."""
 
     name: str
     shape: tuple[int, ...]
-    md5: str
+    md5: str | None
 
 
 _FILES = {
@@ -35,30 +36,58 @@ _FILES = {
 }
 
 
-class Mnist(tfds.image_classification.MNIST, skip_registration=True):
+# The same names and shapes; the uncompressed bytes have no published MD5, but the classes are balanced, as MNIST's
+# are not.
+_FASHION_FILES = {split: tuple(file._replace(md5=None) for file in files) for split, files in _FILES.items()}
+
+
+class _FromIdxFiles:
     """Name, version, features and order of examples are those of TFDS, so either one's files serve the other."""
 
-    name = "mnist"
     url_infos = None  # see builders/__init__.py
     MANUAL_DOWNLOAD_INSTRUCTIONS = "the folder of " + ", ".join(
         f"{file.name}[.gz]" for files in _FILES.values() for file in files
     )
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Sized]:
         # All four files are read and checked before the first record is written.
-        arrays = {
-            split: [_read(pathlib.Path(dl_manager.manual_dir), file) for file in files]
-            for split, files in _FILES.items()
-        }
-        return {split: self._generate_examples(*pair) for split, pair in arrays.items()}
+        arrays = self._arrays(pathlib.Path(dl_manager.manual_dir))
+        return {split: Sized(self._generate_examples(*pair), len(pair[0])) for split, pair in arrays.items()}
 
-    def _generate_examples(self, digits: np.ndarray, labels: np.ndarray) -> Iterator[tuple[int, dict[str, Any]]]:
-        for row, (digit, label) in enumerate(zip(digits, labels.tolist(), strict=True)):
-            yield row, {"image": io.BytesIO(images.encode_png(digit)), "label": label}
+    def _generate_examples(self, pixels: np.ndarray, labels: np.ndarray) -> Iterator[tuple[int, dict[str, Any]]]:
+        for row, (image, label) in enumerate(zip(pixels, labels.tolist(), strict=True)):
+            yield row, {"image": io.BytesIO(images.encode_png(image)), "label": label}
+
+
+class Mnist(_FromIdxFiles, tfds.image_classification.MNIST, skip_registration=True):
+    """70,000 handwritten digits of 28x28 (LeCun et al., 1998)."""
+
+    name = "mnist"
+
+    def _arrays(self, archive: pathlib.Path) -> dict[str, list[np.ndarray]]:
+        return {split: [_read(archive, file) for file in files] for split, files in _FILES.items()}
+
+
+class FashionMnist(_FromIdxFiles, tfds.image_classification.FashionMNIST, skip_registration=True):
+    """70,000 images of clothes, 28x28, in the files of MNIST (Xiao et al., 2017)."""
+
+    name = "fashion_mnist"
+
+    def _arrays(self, archive: pathlib.Path) -> dict[str, list[np.ndarray]]:
+        arrays = {split: [_read(archive, file) for file in files] for split, files in _FASHION_FILES.items()}
+        for split, (_, labels) in arrays.items():
+            counts = np.bincount(labels, minlength=10)
+            if len(counts) != 10 or (counts != len(labels) // 10).any():
+                path = _find(archive, _FASHION_FILES[split][1].name)
+                raise ValueError(
+                    f"{path} is damaged or of another dataset with the same file names: Fashion-MNIST has "
+                    f"{len(labels) // 10} of each of 10 labels, this file {counts.tolist()}"
+                )
+        return arrays
 
 
 def _read(archive: pathlib.Path, file: _IdxFile) -> np.ndarray:
-    """The uint8 array of one idx file, which must be the published one to the byte."""
+    """The uint8 array of one idx file; where its MD5 is known, it must be the published one to the byte."""
     path = _find(archive, file.name)
     content = _uncompressed(path)
     # Two zero bytes, 08 for uint8 and the rank; then the sizes, big-endian.
@@ -70,10 +99,11 @@ def _read(archive: pathlib.Path, file: _IdxFile) -> np.ndarray:
         )
     if content[: len(header)] != header:
         sizes = np.frombuffer(content[4 : len(header)], ">u4").tolist() if len(content) >= len(header) else "no sizes"
-        raise ValueError(f"{path} declares the sizes {sizes}, but MNIST's are {list(file.shape)}")
+        raise ValueError(f"{path} declares the sizes {sizes}, but {list(file.shape)} is wanted")
     if len(content) != len(header) + math.prod(file.shape):
         raise ValueError(f"{path} has {len(content)} bytes, but {len(header) + math.prod(file.shape)} are wanted")
-    if (md5 := hashlib.md5(content, usedforsecurity=False).hexdigest()) != file.md5:
+    md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if md5 != (file.md5 or md5):
         raise ValueError(
             f"{path} is damaged or of another dataset with the same file names: the MD5 of its uncompressed bytes "
             f"is {md5}, MNIST's is {file.md5}"

@@ -1,0 +1,125 @@
+"""Any directory of class/image files."""
+
+import io
+import logging
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from dsb_jax.data import images
+from dsb_jax.data.builders.sized import Sized
+
+_logger = logging.getLogger(__name__)
+
+_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+_TEST_FOLDERS = ("test", "val", "validation")  # the first that is there
+_TEST_SHARE = 0.2
+_SPLIT_SEED = 0
+
+# Paths of the images of each class.
+_Classes = dict[str, list[pathlib.Path]]
+
+
+class Folder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """The images of ``DIR/train/CLASS`` and ``DIR/test/CLASS`` (or ``val``), or those of ``DIR/CLASS``.
+
+    Without a test folder, a fifth of each class, at least one image, is drawn for the test with a fixed seed. Classes
+    are numbered in the order of their names. Records keep the bytes of the files; each is decoded once, to be sure that
+    it can be. The config of this builder has the name that the user gives to the dataset.
+    """
+
+    name = "folder"
+    VERSION = tfds.core.Version("1.0.0")
+    url_infos = None  # see builders/__init__.py
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "the folder of train/CLASS/IMAGE and test/CLASS/IMAGE (or val), or of CLASS/IMAGE, which is then split; "
+        f"images are {', '.join(suffix[1:] for suffix in _SUFFIXES)}"
+    )
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Images of a directory, a folder for each class.",
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=(None, None, 3)),
+                    "label": tfds.features.ClassLabel(),
+                }
+            ),
+            supervised_keys=("image", "label"),
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Sized]:
+        splits = _find(pathlib.Path(dl_manager.manual_dir))
+        class_names = list(splits["train"])
+        self.info.features["label"].names = class_names
+        return {
+            split: Sized(self._generate_examples(class_names, classes), sum(map(len, classes.values())))
+            for split, classes in splits.items()
+        }
+
+    def _generate_examples(self, class_names: list[str], classes: _Classes) -> Iterator[tuple[str, dict[str, Any]]]:
+        for name, paths in classes.items():
+            for path in paths:
+                encoded = path.read_bytes()
+                try:
+                    images.decode(encoded, (None, None, 3))
+                except ValueError as error:
+                    raise ValueError(f"{path}: {error}") from error
+                yield f"{name}/{path.name}", {"image": io.BytesIO(encoded), "label": class_names.index(name)}
+
+
+def _find(archive: pathlib.Path) -> dict[str, _Classes]:
+    """The images of both splits, classes and files in the order of their names."""
+    test = next((archive / name for name in _TEST_FOLDERS if (archive / name).is_dir()), None)
+    ready = test is not None and (archive / "train").is_dir()
+    train = archive / "train" if ready else archive
+    classes = _classes(train)
+    if len(classes) < 2:
+        raise ValueError(f"{train} must have a folder for each of at least two classes, got {len(classes)}")
+    if not ready:
+        return _drawn(classes)
+    splits = {"train": classes, "test": _classes(test)}
+    if unknown := splits["test"].keys() - classes.keys():
+        raise ValueError(f"{test / min(unknown)} is a class that {train} lacks")
+    if not splits["test"]:
+        raise ValueError(f"{test} has no classes")
+    return splits
+
+
+def _classes(folder: pathlib.Path) -> _Classes:
+    classes, ignored = {}, []
+    for entry in sorted(folder.iterdir()):
+        if not entry.is_dir() or entry.name.startswith("."):
+            ignored.append(entry)
+            continue
+        files = sorted(entry.iterdir())
+        paths = [path for path in files if _is_image(path)]
+        if not paths:
+            raise ValueError(f"{entry} has no images ({', '.join(suffix[1:] for suffix in _SUFFIXES)})")
+        ignored += [path for path in files if not _is_image(path)]
+        classes[entry.name] = paths
+    if ignored:
+        _logger.warning("%d entries of %s are no images and are left out, such as %s", len(ignored), folder, ignored[0])
+    return classes
+
+
+def _is_image(path: pathlib.Path) -> bool:
+    return path.suffix.lower() in _SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def _drawn(classes: _Classes) -> dict[str, _Classes]:
+    """The images of each class, split at random."""
+    splits = {"train": {}, "test": {}}
+    for label, (name, paths) in enumerate(classes.items()):
+        if len(paths) < 2:
+            raise ValueError(f"{paths[0].parent} has one image, but one to train on and one for the test are needed")
+        drawn = np.zeros(len(paths), bool)
+        rng = np.random.default_rng([_SPLIT_SEED, label])
+        drawn[rng.permutation(len(paths))[: max(round(_TEST_SHARE * len(paths)), 1)]] = True
+        for split, chosen in (("train", ~drawn), ("test", drawn)):
+            splits[split][name] = [paths[row] for row in np.flatnonzero(chosen)]
+    return splits

@@ -1,0 +1,261 @@
+"""What a finished run left in its workdir, read and checked: the source of every page about runs."""
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import zipfile
+import zlib
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+PER_CLASS = ("accuracy", "samples", "test_samples", "volume", "scale", "weight")
+SHOTS = ("head", "middle", "tail")
+CORRELATIONS = ("samples", "effective_number", "interclass", "volume", "scale")
+
+_TRAINING = {"epoch": True, "loss": True, "accuracy": True, "train_seconds": True}  # whether every line has it
+_TRAINING |= {"learning_rate": False, "skipped": False}
+_TESTS = {"epoch": True, "test_accuracy": True, "test_loss": False}
+_TESTS_BY_CLASS = {"weights": True, "class_accuracy": False, "volumes": False, "scales": False}
+
+
+@dataclasses.dataclass(frozen=True)
+class Confusions:
+    """The final test pass, and images of the pairs of classes that were confused most.
+
+    Attributes:
+      labels: true classes, int ``[n]``.
+      predictions: predicted classes, int ``[n]``.
+      pairs: (true, predicted) classes, int ``[P, 2]``.
+      images: uint8 images of each pair, ``shown[p]`` of them, ``[H, W, channels]`` each.
+    """
+
+    labels: np.ndarray
+    predictions: np.ndarray
+    pairs: np.ndarray
+    images: tuple[np.ndarray, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished run. NaN stands for null and for what was not measured.
+
+    Attributes:
+      path: the workdir.
+      results: ``results.json`` as it is.
+      config: ``config.json`` as it is.
+      class_names: in the order of the labels.
+      per_class: a column ``[C]`` for each name in `PER_CLASS`.
+      shots: accuracy of head, middle and tail.
+      correlations: r of class accuracy with each of `CORRELATIONS`.
+      by_space: r by space (pool, feature, sample), as `metrics.correlations_by_alpha` has it; a space that was not
+        measured is absent.
+      training: columns ``[T]`` of the training lines in ``metrics.jsonl``.
+      tests: columns ``[E]`` of the evaluations, ``[E, C]`` for weights, class_accuracy, volumes and scales.
+      environment: an entry for each start of the run; none where it was not kept.
+      confusions: None where they were not kept.
+    """
+
+    path: pathlib.Path
+    results: dict[str, Any]
+    config: dict[str, Any]
+    class_names: tuple[str, ...]
+    per_class: dict[str, np.ndarray]
+    shots: dict[str, float]
+    correlations: dict[str, float]
+    by_space: dict[str, dict[str, Any]]
+    training: dict[str, np.ndarray]
+    tests: dict[str, np.ndarray]
+    environment: list[dict[str, Any]]
+    confusions: Confusions | None
+
+
+def load(workdir: str | os.PathLike[str]) -> Run:
+    """Reads ``results.json``, ``metrics.jsonl``, ``config.json``, and where there are, the other files of a run.
+
+    Args:
+      workdir: the folder of a finished run.
+
+    Returns:
+      The run.
+
+    Raises:
+      FileNotFoundError: naming the file that is missing.
+      ValueError: naming the file, and the line or key in it, that cannot be read.
+
+    Example:
+      >>> load("runs/none")
+      Traceback (most recent call last):
+      FileNotFoundError: runs/none/results.json is missing: the folder holds no finished run
+    """
+    workdir = pathlib.Path(workdir)
+    path = workdir / "results.json"
+    results = _object(_parse(_read(path), str(path)), str(path))
+    _check_results(results, path)
+    classes = results["per_class"]
+
+    def numbers(part: dict, keys: Iterable[str], what: str) -> dict[str, float]:
+        return {key: _number(part.get(key), f"{path}: {key!r} of {what}") for key in keys}
+
+    rows = [numbers(entry, PER_CLASS, f"class {name!r}") for name, entry in classes.items()]
+    per_class = {key: np.array([row[key] for row in rows]) for key in PER_CLASS}
+    if np.isnan(per_class["samples"]).any():
+        raise ValueError(f"{path}: 'samples' must be given for every class in 'per_class'")
+    training, tests = _load_metrics(workdir / "metrics.jsonl", len(classes))
+    config = workdir / "config.json"
+    return Run(
+        path=workdir,
+        results=results,
+        config=_object(_parse(_read(config), str(config)), str(config)),
+        class_names=tuple(classes),
+        per_class=per_class,
+        shots=numbers(results, SHOTS, "the run"),
+        correlations=numbers(results["correlations"], CORRELATIONS, "'correlations'"),
+        by_space=_spaces(results.get("correlations_by_space", {}), path),
+        training=training,
+        tests=tests,
+        environment=_load_environment(workdir / "environment.json"),
+        confusions=_load_confusions(workdir / "confusions.npz", len(classes)),
+    )
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by the names that the command line overrides.
+
+    Example:
+      >>> flat({"a": {"b": 1}, "c": [2]})
+      {'a.b': 1, 'c': [2]}
+    """
+    pairs: dict[str, Any] = {}
+    for key, value in tree.items():
+        pairs |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {prefix + key: value}
+    return pairs
+
+
+def _check_results(results: dict[str, Any], path: pathlib.Path) -> None:
+    wanted = {
+        **dict.fromkeys(("dataset", "method", "command"), (str, "a string")),
+        **dict.fromkeys(("top1", "steps", "epochs"), (int | float, "a number")),
+        **dict.fromkeys(("per_class", "correlations"), (dict, "an object")),
+    }
+    for key, (kind, described) in wanted.items():
+        if not isinstance(results.get(key), kind):
+            raise ValueError(f"{path}: {key!r} must be {described}, got {results.get(key)!r:.60}")
+    classes = results["per_class"]
+    if not classes or not all(isinstance(entry, dict) for entry in classes.values()):
+        raise ValueError(f"{path}: 'per_class' must hold an object for each class")
+
+
+def _spaces(by_space: Any, path: pathlib.Path) -> dict[str, dict[str, Any]]:
+    spaces = {}
+    for space, entry in _object(by_space, f"{path}: 'correlations_by_space'").items():
+        where = f"{path}: {space!r} of 'correlations_by_space'"
+        entry = _object(entry, where)
+        spaces[space] = {"volume": _number(entry.get("volume"), f"{where}: 'volume'")}
+        for measure in ("interclass", "scale"):
+            column = _object(entry.get(measure, {}), f"{where}: {measure!r}")
+            spaces[space][measure] = {
+                alpha: _number(r, f"{where}: {measure!r} at {alpha}") for alpha, r in column.items()
+            }
+    return spaces
+
+
+def _load_metrics(path: pathlib.Path, num_classes: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    training: dict[str, list] = {key: [] for key in _TRAINING}
+    tests: dict[str, list] = {key: [] for key in _TESTS | _TESTS_BY_CLASS}
+    for number, line in enumerate(_read(path).removesuffix("\n").split("\n"), start=1):
+        if number == 1 and not line:
+            break  # the file is empty
+        where = f"{path}, line {number}"
+        record = _object(_parse(line, where), where)
+        tested = "test_accuracy" in record
+        columns, required = (tests, _TESTS | _TESTS_BY_CLASS) if tested else (training, _TRAINING)
+        for key, column in columns.items():
+            if required[key] and key not in record:
+                raise ValueError(f"{where} lacks {key!r}")
+            if key in _TESTS_BY_CLASS:
+                column.append(_numbers(record.get(key), num_classes, f"{where}: {key!r}"))
+            else:
+                column.append(_number(record.get(key), f"{where}: {key}"))
+    shapes = {key: (-1, num_classes) if key in _TESTS_BY_CLASS else (-1,) for key in (*training, *tests)}
+    return tuple(
+        {key: np.array(column, float).reshape(shapes[key]) for key, column in part.items()}
+        for part in (training, tests)
+    )
+
+
+def _load_environment(path: pathlib.Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    starts = _parse(_read(path), str(path))
+    if not isinstance(starts, list):
+        raise ValueError(f"{path} must hold a list with an object for each start, got {starts!r:.60}")
+    return [_object(start, f"{path}: an entry") for start in starts]
+
+
+def _load_confusions(path: pathlib.Path, num_classes: int) -> Confusions | None:
+    if not path.exists():
+        return None
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in ("labels", "predictions", "pairs", "images", "shown")}
+    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+    labels, predictions, pairs, images, shown = arrays.values()
+    fits = labels.ndim == 1 and labels.shape == predictions.shape and pairs.ndim == 2 and pairs.shape[1] == 2
+    fits = fits and images.ndim == 5 and images.dtype == np.uint8 and images.shape[-1] in (1, 3)
+    if not fits or not len(pairs) == len(images) == len(shown):
+        shapes = ", ".join(f"{name} {array.dtype} {array.shape}" for name, array in arrays.items())
+        raise ValueError(f"{path} does not hold a test pass and images of pairs, but {shapes}")
+    classes = np.concatenate([labels, predictions, pairs.ravel()])
+    if classes.size and not (classes.min() >= 0 and classes.max() < num_classes):
+        raise ValueError(f"{path}: classes must lie in [0, {num_classes}), got {classes.min()} to {classes.max()}")
+    return Confusions(
+        labels, predictions, pairs, tuple(some[:number] for some, number in zip(images, shown, strict=True))
+    )
+
+
+def _read(path: pathlib.Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} is missing: the folder holds no finished run") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text: {error}") from None
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return json.loads(text, parse_constant=lambda _: None)  # NaN and infinities are undefined, as null is
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where} is not valid JSON: {error}") from None
+
+
+def _object(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{where} must hold a JSON object, got {json.dumps(value)!r:.60}")
+    return value
+
+
+def _number(value: Any, what: str) -> float:
+    if value is None:
+        return math.nan
+    if not isinstance(value, int | float):
+        raise ValueError(f"{what} must be a number or null, got {value!r:.60}")
+    return float(value)
+
+
+def _numbers(values: Any, length: int, what: str) -> np.ndarray:
+    """A list of numbers and nulls, one for each class; NaNs for an absent one."""
+    if values is None:
+        return np.full(length, np.nan)
+    try:
+        array = np.array(values, float)
+    except (TypeError, ValueError):
+        array = np.empty(0)
+    if not isinstance(values, list) or array.shape != (length,):
+        raise ValueError(f"{what} must be a list of {length} numbers, one for each class")
+    return array

@@ -1,0 +1,133 @@
+"""The compiled steps of an experiment, and its examples where the steps find them."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from clu import parameter_overview
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
+
+import dsb_jax
+from dsb_jax.data import feed
+from dsb_jax.training import experiment as experiments
+from dsb_jax.training.experiment import Experiment
+from dsb_jax.training.progress import announced
+from dsb_jax.training.step import Batch, TrainState, init_state, make_eval_step, make_train_step
+
+_logger = logging.getLogger(__name__)
+
+# Outputs of evaluation steps that may wait on the device for the host to fetch them.
+_STEPS_BEHIND = 4
+
+
+class Program:
+    """What a run computes: compiled once, before anything is written, so that what does not fit is refused.
+
+    Args:
+      config: the run's settings.
+      experiment: its parts.
+
+    Attributes:
+      initial: the state before the first step; on CPU and GPU the first step takes its buffers.
+      train_step: ``(state, batch) -> (state, metrics)``.
+      summary: ``balancer state -> dict``, see :class:`dsb_jax.Balancer`.
+      learning_rates: ``[steps]``, known beforehand so that no log line asks the device for one.
+    """
+
+    def __init__(self, config: ConfigDict, experiment: Experiment) -> None:
+        self._config, self._experiment = config, experiment
+        sharding = NamedSharding(experiment.mesh, P("data")) if experiment.mesh is not None else None
+        options = {"sharding": sharding, "resident_bytes": config.resident_megabytes * 2**20}
+        self._train = feed.Examples(experiment.train, experiment.indices, **options)
+        self._test = feed.Examples(experiment.test, **options)
+        self._describe()
+        begin = time.perf_counter()
+        parts = (experiment.model, experiment.objective, experiment.balancer, experiment.optimizer)
+        shared = {"ema_decay": config.ema_decay, "mesh": experiment.mesh}
+        image = experiment.eval_preprocess(np.zeros((1, *experiment.train.image_shape), np.uint8))
+        self.initial: TrainState = init_state(*parts, image, seed=config.seed, **shared)
+        _logger.info("Parameters:\n%s", parameter_overview.get_parameter_overview(self.initial.params))
+        _logger.info("Compiling")
+        train_step = make_train_step(
+            *parts,
+            experiment.train_preprocess,
+            accumulate=config.accumulate,
+            skip_nonfinite=config.skip_nonfinite,
+            **shared,
+        )
+        self.train_step = train_step.lower(self.initial, next(self.batches(0))).compile()
+        eval_step = make_eval_step(experiment.model, experiment.objective.loss, experiment.eval_preprocess)
+        self._eval_step = eval_step.lower(self.initial, _arrays(next(self._in_order(self._test)))).compile()
+        self.summary = jax.jit(experiment.balancer.summary).lower(self.initial.balancing).compile()
+        self.learning_rates = np.asarray(jax.jit(jax.vmap(experiment.schedule))(jnp.arange(experiment.steps)))
+        _logger.info("Compiled in %.0f s", time.perf_counter() - begin)
+
+    def batches(self, start_step: int) -> Iterator[Batch]:
+        """Training batches from step ``start_step`` on, on the devices."""
+        config = self._config
+        return self._train.shuffled(config.batch_size, seed=config.seed, start_step=start_step)
+
+    def test(self, state: TrainState, check: Callable[[], None]) -> dict[str, np.ndarray]:
+        """``prediction`` and ``loss`` of every test example; ``check`` is called before every batch."""
+        return self._outputs(state, self._test, ("prediction", "loss"), check, "Testing")
+
+    def training_features(self, state: TrainState, check: Callable[[], None]) -> np.ndarray:
+        """Features of the training examples, pooled as the balancer pools them, in the order of ``indices``."""
+        return self._outputs(state, self._train, ("features",), check, "Measuring features")["features"]
+
+    def training_pixels(self, check: Callable[[], None]) -> np.ndarray:
+        """The training examples in sample space, in the order of ``indices``."""
+        pixel_features = jax.jit(dsb_jax.pixel_features)
+        batches = announced(self._in_order(self._train), self._batch_count(self._train), "Measuring images")
+        parts = []
+        for batch in batches:
+            check()
+            parts.append(np.asarray(pixel_features(batch["image"]))[batch["mask"]])
+        return np.concatenate(parts)
+
+    def _outputs(self, state, examples, names: Sequence[str], check, what):
+        parts, masks = [], []
+        for batch in announced(self._in_order(examples), self._batch_count(examples), what):
+            check()
+            outputs = self._eval_step(state, _arrays(batch))
+            if "features" in names:
+                outputs["features"] = dsb_jax.pool_features(outputs["features"], self._config.dsb.dim)
+            parts.append({name: outputs[name] for name in names})
+            masks.append(batch["mask"])
+            if len(parts) > _STEPS_BEHIND:
+                parts[-1 - _STEPS_BEHIND] = jax.device_get(parts[-1 - _STEPS_BEHIND])
+        parts = jax.device_get(parts)
+        return {
+            name: np.concatenate([part[name][mask] for part, mask in zip(parts, masks, strict=True)]) for name in names
+        }
+
+    def _in_order(self, examples):
+        return examples.in_order(self._eval_batch_size)
+
+    @property
+    def _eval_batch_size(self):
+        """The next multiple of the devices: what is added is masked."""
+        devices = self._experiment.mesh.size if self._experiment.mesh is not None else 1
+        return -(-self._config.eval_batch_size // devices) * devices
+
+    def _batch_count(self, examples):
+        return -(-len(examples) // self._eval_batch_size)
+
+    def _describe(self):
+        experiment = self._experiment
+        devices = experiment.mesh.size if experiment.mesh is not None else 1
+        _logger.info(
+            "%s on %d images of %s in %d classes (%d to %d each), %d steps on %d %s",
+            experiments.method(self._config), len(experiment.indices), self._config.dataset, len(experiment.counts),
+            experiment.counts.min(), experiment.counts.max(), experiment.steps, devices, jax.devices()[0].device_kind,
+        )  # fmt: skip
+
+
+def _arrays(batch):
+    """The part of an evaluation batch that is on the devices."""
+    return {"image": batch["image"], "label": batch["label"]}
