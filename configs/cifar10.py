@@ -9,6 +9,11 @@ published files, then train; the paper's measurements are of plain cross-entropy
   python -m dsb_jax.main --config=configs/cifar10.py
   python -m dsb_jax.main --config=configs/cifar10.py:balancer=uniform
 
+Plain cross-entropy with the pool filled all the same, for measuring scales in it (``correlations_by_space``), is DSB
+that never starts:
+
+  python -m dsb_jax.main --config=configs/cifar10.py:balancer=dsb,start_epoch=200
+
 Table 1's long tail (Pearson r with class accuracy, imbalance 200), and one of the nested, balanced sub-datasets of
 Table 7 (``dsb_jax.data.long_tail.BALANCED``; the same seed keeps them nested):
 

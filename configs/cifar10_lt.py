@@ -28,6 +28,7 @@ def get_config(arguments=None):
     config.flip = True
     config.crop_padding = 4
     config.model = "resnet32"
+    config.stem = "cifar"  # of resnet18, 34 and 50, should one be chosen
     config.batch_size = 128
     config.epochs = 200
     config.learning_rate = 0.1

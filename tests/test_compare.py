@@ -184,6 +184,18 @@ def test_the_words_claim_what_the_numbers_bear(folders, tmp_path):
 
 
 @pytest.mark.usefixtures("without_plots")
+def test_gains_and_losses_that_cancel_over_seeds_are_neither(folders, tmp_path):
+    made = {f"{method}-{seed}": a_method(method, seed) for method in ("CE", "LDAM") for seed in range(3)}
+    for seed, change in enumerate((0.1, -0.3, 0.2)):  # with rounding, they add up to 1e-17
+        for i, name in enumerate(class_names(10)):
+            made[f"CE-{seed}"][0]["per_class"][name]["accuracy"] = 0.5
+            made[f"LDAM-{seed}"][0]["per_class"][name]["accuracy"] = 0.5 + (0.1 * (i + 1) if i < 3 else change)
+    (sentence,) = sentences(render(folders(made), tmp_path / "compare.html")[0])
+    assert "Of 10 classes, 3 gain and 0 lose" in sentence
+    assert "n = 3, p = 0.250" in sentence
+
+
+@pytest.mark.usefixtures("without_plots")
 @pytest.mark.parametrize(
     ("made", "said"),
     [

@@ -58,9 +58,9 @@ def test_train_and_test_folders_are_taken_as_they_are(tmp_path, capsys):
     assert names == {0: "rose", 1: "aster"}
 
 
-@pytest.mark.parametrize("test_folder", ["val", "validation"])
-def test_other_names_of_the_test_folder(test_folder, tmp_path):
-    fill(tmp_path / "train", {"a": 3, "b": 3})
+@pytest.mark.parametrize(("train_folder", "test_folder"), [("train", "val"), ("TRAIN", "Validation")])
+def test_other_names_of_the_folders(train_folder, test_folder, tmp_path):
+    fill(tmp_path / train_folder, {"a": 3, "b": 3})
     fill(tmp_path / test_folder, {"b": 2})
     splits = folders._find(tmp_path)
     assert {split: {name: len(paths) for name, paths in classes.items()} for split, classes in splits.items()} == {
@@ -205,7 +205,12 @@ def train_alone(archive):
     (archive / "train").mkdir()
     for name in "AB":
         (archive / name).rename(archive / "train" / name)
-    return f"{archive / 'train'} has no images"
+    return f"{archive / 'train'} is there, but no folder test, val, validation of the same classes beside it"
+
+
+def validation_alone(archive):
+    fill(archive / "Val", {"a": 2, "b": 2})
+    return f"{archive / 'Val'} is there, but no folder train of the same classes beside it"
 
 
 def unknown_class(archive):
@@ -214,15 +219,24 @@ def unknown_class(archive):
     return f"{archive / 'test' / 'z'} is a class that {archive / 'train'} lacks"
 
 
-def empty_test(archive):
+def empty_class_of_the_test(archive):
     fill(archive / "train", {"a": 2, "b": 2})
-    (archive / "val").mkdir()
-    return f"{archive / 'val'} has no classes"
+    (archive / "val" / "a").mkdir(parents=True)
+    return f"{archive / 'val' / 'a'} has no images"
 
 
 @pytest.mark.parametrize(
     "damage",
-    [truncated, empty_test, empty_class, single_image, single_class, train_alone, unknown_class],
+    [
+        truncated,
+        empty_class_of_the_test,
+        empty_class,
+        single_image,
+        single_class,
+        train_alone,
+        validation_alone,
+        unknown_class,
+    ],
     ids=lambda f: f.__name__,
 )
 def test_what_is_wrong_with_a_folder_is_one_line(damage, tmp_path, capfd):
@@ -233,6 +247,27 @@ def test_what_is_wrong_with_a_folder_is_one_line(damage, tmp_path, capfd):
     assert captured.err.splitlines()[-1].startswith(f"error: {message}")
     assert captured.out == ""
     assert [path.name for path in (tmp_path / "data" / "folder" / "images").iterdir()] == [".lock"]
+
+
+def test_of_two_folders_for_the_test_one_is_taken_and_the_other_named(tmp_path, caplog):
+    for name, number in (("train", 3), ("val", 2), ("test", 1)):
+        fill(tmp_path / name, {"a": number, "b": number})
+    assert [len(paths) for paths in folders._find(tmp_path)["test"].values()] == [1, 1]
+    assert caplog.messages[0] == f"{tmp_path / 'val'} is left out: the test is {tmp_path / 'test'}"
+
+
+def test_a_name_is_taken_by_the_images_that_got_it_first(tmp_path, capfd):
+    archive, data_dir = fill(tmp_path / "images", {"a": 3, "b": 3}), tmp_path / "data"
+    other = fill(tmp_path / "other" / "images", {"a": 3, "b": 4})
+    assert run("folder", "--archive", archive, "--data-dir", data_dir) == 0
+    assert capfd.readouterr().err.count("custom data configuration") == 0
+    assert run("folder", "--archive", archive, "--data-dir", data_dir) == 0
+    assert capfd.readouterr().out.startswith("folder/images is already in")
+    assert run("folder", "--archive", other, "--data-dir", data_dir) == 2
+    where = data_dir / "folder" / "images" / "1.0.0"
+    message = f"error: folder/images is in {where} already, of other images than are in {other} now; choose another"
+    assert capfd.readouterr().err.startswith(message)
+    assert run("folder/mine", "--archive", other, "--data-dir", data_dir) == 0
 
 
 def test_names_and_sizes_are_checked(tmp_path, capsys):

@@ -203,6 +203,15 @@ def test_each_class_has_its_line_and_gaps_where_it_was_not_measured(num_classes)
         assert to_hex(axes.lines[-1].get_color()) == drawing.SCALE
 
 
+@pytest.mark.parametrize("num_classes", [3, 31])
+def test_classes_of_one_size_have_one_colour(num_classes):
+    names = [str(i) for i in range(num_classes)]
+    values, counts = np.ones((2, num_classes)), np.full(num_classes, 500)
+    figure = curves.by_class([0, 1], values, measure_name="class weight", counts=counts, class_names=names)
+    (axes,) = figure.axes  # no bar of colours
+    assert {to_hex(line.get_color()) for line in axes.lines} == {drawing.INK}
+
+
 def test_curves_show_what_was_logged():
     figure = curves.training_curves(
         epochs=[1, 2],

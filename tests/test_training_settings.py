@@ -31,6 +31,8 @@ CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
         ("start_epoch=0", "start_epoch", 0),
         ("head=cosine", "head", "cosine"),
         ("data_dir=/some/folder", "data_dir", "/some/folder"),
+        ("stem=cifar,stem=None", "stem", None),
+        ("dataset=None", "dataset", "None"),
         ("mean=(0.1,)", "mean", (0.1,)),
         ("std=(0.1, 0.2, 0.3),epochs=3", "std", (0.1, 0.2, 0.3)),
         (" loss = ldam , epochs = 2 ", "loss", "ldam"),

@@ -17,6 +17,7 @@ from tensorflow_datasets.core import constants
 from dsb_jax import validation
 from dsb_jax.data import images
 from dsb_jax.data.builders import BUILDERS
+from dsb_jax.data.builders.folder import listing
 from dsb_jax.data.records import RecordSource, Split
 
 _logger = logging.getLogger(__name__)
@@ -105,7 +106,8 @@ def prepare(
       The dataset's folder, and whether this call wrote it.
 
     Raises:
-      ValueError: an unknown name, no archive where one is needed, or a damaged file in it.
+      ValueError: an unknown name, no archive where one is needed, a damaged file in it, or a NAME that other own images
+        have.
       FileNotFoundError: a file that the archive lacks.
 
     Example:
@@ -115,6 +117,7 @@ def prepare(
     """
     folder = _folder(name, data_dir)
     if _is_complete(folder):
+        _refuse_other_images(name, folder, archive)
         return folder, False
     wanted = _builder(name).MANUAL_DOWNLOAD_INSTRUCTIONS
     if wanted and archive is None:
@@ -123,6 +126,7 @@ def prepare(
         raise FileNotFoundError(f"archive {os.fspath(archive)!r} is no folder, or empty; wanted is {wanted}")
     with _locked(folder.parent):
         if _is_complete(folder):
+            _refuse_other_images(name, folder, archive)
             return folder, False
         # Left by a process that was killed: an exception would have removed it, and the lock says none is at work.
         for leftover in folder.parent.glob(f"{constants.INCOMPLETE_PREFIX}*"):
@@ -132,8 +136,8 @@ def prepare(
         _logger.info("Preparing %s in %s", name, folder)
         _, _, own_name = name.partition("/")
         config = tfds.core.BuilderConfig(name=own_name) if own_name else None
-        builder = _builder(name)(data_dir=_data_dir(data_dir), config=config, file_format="array_record")
-        with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download, and there is none
+        with _quiet():
+            builder = _builder(name)(data_dir=_data_dir(data_dir), config=config, file_format="array_record")
             builder.download_and_prepare(
                 download_config=tfds.download.DownloadConfig(manual_dir=archive, try_download_gcs=False)
             )
@@ -163,11 +167,39 @@ def _is_complete(folder: pathlib.Path) -> bool:
     return (folder / constants.DATASET_INFO_FILENAME).is_file()
 
 
+def _refuse_other_images(name: str, folder: pathlib.Path, archive: PathLike | None) -> None:
+    """Published datasets are what they are; a name for own images is taken by the first that got it."""
+    if archive is None or not name.startswith("folder/"):
+        return
+    prepared = tfds.builder_from_directory(folder).info.metadata or {}
+    if prepared.get("listing") != listing(archive):
+        raise ValueError(
+            f"{name} is in {folder} already, of other images than are in {os.fspath(archive)} now; choose another "
+            "NAME, or remove that folder"
+        )
+
+
 def _command(name: str, data_dir: PathLike | None) -> str:
     """The command line that prepares a dataset, and what its archive is."""
     where = f" --data-dir {os.fspath(data_dir)}" if data_dir else ""
     command = f"python -m dsb_jax.data.prepare {name} --archive DIR{where}"
     return f"{command}  (DIR is {_builder(name).MANUAL_DOWNLOAD_INSTRUCTIONS})"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """TFDS announces a download, and there is none; and it warns of a name that is the user's own."""
+
+    def wanted(record):
+        return not str(record.msg).startswith("Using custom data configuration")
+
+    log = logging.getLogger("absl")
+    log.addFilter(wanted)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        log.removeFilter(wanted)
 
 
 @contextlib.contextmanager

@@ -137,7 +137,7 @@ def _over_seeds(comparison: Comparison) -> str:
 
 def _over_classes(comparison: Comparison) -> str:
     """How many classes gain and lose, and how sure it is that classes gain or lose on the whole."""
-    differences = paired.mean(comparison.by_class)
+    differences = comparison.mean_by_class
     differences = differences[np.isfinite(differences)]
     better, worse = int((differences > 0).sum()), int((differences < 0).sum())
     verdict = _verdict(paired.wilcoxon(differences), better + worse)
@@ -179,7 +179,7 @@ def _by_class(base: Group, compared: list[Comparison]) -> dict[str, tuple[str, F
             f"Accuracy of {each.label} less that of {each.base}, class by class, from most to fewest training samples "
             f"(of {first.path.name}).{spread}",
             plots.accuracy_differences(
-                paired.mean(each.by_class),
+                each.mean_by_class,
                 first.per_class["samples"],
                 spread=paired.deviation(each.by_class),
                 title=f"{each.label} less {each.base}",
@@ -205,7 +205,7 @@ def _training(grouped: list[Group]) -> dict[str, tuple[str, Figure]]:
 
 def _class_table(base: Group, compared: list[Comparison]) -> str:
     accuracy = paired.mean(np.array([run.per_class["accuracy"] for run in base.runs]))
-    differences = [100 * paired.mean(each.by_class) for each in compared]
+    differences = [100 * each.mean_by_class for each in compared]
     first = base.runs[0]
     rows = (
         (

@@ -83,7 +83,7 @@ def training_curves(
 def by_class(
     epochs: ArrayLike, values: ArrayLike, *, measure_name: str, counts: ArrayLike, class_names: Sequence[str]
 ) -> Figure:
-    """A measure of each class through training, such as its weight, coloured by its training samples.
+    """A measure of each class through training, such as its weight, coloured by its training samples where they differ.
 
     Args:
       epochs: ``[T]``.
@@ -113,9 +113,10 @@ def by_class(
         raise ValueError("values must be finite numbers >= 0, or NaN")
     drawing.check_names(class_names, len(counts))
     low = max(counts.min(), 1)
-    norm = LogNorm(low, max(counts.max(), 2 * low))  # a balanced set still needs a range
     order = np.argsort(-counts, kind="stable")
-    colours = FEW_TO_MANY(norm(np.maximum(counts[order], low)))
+    balanced = counts.max() <= low
+    norm = None if balanced else LogNorm(low, counts.max())
+    colours = [INK] if balanced else FEW_TO_MANY(norm(np.maximum(counts[order], low)))
 
     named = len(counts) <= NAMED_CLASSES
     figure, axes = drawing.figure_and_axes(height=max(HEIGHT, 0.19 * len(counts)) if named else HEIGHT)
@@ -134,7 +135,7 @@ def by_class(
     drawing.title(axes, f"{measure_name[:1].upper()}{measure_name[1:]} during training")
     if named:
         drawing.label_line_ends(axes, epochs[-1], values[-1], class_names)
-    else:
+    elif not balanced:
         bar = figure.colorbar(ScalarMappable(norm, FEW_TO_MANY), ax=axes)
         drawing.plain_numbers(bar.ax.yaxis)
         bar.ax.tick_params(labelsize=SMALL, color=INK, labelcolor=INK)

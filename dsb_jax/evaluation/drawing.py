@@ -116,7 +116,7 @@ def logarithmic_if_wide(axes: Axes, which: str, values: np.ndarray) -> None:
 
 def plain_numbers(axis: Axis) -> None:
     """Numbers as people write them, also on logarithmic axes."""
-    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,g}"))
+    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,g}".replace("-", "−")))
     axis.set_minor_formatter(ticker.NullFormatter())
 
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from dsb_jax.evaluation import runs
+from dsb_jax.evaluation import paired, runs
 from dsb_jax.evaluation.runs import Run
 
 _SEEDS = ("seed", "subset_seed")
@@ -57,8 +57,12 @@ class Comparison:
     @property
     def by_class(self) -> np.ndarray:
         """Of class accuracies, ``[pairs, C]``."""
-        pairs = [run.per_class["accuracy"] - base.per_class["accuracy"] for run, base in self.pairs]
-        return np.array(pairs).round(12)  # what is equal on paper is equal here
+        return np.array([run.per_class["accuracy"] - base.per_class["accuracy"] for run, base in self.pairs])
+
+    @property
+    def mean_by_class(self) -> np.ndarray:
+        """Of class accuracies over pairs, ``[C]``."""
+        return paired.mean(self.by_class).round(12)  # what is equal on paper is equal here
 
 
 def check_comparable(loaded: Sequence[Run]) -> None:

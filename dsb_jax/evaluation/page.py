@@ -210,7 +210,8 @@ td.text { white-space: normal; min-width: 10rem; overflow-wrap: anywhere; }
   th, td { padding: .3rem .4rem; }
   table { font-size: .85rem; }
   th[scope=row] { white-space: normal; min-width: 7rem; }
-  .alphas th[scope=row] { min-width: 0; } }
+  .alphas th[scope=row] { min-width: 0; }
+  .alphas th, .alphas td { padding: .3rem .25rem; } }
 .sortable thead th { position: sticky; top: 0; background: var(--page); }
 button { all: unset; cursor: pointer; }
 button:focus-visible { outline: 2px solid; }

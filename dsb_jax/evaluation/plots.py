@@ -65,7 +65,7 @@ def accuracy_against(
     drawing.percent(axes, y)
     axes.set_xlabel(measure_name, parse_math=False)
     axes.set_ylabel("class accuracy")
-    verdict = "Pearson r undefined" if np.isnan(r) else f"Pearson r = {r:.2f}"
+    verdict = "Pearson r undefined" if np.isnan(r) else f"Pearson r = {r:.2f}".replace("-", "−")
     drawing.title(axes, f"Accuracy against {measure_name}: {verdict}")
     if named:
         drawing.label_points(axes, x, y, [name for name, kept in zip(class_names, shown, strict=True) if kept])
@@ -264,7 +264,7 @@ def accuracy_differences(
     drawing.check_names(class_names, len(counts))
     order = np.argsort(-counts, kind="stable")
     differences, spread = differences[order], spread[order]
-    points = ticker.FuncFormatter(lambda value, _: f"{100 * value:+.3g}" if value else "0")
+    points = ticker.FuncFormatter(lambda value, _: f"{100 * value:+.3g}".replace("-", "−") if value else "0")
     if len(order) <= NAMED_CLASSES:
         names = [f"{drawing.short(class_names[i])} ({counts[i]:g})" for i in order]
         figure, axes = _difference_bars(differences, spread, names)

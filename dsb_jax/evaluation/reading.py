@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from dsb_jax.evaluation import page
 from dsb_jax.evaluation.runs import Run
 
 
@@ -55,7 +56,7 @@ def _what_accuracy_follows(run: Run) -> list[str]:
     for key in defined:
         direction = ("rises" if r[key] > 0 else "falls") + (" slightly with" if abs(r[key]) < 0.3 else " with")
         verb = direction if z[key] > error else "shows no clear relation to"
-        sentences.append(f"Class accuracy {verb} {names[key]} (r = {r[key]:.2f}).")
+        sentences.append(f"Class accuracy {verb} {names[key]} (r = {page.number(r[key], '{:.2f}')}).")
     for key in [key for key in names if key not in defined]:
         why = "is the same for all classes or was not measured, so its correlation with accuracy is undefined"
         sentences.append(f"{names[key].capitalize()} {why}.")

@@ -37,7 +37,6 @@ _SPACES = {
     "sample": "in the training images themselves",
 }
 _STARTS_SHOWN = 5
-_EXAMPLES = 8  # images of a pair
 
 
 def write(workdir: str | os.PathLike[str]) -> pathlib.Path:
@@ -105,6 +104,8 @@ def _duration(seconds: float) -> str:
 def _over_time(run: Run) -> dict[str, tuple[str, Figure]]:
     training, tests = run.training, run.tests
     drawn = {}
+    balanced = np.ptp(run.per_class["samples"]) == 0
+    coloured = "" if balanced else "; blue classes have many training samples, orange ones few"
     if len(training["epoch"]) or len(tests["epoch"]):
         drawn["curves"] = (
             "Loss and accuracy on training batches and on the test set, and the learning rate, by epoch.",
@@ -121,8 +122,7 @@ def _over_time(run: Run) -> dict[str, tuple[str, Figure]]:
     for key, name in {"weights": "class weight", "scales": "semantic scale"}.items():
         if np.isfinite(tests[key]).any():
             drawn[key] = (
-                f"{name.capitalize()} of each class during training; blue classes have many training samples, "
-                "orange ones few.",
+                f"{name.capitalize()} of each class during training{coloured}.",
                 curves.by_class(
                     tests["epoch"],
                     tests[key],
@@ -250,7 +250,7 @@ def _pair(run: Run, true: int, predicted: int, images: np.ndarray) -> str:
     name, other = run.class_names[true], run.class_names[predicted]
     shown = "".join(
         page.picture(image, f"{name}, taken for {other}: example {number}")
-        for number, image in enumerate(images[:_EXAMPLES], start=1)
+        for number, image in enumerate(images, start=1)
     )
     text = f"<b>{escape(name)}</b>, taken for <b>{escape(other)}</b>"
     rate = f"{errors:,} of {samples:,} ({errors / max(samples, 1):.1%})"

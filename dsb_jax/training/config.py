@@ -152,10 +152,11 @@ def check_setting(config: ConfigDict, key: str) -> None:
 def _set(config, key, text):
     check_setting(config, key)
     *path, name = key.split(".")
-    node = functools.reduce(operator.getitem, path, config)
+    node, defaults = (functools.reduce(operator.getitem, path, settings) for settings in (config, base_config()))
     wanted = node.get_type(name)
+    is_text = wanted is str and not (text == "None" and defaults[name] is None)
     try:
-        node[name] = text if wanted is str else ast.literal_eval(text)
+        node[name] = text if is_text else ast.literal_eval(text)
     except (TypeError, ValueError, SyntaxError):
         raise ValueError(f"{key} must be of type {wanted.__name__}, got {text!r}") from None
 

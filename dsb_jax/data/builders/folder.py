@@ -1,7 +1,9 @@
 """Any directory of class/image files."""
 
+import hashlib
 import io
 import logging
+import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -28,7 +30,8 @@ class Folder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     Without a test folder, a fifth of each class, at least one image, is drawn for the test with a fixed seed. Classes
     are numbered in the order of their names. Records keep the bytes of the files; each is decoded once, to be sure that
-    it can be. The config of this builder has the name that the user gives to the dataset.
+    it can be. The config of this builder has the name that the user gives to the dataset; its metadata hold the
+    ``listing`` of the images.
     """
 
     name = "folder"
@@ -50,10 +53,12 @@ class Folder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 }
             ),
             supervised_keys=("image", "label"),
+            metadata=tfds.core.MetadataDict(),
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Sized]:
         splits = _find(pathlib.Path(dl_manager.manual_dir))
+        self.info.metadata["listing"] = listing(dl_manager.manual_dir)
         class_names = list(splits["train"])
         self.info.features["label"].names = class_names
         return {
@@ -72,11 +77,19 @@ class Folder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 yield f"{name}/{path.name}", {"image": io.BytesIO(encoded), "label": class_names.index(name)}
 
 
+def listing(archive: str | os.PathLike[str]) -> str:
+    """A digest of the paths and sizes of the images under a folder: other images have another one."""
+    archive = pathlib.Path(archive)
+    paths = sorted(path for path in archive.rglob("*") if _is_image(path))
+    lines = (f"{path.relative_to(archive).as_posix()}\t{path.stat().st_size}\n" for path in paths)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
 def _find(archive: pathlib.Path) -> dict[str, _Classes]:
     """The images of both splits, classes and files in the order of their names."""
-    test = next((archive / name for name in _TEST_FOLDERS if (archive / name).is_dir()), None)
-    ready = test is not None and (archive / "train").is_dir()
-    train = archive / "train" if ready else archive
+    train, test = _split_folders(archive)
+    ready = train is not None
+    train = train or archive
     classes = _classes(train)
     if len(classes) < 2:
         raise ValueError(f"{train} must have a folder for each of at least two classes, got {len(classes)}")
@@ -88,6 +101,35 @@ def _find(archive: pathlib.Path) -> dict[str, _Classes]:
     if not splits["test"]:
         raise ValueError(f"{test} has no classes")
     return splits
+
+
+def _split_folders(archive: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path] | tuple[None, None]:
+    """The folders of the splits, however their names are capitalised; or none, where classes lie side by side.
+
+    A folder without images of its own but with folders in it is one of a split; ``train`` with images is a class.
+    """
+    nested = {path.name.casefold(): path for path in sorted(archive.iterdir()) if _holds_classes(path)}
+    train = nested.get("train")
+    tests = [nested[name] for name in _TEST_FOLDERS if name in nested]
+    if train is None and not tests:
+        return None, None
+    if train is None:
+        raise ValueError(f"{tests[0]} is there, but no folder train of the same classes beside it")
+    if not tests:
+        raise ValueError(
+            f"{train} is there, but no folder {', '.join(_TEST_FOLDERS)} of the same classes beside it; prepare "
+            f"{train} to have a part of it kept for the test"
+        )
+    for unused in tests[1:]:
+        _logger.warning("%s is left out: the test is %s", unused, tests[0])
+    return train, tests[0]
+
+
+def _holds_classes(folder: pathlib.Path) -> bool:
+    if not folder.is_dir():
+        return False
+    entries = list(folder.iterdir())
+    return any(entry.is_dir() for entry in entries) and not any(_is_image(entry) for entry in entries)
 
 
 def _classes(folder: pathlib.Path) -> _Classes:
