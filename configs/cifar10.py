@@ -12,13 +12,16 @@ published files, then train; the paper's measurements are of plain cross-entropy
 Plain cross-entropy with the pool filled all the same, for measuring scales in it (``correlations_by_space``), is DSB
 that never starts:
 
-  python -m dsb_jax.main --config=configs/cifar10.py:balancer=dsb,start_epoch=200
+  python -m dsb_jax.main --config=configs/cifar10.py:balancer=dsb,start_epoch=200 \\
+    --workdir=runs/cifar10/measured-seed0
 
 Table 1's long tail (Pearson r with class accuracy, imbalance 200), and one of the nested, balanced sub-datasets of
 Table 7 (``dsb_jax.data.long_tail.BALANCED``; the same seed keeps them nested):
 
-  python -m dsb_jax.main --config=configs/cifar10.py:balancer=uniform,long_tail=exponential,imbalance=200
-  python -m dsb_jax.main --config=configs/cifar10.py:balancer=uniform,long_tail=balanced,images_per_class=500
+  python -m dsb_jax.main --config=configs/cifar10.py:balancer=uniform,long_tail=exponential,imbalance=200 \\
+    --workdir=runs/cifar10/tail-seed0
+  python -m dsb_jax.main --config=configs/cifar10.py:balancer=uniform,long_tail=balanced,images_per_class=500 \\
+    --workdir=runs/cifar10/500-each-seed0
 
 Made for a GPU.
 """

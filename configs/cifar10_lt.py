@@ -8,7 +8,8 @@ augmentation, is in ``configs/cifar10.py``. Prepare the dataset once from the pu
   python -m dsb_jax.data.prepare cifar10 --archive DIR
   python -m dsb_jax.main --config=configs/cifar10_lt.py
   python -m dsb_jax.main --config=configs/cifar10_lt.py:balancer=uniform
-  python -m dsb_jax.main --config=configs/cifar10_lt.py:model=resnet8,epochs=15,schedule=linear,warmup_epochs=1
+  python -m dsb_jax.main --config=configs/cifar10_lt.py:model=resnet8,epochs=15,schedule=linear,warmup_epochs=1 \\
+    --workdir=runs/cifar10_lt/resnet8-seed0
 
 The last one is small enough for a CPU, ten minutes on one core. Top-1 over its seeds 0-2: plain CE
 (``:balancer=uniform``) 41.4 ± 0.2 %, DSB-CE 42.1 ± 0.3 %, with ``dsb.power=6.0`` 45.0 ± 0.2 %; class accuracy goes with

@@ -4,7 +4,7 @@ DIR holds ``train/CLASS/*`` and ``test/CLASS/*`` (or ``val``), or just ``CLASS/*
 the test. Images of any size become squares of ``image_size`` pixels, whose middle is seen:
 
   python -m dsb_jax.data.prepare folder/NAME --archive DIR
-  python -m dsb_jax.main --config=configs/folder.py:dataset=folder/NAME
+  python -m dsb_jax.main --config=configs/folder.py:dataset=folder/NAME --workdir=runs/NAME/dsb-ce-seed0
 
 A ResNet-18 from scratch, for sets of some hundreds to some ten thousand images; the recipe is ours, and its batches are
 small because few images give few updates. Without a GPU, ``image_size=64,crop_padding=4`` costs a twelfth. Where left

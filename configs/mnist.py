@@ -5,7 +5,8 @@ momentum are our choice, as in ``configs/mnist_lt.py``. Fashion-MNIST has the sa
 
   python -m dsb_jax.data.prepare mnist --archive DIR
   python -m dsb_jax.main --config=configs/mnist.py
-  python -m dsb_jax.main --config=configs/mnist.py:dataset=fashion_mnist,mean=(0.286,),std=(0.353,)
+  python -m dsb_jax.main --workdir=runs/fashion_mnist \\
+    --config='configs/mnist.py:dataset=fashion_mnist,mean=(0.286,),std=(0.353,)'
 """
 
 from dsb_jax.training.config import base_config, with_arguments

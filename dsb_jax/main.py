@@ -8,6 +8,7 @@ saved: the same command goes on from it. A signal that comes before the first st
 the process by itself, which shells report by the same numbers.
 """
 
+import errno
 import logging
 import os
 import pathlib
@@ -77,6 +78,9 @@ def _train(arguments):
 
 
 def _compare(workdirs):
+    given = [name for name in ("config", "resume") if flags.FLAGS[name].present]
+    if given:
+        raise ValueError(f"--compare takes runs that are finished, and no --{given[0]}")
     if len(workdirs) < 2:
         raise ValueError(f"--compare needs the workdirs of two runs or more, got {len(workdirs)}")
     folder = pathlib.Path(_WORKDIR.value or ".")
@@ -101,6 +105,9 @@ def _parse(arguments: Sequence[str]) -> Sequence[str]:
 
 def _one_line(error: BaseException) -> str:
     """What is wrong: config_flags puts a traceback, or an error as text, in front of it."""
+    if isinstance(error, OSError) and error.filename is not None:
+        room = "; make room, and the same command goes on" if error.errno == errno.ENOSPC else ""
+        return f"{error.filename}: {error.strerror}{room}"
     text = str(error) or type(error).__name__
     missing = re.search(r"Failed loading config file.*No such file or directory: '(.+)'", text, re.DOTALL)
     if missing:

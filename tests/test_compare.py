@@ -259,7 +259,7 @@ def test_runs_that_cannot_be_compared_are_one_clear_error(folders, tmp_path):
     os.symlink(a, link)
     for workdirs, message in (
         ([a, b], f"runs must be of one dataset, got 'digits' in {a} and 'mnist' in {b}"),
-        ([a, c], f"class 9 is 'class 3' in {a} and None in {c}"),
+        ([a, c], f"runs must have the same classes, got 10 in {a} and 9 in {c}"),
         ([a], "a comparison needs two runs or more, got 1"),
         ([a, link], "a comparison needs different runs, got"),
         ([], "a comparison needs two runs or more, got 0"),

@@ -229,7 +229,7 @@ def test_superclasses():
     assert layout.coarse_names[layout.coarse_labels[layout.class_names.index("wolf")]] == "large_carnivores"
 
 
-def test_a_part_in_strips_is_taken_and_said(tmp_path, caplog):
+def test_a_part_in_strips_is_taken_and_said(tmp_path, caplog, capsys):
     files = strip_files_of_one("cifar10")
     archive = write(tmp_path / "archive", files)
     assert run("cifar10", "--archive", archive, "--data-dir", tmp_path) == 0
@@ -237,6 +237,14 @@ def test_a_part_in_strips_is_taken_and_said(tmp_path, caplog):
         "cifar10/train is a part: 20 of 50000 images",
         "cifar10/test is a part: 10 of 10000 images",
     ]
+    assert run("cifar10", "--archive", archive, "--data-dir", tmp_path) == 0
+    capsys.readouterr()
+    write(tmp_path / "archive", {"train/cat_01.webp": files["train/cat_00.webp"]})
+    assert run("cifar10", "--archive", archive, "--data-dir", tmp_path) == 2
+    message = (
+        f"error: cifar10 is in {tmp_path}/cifar10/3.0.2 already, of other images than are in {archive} now; remove"
+    )
+    assert capsys.readouterr().err.startswith(message)
 
 
 def strip_files_of_one(name):

@@ -95,7 +95,7 @@ def test_files_of_other_kinds_are_left_out_and_counted(tmp_path, caplog):
     splits = folders._find(archive)
     assert {name: len(splits["train"][name]) + len(splits["test"][name]) for name in "ab"} == {"a": 3, "b": 3}
     (message,) = [record.message for record in caplog.records]
-    assert message == f"7 entries of {archive} are no images and are left out, such as {archive / '.git'}"
+    assert message == f"7 entries of {archive} are no images of a class and are left out, such as {archive / '.git'}"
 
 
 def test_all_formats_sizes_and_colours(tmp_path):
@@ -181,6 +181,14 @@ def truncated(archive):
     return f"{path}: its image does not decode"
 
 
+def one_level_too_high(archive):
+    (archive.parent / "upper").mkdir()
+    archive.rename(archive.parent / "upper" / "inner")
+    archive.parent.joinpath("upper").rename(archive)
+    fill(archive / "more" / "a", {"deep": 1})
+    return f"{archive / 'inner'} has no images (bmp, jpeg, jpg, png, tif, tiff, webp), but folders; is it the one to"
+
+
 def empty_class(archive):
     (archive / "c").mkdir()
     (archive / "c" / "notes.txt").write_text("none yet")
@@ -231,6 +239,7 @@ def empty_class_of_the_test(archive):
         truncated,
         empty_class_of_the_test,
         empty_class,
+        one_level_too_high,
         single_image,
         single_class,
         train_alone,
@@ -270,10 +279,37 @@ def test_a_name_is_taken_by_the_images_that_got_it_first(tmp_path, capfd):
     assert run("folder/mine", "--archive", other, "--data-dir", data_dir) == 0
 
 
+def test_linked_classes_are_told_apart(tmp_path, capsys):
+    linked = []
+    for kind, count in (("one", 3), ("other", 4)):
+        (tmp_path / kind).mkdir()
+        linked.append(tmp_path / kind / "images")
+        linked[-1].mkdir()
+        for source in fill(tmp_path / f"{kind} images", {"a": count, "b": count}).iterdir():
+            (linked[-1] / source.name).symlink_to(source)
+    assert run("folder", "--archive", linked[0], "--data-dir", tmp_path) == 0
+    assert capsys.readouterr().out.endswith("4 train, 2 test\n")
+    assert run("folder", "--archive", linked[1], "--data-dir", tmp_path) == 2
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_stray_images_beside_the_classes_are_left_out(number, tmp_path, caplog):
+    for split in ("train", "test"):
+        fill(tmp_path / split, {"a": 3, "b": 3})
+        for stray in range(number):
+            save(tmp_path / split / f"sheet{stray}.png", plain(0))
+    splits = folders._find(tmp_path)
+    assert {split: {name: len(paths) for name, paths in classes.items()} for split, classes in splits.items()} == {
+        "train": {"a": 3, "b": 3},
+        "test": {"a": 3, "b": 3},
+    }
+    assert f"{number} entries of {tmp_path / 'train'} are no images of a class" in caplog.messages[0]
+
+
 def test_names_and_sizes_are_checked(tmp_path, capsys):
     fill(tmp_path / "images", {"a": 3, "b": 3})
     assert run("folder/x", "--archive", tmp_path / "images", "--data-dir", tmp_path) == 0
-    with pytest.raises(ValueError, match="folder/x has images of many sizes: set image_size"):
+    with pytest.raises(ValueError, match="folder/x has images of any size: set image_size"):
         data.load("folder/x", "train", data_dir=tmp_path)
     with pytest.raises(ValueError, match="image_size must be an integer >= 1, got 0"):
         data.load("folder/x", "train", data_dir=tmp_path, image_size=0)

@@ -136,6 +136,26 @@ def test_every_place_is_found(broken, message, accumulate):
         assert re.match(message, said), said
 
 
+@pytest.mark.parametrize("skip_nonfinite", [False, True])
+def test_an_update_that_overflows_is_found(skip_nonfinite):
+    """The gradient is finite, and what the optimizer makes of it is not."""
+    parts = PARTS | {"optimizer": optax.sgd(1e38)}
+    train_step = step.make_train_step(**parts, preprocess=lambda images, rng: images, skip_nonfinite=skip_nonfinite)
+    _, batch = clean()
+    state = step.init_state(**parts, images=batch["image"], seed=0)
+    state = dataclasses.replace(state, params=jax.tree.map(lambda leaf: leaf + 1e3, state.params))
+    batch |= {"image": batch["image"] * 1e3}
+    before = jax.device_get(state.params)
+    new, metrics = train_step(state, batch)
+    said = diagnosis.describe(jax.device_get(metrics), CLASSES, new.params, new.batch_stats)
+    assert re.match(r"the update of \w+/\w+ is not finite \(loss [\d.e+]+, gradient norm [\d.e+]+\)", said)
+    finite = [np.isfinite(leaf).all() for leaf in jax.tree.leaves(new.params)]
+    assert all(finite) == skip_nonfinite
+    if skip_nonfinite:
+        chex.assert_trees_all_equal(new.params, before)
+        assert int(new.skipped) == 1
+
+
 def test_the_earliest_place_is_blamed_whatever_follows_from_it():
     state, batch = clean()
     batch |= {"image": at(batch["image"], 3, np.nan), "faults": np.array([1, 2, 3, 1, 2, 3], np.int32)}

@@ -10,6 +10,7 @@ import pathlib
 import runpy
 import shlex
 import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -32,6 +33,7 @@ def parsed(path):
     *comment, typed, answer = path.read_text().splitlines()
     program, *arguments = shlex.split(typed.removeprefix("$ "))[:1] + shlex.split(typed.removeprefix("$ "))[3:]
     assert program == "python"
+    subprocess.run(["bash", "-nc", typed.removeprefix("$ ")], check=True)  # as a shell reads it, too
     return comment[0].removeprefix("# ") if comment else None, arguments, answer
 
 

@@ -71,7 +71,9 @@ def test_r_is_in_the_title():
     x, y = [1, 2, 3, 4], [0.1, 0.3, 0.2, 0.5]
     figure = plots.accuracy_against(x, y, measure_name="scale", class_names="abcd")
     assert figure.axes[0].get_title(loc="left") == f"Accuracy against scale: Pearson r = {np.corrcoef(x, y)[0, 1]:.2f}"
-    figure = plots.accuracy_against([1, 1], [0.1, 0.2], measure_name="scale", class_names="ab")
+    figure = plots.accuracy_against([1, 1, 1], [0.1, 0.2, 0.3], measure_name="scale", class_names="abc")
+    assert figure.axes[0].get_title(loc="left").endswith("undefined")
+    figure = plots.accuracy_against([1, 2], [0.1, 0.2], measure_name="scale", class_names="ab")  # any two are in line
     assert figure.axes[0].get_title(loc="left").endswith("undefined")
 
 
@@ -209,7 +211,7 @@ def test_classes_of_one_size_have_one_colour(num_classes):
     values, counts = np.ones((2, num_classes)), np.full(num_classes, 500)
     figure = curves.by_class([0, 1], values, measure_name="class weight", counts=counts, class_names=names)
     (axes,) = figure.axes  # no bar of colours
-    assert {to_hex(line.get_color()) for line in axes.lines} == {drawing.INK}
+    assert {to_hex(line.get_color()) for line in axes.lines} == {drawing.GREY}
 
 
 def test_curves_show_what_was_logged():
@@ -235,6 +237,16 @@ def test_runs_of_one_name_share_a_colour_and_a_place_in_the_legend():
     assert styles[0] == styles[2]
     assert len({(line.get_color(), str(line._dash_pattern)) for line in axes.lines}) == 9
     assert [text.get_text() for text in axes.get_legend().get_texts()] == list(dict.fromkeys(names))
+
+
+def test_ink_is_never_pixels():
+    """A page's colour reaches lines, and no image."""
+    many = np.linspace(0, 1, 6000)
+    figure = curves.training_curves(
+        epochs=many, loss=many, accuracy=many, learning_rate=many, test_epochs=[1], test_loss=[1], test_accuracy=[1]
+    )
+    pixels = {to_hex(line.get_color()) for axes in figure.axes for line in axes.lines if line.get_rasterized()}
+    assert pixels == {drawing.SCALE}
 
 
 def test_plots_leave_no_global_state():

@@ -16,6 +16,7 @@ import pytest
 from small_run import digits, flat
 
 from dsb_jax import training
+from dsb_jax.training import loop
 from dsb_jax.training.events import Events
 from dsb_jax.training.profile import Profile
 from dsb_jax.training.termination import Terminated, Termination
@@ -70,6 +71,8 @@ def test_a_run_that_moves_is_left_in_peace(caplog, capfd):
         for _ in range(10):
             time.sleep(0.1)
             watchdog.beat()
+    with Watchdog(float("inf")):
+        time.sleep(0.1)
     assert caplog.messages == []
     assert capfd.readouterr().err == ""
 
@@ -151,6 +154,13 @@ def test_a_run_that_ends_within_the_trace_closes_it(tmp_path, monkeypatch):
     assert calls == ["start", "stop"]
 
 
+def test_a_trace_of_steps_that_are_not_made_is_missed(tmp_path, caplog):
+    with Profile("5000:2", tmp_path) as profile:
+        profile.before(8)
+        profile.after(8, jnp.zeros(()))
+    assert caplog.messages == ["there is no trace: the run made none of the steps 5000 to 5001"]
+
+
 # Settings that change no result.
 
 
@@ -199,6 +209,31 @@ def test_forced_a_finished_run_goes_on_for_more_epochs(tmp_path):
     anew = training.train(longer, tmp_path, resume="never")
     assert (tmp_path / "previous-1" / "results.json").exists()
     assert anew["steps"] == results["steps"]
+
+
+def test_forced_to_longer_epochs_the_run_evaluates_and_saves_at_their_ends(tmp_path):
+    training.train(digits("epochs=2,sample_space=False,batch_size=32,balancer=uniform"), tmp_path)
+    more = digits("epochs=3,sample_space=False,batch_size=64,balancer=uniform")  # 29 steps were 2 epochs, and are 4
+    with pytest.raises(ValueError, match=r"step 29 .* lies beyond the run's 22 steps; choose more epochs or another"):
+        training.train(more, tmp_path, resume="force")
+    before = len(results_and_lines(tmp_path)[1])  # nothing was lost
+    assert json.loads((tmp_path / "config.json").read_text())["epochs"] == 2
+    # 29 steps of 16 are the first epoch again, which was evaluated and saved as the second.
+    smaller = digits("epochs=3,sample_space=False,batch_size=16,balancer=uniform")
+    training.train(smaller, tmp_path, resume="force")
+    evaluated = [line["step"] for line in results_and_lines(tmp_path)[1][before:] if "test_accuracy" in line]
+    assert evaluated == [57, 85]
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} >= {"57", "85"}
+
+
+def test_a_resumed_run_holds_one_state(tmp_path, monkeypatch):
+    training.train(digits("epochs=1,sample_space=False"), tmp_path)
+    (tmp_path / "results.json").unlink()
+    programs = []
+    original = loop.Program
+    monkeypatch.setattr(loop, "Program", lambda *parts: programs.append(original(*parts)) or programs[0])
+    training.train(digits("epochs=1,sample_space=False"), tmp_path)
+    assert all(array.is_deleted() for array in jax.tree.leaves(programs[0].initial))
 
 
 def test_deterministic_needs_its_flag_on_a_gpu(tmp_path, monkeypatch):

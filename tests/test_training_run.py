@@ -1,5 +1,6 @@
 """A whole run against one done by hand, its files, and its progress lines."""
 
+import dataclasses
 import functools
 import itertools
 import json
@@ -17,7 +18,7 @@ from small_run import COUNTS, EXAMPLES, STEPS, cross_entropies, digits, flat, to
 
 from dsb_jax import balancers, data, losses, models, training
 from dsb_jax.data import pipeline
-from dsb_jax.training import experiment, optimizers, progress, step
+from dsb_jax.training import experiment, loop, optimizers, progress, step
 
 # Three epochs, the last two of them weighted.
 RUN = {"start_epoch": 1, "log_every": 4}
@@ -318,6 +319,7 @@ def test_skipped_steps_are_counted_and_the_run_goes_on(tmp_path, monkeypatch, ca
 
     monkeypatch.setitem(losses._LOSSES, "cross_entropy", broken_for_class_9)
     config = digits("skip_nonfinite=True,log_every=3,balancer=uniform")
+    caplog.set_level("INFO", logger="dsb_jax")
     results = training.train(config, tmp_path)
     lines = [strict_json(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     batches = pipeline.train_batches(
@@ -329,6 +331,36 @@ def test_skipped_steps_are_counted_and_the_run_goes_on(tmp_path, monkeypatch, ca
     counted = [line.get("skipped", 0) for line in lines if "loss" in line]
     assert counted == [sum(bad[: line["step"]]) for line in lines if "loss" in line]
     assert any("the loss of an image of class '9' is not finite" in message for message in caplog.messages)
+    assert f"top-1 {100 * results['top1']:.2f} %, {sum(bad)} of {STEPS} steps left out" in caplog.messages[-1]
+    # The optimizer's own count is of the steps that were made, and so is the rate.
+    for line in lines:
+        if "loss" in line:
+            used = 0.05 * (1 - max(line["step"] - line.get("skipped", 0) - 1, 0) / STEPS)
+            np.testing.assert_allclose(line["learning_rate"], used, rtol=1e-5)
+
+    monkeypatch.undo()
+    longer = digits("skip_nonfinite=False,log_every=3,balancer=uniform,epochs=4")
+    training.train(longer, tmp_path, resume="force")
+    last = strict_json((tmp_path / "metrics.jsonl").read_text().splitlines()[-2])
+    steps = experiment.build(longer).steps
+    assert (last["step"], last["skipped"]) == (steps, sum(bad))
+    np.testing.assert_allclose(last["learning_rate"], 0.05 * (1 - (steps - sum(bad) - 1) / steps), rtol=1e-5)
+
+
+def test_what_no_step_can_cure_ends_the_run_though_steps_are_skipped(tmp_path, monkeypatch):
+    config = digits("skip_nonfinite=True,log_every=3,balancer=uniform")
+    original = loop.Program
+
+    def broken(*parts):
+        program = original(*parts)
+        program.initial = dataclasses.replace(
+            program.initial, params=jax.tree.map(lambda leaf: leaf * jnp.nan, program.initial.params)
+        )
+        return program
+
+    monkeypatch.setattr(loop, "Program", broken)
+    with pytest.raises(FloatingPointError, match="by step 3: the parameter backbone/conv1/bias is not finite"):
+        training.train(config, tmp_path)
 
 
 # Progress.

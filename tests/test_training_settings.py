@@ -261,3 +261,19 @@ def test_training_rows_are_drawn_with_the_seed():
 def test_bad_settings_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         experiment.build(digits(arguments))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "warning"),
+    [
+        ("imbalance=50,long_tail=none", "imbalance=50.0 has no effect with long_tail=none"),
+        ("schedule=step", "schedule=step never decays: none of the milestones (160, 180) lies before the end, epoch 3"),
+        ("", "balancer=dsb never acts: start_epoch=5 is not before the end, epoch 3; all weights are 1"),
+        ("start_epoch=2,schedule=step,milestones=(2,180)", None),
+        ("balancer=uniform", None),
+    ],
+)
+def test_settings_without_effect_are_said(arguments, warning, caplog):
+    experiment.build(digits(arguments))
+    said = [record.message for record in caplog.records if record.name.startswith("dsb_jax")]
+    assert warning in said if warning else not said

@@ -8,6 +8,7 @@ import logging
 import os
 import pathlib
 import re
+import shlex
 import shutil
 from collections.abc import Iterator
 
@@ -82,7 +83,7 @@ def load(name: str, split: str, *, data_dir: PathLike | None = None, image_size:
         image_shape = (size, size, channels)
         decode = functools.partial(images.decode_square, size=size, channels=channels)
     elif None in image_shape:
-        raise ValueError(f"{name} has images of many sizes: set image_size, the height and width to bring them to")
+        raise ValueError(f"{name} has images of any size: set image_size, the height and width to bring them to")
     else:
         decode = functools.partial(images.decode, shape=image_shape)
     source = RecordSource(records, where=f"{name}/{split}", num_classes=len(class_names), decode=decode)
@@ -116,14 +117,14 @@ def prepare(
       ('digits', '1.0.0')
     """
     folder = _folder(name, data_dir)
+    wanted = _builder(name).MANUAL_DOWNLOAD_INSTRUCTIONS
+    if wanted and archive is not None and not (os.path.isdir(archive) and os.listdir(archive)):
+        raise FileNotFoundError(f"archive {os.fspath(archive)!r} is no folder, or empty; wanted is {wanted}")
     if _is_complete(folder):
         _refuse_other_images(name, folder, archive)
         return folder, False
-    wanted = _builder(name).MANUAL_DOWNLOAD_INSTRUCTIONS
     if wanted and archive is None:
         raise ValueError(f"{name} needs an archive: {wanted}")
-    if wanted and not (os.path.isdir(archive) and os.listdir(archive)):
-        raise FileNotFoundError(f"archive {os.fspath(archive)!r} is no folder, or empty; wanted is {wanted}")
     with _locked(folder.parent):
         if _is_complete(folder):
             _refuse_other_images(name, folder, archive)
@@ -168,20 +169,19 @@ def _is_complete(folder: pathlib.Path) -> bool:
 
 
 def _refuse_other_images(name: str, folder: pathlib.Path, archive: PathLike | None) -> None:
-    """Published datasets are what they are; a name for own images is taken by the first that got it."""
-    if archive is None or not name.startswith("folder/"):
-        return
+    """A name for own images is taken by the first that got it, and a part of a dataset is not taken for more of it."""
     prepared = tfds.builder_from_directory(folder).info.metadata or {}
-    if prepared.get("listing") != listing(archive):
+    if archive is not None and "listing" in prepared and prepared["listing"] != listing(archive):
+        another = "choose another NAME, or " if name.startswith("folder/") else ""
         raise ValueError(
-            f"{name} is in {folder} already, of other images than are in {os.fspath(archive)} now; choose another "
-            "NAME, or remove that folder"
+            f"{name} is in {folder} already, of other images than are in {os.fspath(archive)} now; {another}remove "
+            "that folder"
         )
 
 
 def _command(name: str, data_dir: PathLike | None) -> str:
     """The command line that prepares a dataset, and what its archive is."""
-    where = f" --data-dir {os.fspath(data_dir)}" if data_dir else ""
+    where = f" --data-dir {shlex.quote(os.fspath(data_dir))}" if data_dir else ""
     command = f"python -m dsb_jax.data.prepare {name} --archive DIR{where}"
     return f"{command}  (DIR is {_builder(name).MANUAL_DOWNLOAD_INSTRUCTIONS})"
 

@@ -9,11 +9,11 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from dsb_jax.evaluation import drawing
-from dsb_jax.evaluation.drawing import ACCURACY, FEW_TO_MANY, HEIGHT, INK, NAMED_CLASSES, SCALE, SMALL, TEXT
+from dsb_jax.evaluation.drawing import ACCURACY, FEW_TO_MANY, GREY, HEIGHT, INK, NAMED_CLASSES, SCALE, SMALL, TEXT
 from dsb_jax.evaluation.metrics import vectors
 
 # Of many runs; apart for every kind of colour vision when paired with the dashes, and visible on any page.
-RUNS = ("#1f78c8", "#d55e00", "#1b8f6a", "#b0509b", "#8a7a1a", "#767b82")
+RUNS = ("#1f78c8", "#d55e00", "#1b8f6a", "#b0509b", "#8a7a1a", GREY)
 _DASHES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)))
 
 
@@ -73,7 +73,9 @@ def training_curves(
     drawing.percent(below, np.concatenate([accuracy, test_accuracy]))
     below.set_ylabel("accuracy")
     for axes in lowest:
-        axes.plot(epochs, learning_rate, color=INK, **dense)
+        axes.plot(
+            epochs, learning_rate, color=INK, **(dense | {"rasterized": False})
+        )  # ink follows the page, pixels not
         axes.set_ylabel("learning rate")
         axes.set_ylim(0, 1.08 * max(np.nanmax(learning_rate), 1e-12))
     figure.axes[-1].set_xlabel("epoch")
@@ -116,7 +118,7 @@ def by_class(
     order = np.argsort(-counts, kind="stable")
     balanced = counts.max() <= low
     norm = None if balanced else LogNorm(low, counts.max())
-    colours = [INK] if balanced else FEW_TO_MANY(norm(np.maximum(counts[order], low)))
+    colours = [GREY] if balanced else FEW_TO_MANY(norm(np.maximum(counts[order], low)))
 
     named = len(counts) <= NAMED_CLASSES
     figure, axes = drawing.figure_and_axes(height=max(HEIGHT, 0.19 * len(counts)) if named else HEIGHT)

@@ -22,6 +22,7 @@ from sklearn.isotonic import isotonic_regression
 INK = "#1f2328"
 ACCURACY = "#1f78c8"
 SCALE = "#d55e00"
+GREY = "#767b82"  # on white and on near-black
 FEW_TO_MANY = LinearSegmentedColormap.from_list("few_to_many", [SCALE, "#8a8a8a", ACCURACY])
 NAMED_CLASSES = 30  # up to so many classes are written out by name
 VECTOR_POINTS = 500  # more marks than these are drawn as pixels: a page of thousands of them stays small

@@ -1,7 +1,6 @@
 """Which runs belong together, differing in their seed alone, and which are compared with which."""
 
 import dataclasses
-import itertools
 import json
 from collections.abc import Collection, Sequence
 
@@ -72,8 +71,11 @@ def check_comparable(loaded: Sequence[Run]) -> None:
         one, other = first.results["dataset"], run.results["dataset"]
         if one != other:
             raise ValueError(f"runs must be of one dataset, got {one!r} in {first.path} and {other!r} in {run.path}")
+        if len(run.class_names) != len(first.class_names):
+            one, other = len(first.class_names), len(run.class_names)
+            raise ValueError(f"runs must have the same classes, got {one} in {first.path} and {other} in {run.path}")
         if run.class_names != first.class_names:
-            names = itertools.zip_longest(first.class_names, run.class_names)
+            names = zip(first.class_names, run.class_names, strict=True)
             number, (one, other) = next((i, pair) for i, pair in enumerate(names) if pair[0] != pair[1])
             raise ValueError(
                 f"runs must have the same classes in the same order, but class {number} is {one!r} in {first.path} "

@@ -169,6 +169,27 @@ def pearson(x: ArrayLike, y: ArrayLike) -> float:
     return float(np.clip(x @ y, -1.0, 1.0))
 
 
+def class_correlation(class_accuracy: ArrayLike, measure: ArrayLike) -> float:
+    """How closely class accuracy follows a measure of classes: :func:`pearson` over three classes or more.
+
+    Args:
+      class_accuracy: ``[C]``.
+      measure: ``[C]``.
+
+    Returns:
+      r in [-1, 1], or NaN where it is undefined or says nothing: two classes lie on a line whatever they are.
+
+    Raises:
+      ValueError: if the arguments are not vectors of one length.
+
+    Example:
+      >>> class_correlation([0.9, 0.6], [30, 20]), class_correlation([0.9, 0.6, 0.3], [30, 20, 10])
+      (nan, 1.0)
+    """
+    accuracy, measure = vectors(class_accuracy=class_accuracy, measure=measure)
+    return pearson(accuracy, measure) if np.isfinite(accuracy + measure).sum() > 2 else float("nan")
+
+
 def correlations(
     class_accuracy: ArrayLike,
     *,
@@ -211,7 +232,7 @@ def correlations(
     }
     accuracy, *columns = vectors(class_accuracy=class_accuracy, **measures)
     _fractions("class_accuracy", accuracy)
-    return {name: pearson(accuracy, column) for name, column in zip(measures, columns, strict=True)}
+    return {name: class_correlation(accuracy, column) for name, column in zip(measures, columns, strict=True)}
 
 
 def correlations_by_alpha(
@@ -252,7 +273,7 @@ def correlations_by_alpha(
     present, volumes32 = np.asarray(present), volumes.astype(np.float32)
 
     def follows(measure: ArrayLike) -> float:
-        return pearson(accuracy, np.where(present, measure, np.nan))
+        return class_correlation(accuracy, np.where(present, measure, np.nan))
 
     w = {f"{alpha:g}": dsb_jax.interclass_weights(centers, alpha, present=present) for alpha in alphas}
     s = {f"{alpha:g}": dsb_jax.semantic_scales(volumes32, centers, alpha, present=present) for alpha in alphas}

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from dsb_jax.evaluation import drawing, metrics
 from dsb_jax.evaluation.drawing import ACCURACY, INK, NAMED_CLASSES, SCALE, SMALL, TEXT, VECTOR_POINTS
-from dsb_jax.evaluation.metrics import pearson, vectors
+from dsb_jax.evaluation.metrics import class_correlation, vectors
 
 ANNOTATED_CLASSES = 20  # a larger confusion matrix has no room for numbers
 RADAR_CLASSES = 24  # a radar of more has no room for names
@@ -50,7 +50,7 @@ def accuracy_against(
     """
     measure, accuracy = vectors(measure=measure, class_accuracy=class_accuracy)
     drawing.check_names(class_names, len(accuracy))
-    r = pearson(measure, accuracy)
+    r = class_correlation(accuracy, measure)
     shown = np.isfinite(measure) & np.isfinite(accuracy)
     x, y = measure[shown], accuracy[shown]
 

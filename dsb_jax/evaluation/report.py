@@ -173,8 +173,13 @@ def _correlation_table(run: Run) -> str:
     ]
     return f"""<p>Pearson's r between the accuracy of a class and each measure of it: 1 where accuracy rises in a
 straight line with the measure, 0 where there is no such relation, −1 where it falls. It is undefined for a measure
-that is the same for all classes, or was not taken.</p>
+that is the same for all classes, or was not taken. W, S′ and S are of the training images under the final
+model{_alpha(run)}.</p>
 {page.table(["measure", "r", "meaning"], rows, texts=[2])}"""
+
+
+def _alpha(run: Run) -> str:
+    return f", with α = {run.results['alpha']:g}" if "alpha" in run.results else ""
 
 
 def _correlations_by_alpha(run: Run) -> str:
@@ -262,7 +267,8 @@ def _class_table(run: Run) -> str:
         (name, *(page.number(run.per_class[key][i], form) for key, (_, form) in _PER_CLASS.items()))
         for i, name in enumerate(run.class_names)
     )
-    return f"""<p>Volume and scale are of the training images under the final model, the weight is the last step's.
+    return f"""<p>Volume and scale are of the training images under the final model{_alpha(run)}; the weight is the last
+step's.
 Press a heading to sort by it.</p>
 {page.sortable_table(["class", *(heading for heading, _ in _PER_CLASS.values())], rows)}"""
 

@@ -144,6 +144,8 @@ def _check_results(results: dict[str, Any], path: pathlib.Path) -> None:
     for key, (kind, described) in wanted.items():
         if not isinstance(results.get(key), kind):
             raise ValueError(f"{path}: {key!r} must be {described}, got {results.get(key)!r:.60}")
+    if not isinstance(alpha := results.get("alpha", 1), int | float):
+        raise ValueError(f"{path}: 'alpha' must be a number, got {alpha!r:.60}")
     classes = results["per_class"]
     if not classes or not all(isinstance(entry, dict) for entry in classes.values()):
         raise ValueError(f"{path}: 'per_class' must hold an object for each class")
@@ -221,7 +223,7 @@ def _load_confusions(path: pathlib.Path, num_classes: int) -> Confusions | None:
 def _read(path: pathlib.Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(f"{path} is missing: the folder holds no finished run") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text: {error}") from None

@@ -68,7 +68,7 @@ def base_config() -> ConfigDict:
     config.balancer = "dsb"  # dsb | uniform | inverse_frequency | class_balanced
     config.start_epoch = config_dict.placeholder(int)  # epochs with weight 1 before it acts: 5 for dsb, else 0
     config.dsb = ConfigDict()
-    config.dsb.alpha = config_dict.placeholder(float)  # 2 on a long-tailed training set, else 1
+    config.dsb.alpha = config_dict.placeholder(float)  # 2 where long_tail makes a tail, else 1
     config.dsb.dim = 64  # to which longer features are pooled
     config.dsb.epsilon = 1.0
     config.dsb.interclass = True

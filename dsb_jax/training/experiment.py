@@ -191,6 +191,9 @@ def _warn_of_idle_settings(config):
 
 
 def _schedule(config, steps, examples):
+    if config.schedule == "step" and not any(epoch < config.epochs for epoch in config.milestones):
+        text = "schedule=step never decays: none of the milestones %s lies before the end, epoch %d"
+        _logger.warning(text, tuple(config.milestones), config.epochs)
     return optimizers.schedule(
         config.schedule,
         config.learning_rate,
@@ -253,5 +256,8 @@ def _balancer(config, counts, alpha, mesh):
         case "class_balanced":
             balancer = balancers.class_balanced(jnp.asarray(counts), beta=config.class_balanced.beta)
     start = config.start_epoch if config.start_epoch is not None else default_start
+    if start >= config.epochs:
+        text = "balancer=%s never acts: start_epoch=%d is not before the end, epoch %d; all weights are 1"
+        _logger.warning(text, config.balancer, start, config.epochs)
     # The first step whose examples all belong to the epoch after: a batch may straddle two.
     return balancers.start_at(math.ceil(start * examples / batch_size), balancer)

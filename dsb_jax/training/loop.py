@@ -73,7 +73,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str], *, resume: str = 
         run.start(restored)
         run.train(enter(profile))
         results = run.finish()
-    _logger.info("top-1 %.2f %%, report: %s", 100 * results["top1"], files.path / "report.html")
+    skipped = f", {results['skipped_steps']} of {results['steps']} steps left out" if results["skipped_steps"] else ""
+    _logger.info("top-1 %.2f %%%s, report: %s", 100 * results["top1"], skipped, files.path / "report.html")
     return results
 
 
@@ -90,6 +91,7 @@ def _restored(checkpoints, program, experiment):
 
 def _configure_jax(config):
     if config.compilation_cache is not None:
+        os.makedirs(config.compilation_cache, exist_ok=True)  # JAX only warns of one that cannot be written
         jax.config.update("jax_compilation_cache_dir", config.compilation_cache)
     wanted = "--xla_gpu_deterministic_ops=true"
     if config.deterministic and jax.default_backend() == "gpu" and wanted not in os.environ.get("XLA_FLAGS", ""):
@@ -124,6 +126,8 @@ class _Run:
         """At the first step, or where a checkpoint was saved."""
         clock = restored.clock if restored is not None else {}
         if restored is not None:
+            for array in jax.tree.leaves(self.state):
+                array.delete()  # two states may not fit
             self.step, self.state = restored.step, restored.state
             self.skipped, self.window = clock["skipped"], clock["window"]
             # Of another config an epoch may have more steps than of this one.
@@ -209,10 +213,10 @@ class _Run:
         wrong = [text for outputs in window if (text := self._diagnose(outputs))]
         counted = [outputs for outputs in window if outputs["nonfinite_place"] < 0 or not self.config.skip_nonfinite]
         mean = _mean(counted or window)
-        self.skipped += len(wrong)
+        if self.config.skip_nonfinite:
+            self.skipped += len(wrong)
         # The optimizer counts no step that was left out.
-        updates = step - self.skipped if self.config.skip_nonfinite else step
-        rate_of_last = float(self.program.learning_rates[max(updates - 1, 0)])
+        rate_of_last = float(self.program.learning_rates[max(step - self.skipped - 1, 0)])
         record = {"step": step, "epoch": epoch, **mean, "learning_rate": rate_of_last}
         timing = {"images_per_second": rate, "train_seconds": self.progress.seconds}
         trouble = ({"skipped": self.skipped} if self.skipped else {}) | ({"diagnosis": wrong[0]} if wrong else {})

@@ -33,19 +33,23 @@ class Profile:
         self._folder = os.fspath(folder)
         first, count = map(int, match.groups()) if match else (0, 0)
         self._steps = range(first, first + count)
-        self._recording = False
+        self._recording = self._recorded = False
 
     def __enter__(self) -> "Profile":
         return self
 
     def __exit__(self, *exception: Any) -> None:
         self._stop()
+        if self._steps and not self._recorded:
+            _logger.warning(
+                "there is no trace: the run made none of the steps %d to %d", self._steps[0], self._steps[-1]
+            )
 
     def before(self, step: int) -> None:
         """To be called before step ``step`` is dispatched; a run resumed within the range begins there."""
         if step in self._steps and not self._recording:
             jax.profiler.start_trace(self._folder)
-            self._recording = True
+            self._recording = self._recorded = True
 
     def after(self, step: int, outputs: object) -> None:
         """To be called after it, with what the step returns: the trace ends when the last step's is there."""

@@ -63,6 +63,7 @@ def results(
         "loss": config.loss,
         "balancer": config.balancer,
         "method": experiments.method(config),
+        "alpha": experiment.alpha,
         "seed": config.seed,
         "steps": experiment.steps,
         "epochs": config.epochs,

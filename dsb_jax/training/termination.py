@@ -62,4 +62,4 @@ class Termination:
         del frame
         self._received = number
         signal.signal(number, self._before[number])
-        _logger.info("%s: saving a checkpoint; the same again ends at once", signal.Signals(number).name)
+        _logger.info("%s: stopping at the next fit place; the same again ends at once", signal.Signals(number).name)

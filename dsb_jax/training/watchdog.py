@@ -14,7 +14,7 @@ class Watchdog:
     """While entered, prints the stacks of all threads to stderr whenever ``beat`` was not called for ``seconds``.
 
     Args:
-      seconds: how long silence may last; the stacks are printed again after as long a time.
+      seconds: how long silence may last; the stacks are printed again after as long a time. Infinity is never.
 
     Raises:
       ValueError: if ``seconds`` is not above 0.
@@ -23,7 +23,7 @@ class Watchdog:
     def __init__(self, seconds: float) -> None:
         if not seconds > 0:
             raise ValueError(f"watchdog_minutes must be above 0, got {seconds / 60:g}")
-        self._seconds = seconds
+        self._seconds = min(seconds, threading.TIMEOUT_MAX)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 

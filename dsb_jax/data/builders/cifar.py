@@ -12,6 +12,7 @@ import tensorflow_datasets as tfds
 from dsb_jax.data import images
 from dsb_jax.data.builders import cifar_files
 from dsb_jax.data.builders.cifar_files import CIFAR10, CIFAR100, Layout
+from dsb_jax.data.builders.folder import listing
 from dsb_jax.data.builders.sized import Sized
 
 _logger = logging.getLogger(__name__)
@@ -20,11 +21,22 @@ _logger = logging.getLogger(__name__)
 class _FromFiles:
     """Name, version, features and keys of examples are those of TFDS, so either one's files serve the other.
 
-    The order of examples, and with it their ids, is that of the files: TFDS's for the two originals.
+    The order of examples, and with it their ids, is that of the files: TFDS's for the two originals. Where the files
+    are a part of the dataset, the metadata hold their ``listing``.
     """
 
     url_infos = None  # see builders/__init__.py
     layout: Layout
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        stock = super()._info()
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=stock.description,
+            features=stock.features,
+            supervised_keys=stock.supervised_keys,
+            metadata=tfds.core.MetadataDict(),
+        )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Sized]:
         self.info.features["label"].names = self.layout.class_names
@@ -35,6 +47,7 @@ class _FromFiles:
         for split, part in parts.items():
             if len(part.labels) < (complete := self.layout.images_per_class[split] * len(self.layout.class_names)):
                 _logger.warning("%s/%s is a part: %d of %d images", self.name, split, len(part.labels), complete)
+                self.info.metadata["listing"] = listing(dl_manager.manual_dir)
         return {
             split: Sized(self._generate_examples(split, part.images, part.labels), len(part.labels))
             for split, part in parts.items()

@@ -29,9 +29,9 @@ class Folder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """The images of ``DIR/train/CLASS`` and ``DIR/test/CLASS`` (or ``val``), or those of ``DIR/CLASS``.
 
     Without a test folder, a fifth of each class, at least one image, is drawn for the test with a fixed seed. Classes
-    are numbered in the order of their names. Records keep the bytes of the files; each is decoded once, to be sure that
-    it can be. The config of this builder has the name that the user gives to the dataset; its metadata hold the
-    ``listing`` of the images.
+    are numbered in the order of their names. Records keep the bytes of the files; each is decoded once, so that one
+    that ends early is noticed here. The config of this builder has the name that the user gives to the dataset; its
+    metadata hold the ``listing`` of the images.
     """
 
     name = "folder"
@@ -80,7 +80,8 @@ class Folder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 def listing(archive: str | os.PathLike[str]) -> str:
     """A digest of the paths and sizes of the images under a folder: other images have another one."""
     archive = pathlib.Path(archive)
-    paths = sorted(path for path in archive.rglob("*") if _is_image(path))
+    # Spelt out to the depth of SPLIT/CLASS/IMAGE: these patterns follow links to folders, and ** does not.
+    paths = sorted(path for depth in ("*/*", "*/*/*") for path in archive.glob(depth) if _is_image(path))
     lines = (f"{path.relative_to(archive).as_posix()}\t{path.stat().st_size}\n" for path in paths)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
@@ -106,7 +107,7 @@ def _find(archive: pathlib.Path) -> dict[str, _Classes]:
 def _split_folders(archive: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path] | tuple[None, None]:
     """The folders of the splits, however their names are capitalised; or none, where classes lie side by side.
 
-    A folder without images of its own but with folders in it is one of a split; ``train`` with images is a class.
+    A folder of class folders is one of a split, and ``train`` with images alone is a class.
     """
     nested = {path.name.casefold(): path for path in sorted(archive.iterdir()) if _holds_classes(path)}
     train = nested.get("train")
@@ -129,7 +130,9 @@ def _holds_classes(folder: pathlib.Path) -> bool:
     if not folder.is_dir():
         return False
     entries = list(folder.iterdir())
-    return any(entry.is_dir() for entry in entries) and not any(_is_image(entry) for entry in entries)
+    folders = [entry for entry in entries if entry.is_dir()]
+    own_images = any(_is_image(entry) for entry in entries)
+    return any(_is_image(path) for folder in folders for path in folder.iterdir()) or bool(folders and not own_images)
 
 
 def _classes(folder: pathlib.Path) -> _Classes:
@@ -141,11 +144,14 @@ def _classes(folder: pathlib.Path) -> _Classes:
         files = sorted(entry.iterdir())
         paths = [path for path in files if _is_image(path)]
         if not paths:
-            raise ValueError(f"{entry} has no images ({', '.join(suffix[1:] for suffix in _SUFFIXES)})")
+            kinds = ", ".join(suffix[1:] for suffix in _SUFFIXES)
+            deeper = ", but folders; is it the one to prepare?" if any(path.is_dir() for path in files) else ""
+            raise ValueError(f"{entry} has no images ({kinds}){deeper}")
         ignored += [path for path in files if not _is_image(path)]
         classes[entry.name] = paths
     if ignored:
-        _logger.warning("%d entries of %s are no images and are left out, such as %s", len(ignored), folder, ignored[0])
+        text = "%d entries of %s are no images of a class and are left out, such as %s"
+        _logger.warning(text, len(ignored), folder, ignored[0])
     return classes
 
 
