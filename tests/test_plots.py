@@ -70,7 +70,7 @@ def test_a_wide_range_gets_a_logarithmic_axis(samples, scale):
 def test_r_is_in_the_title():
     x, y = [1, 2, 3, 4], [0.1, 0.3, 0.2, 0.5]
     figure = plots.accuracy_against(x, y, measure_name="scale", class_names="abcd")
-    assert figure.axes[0].get_title(loc="left") == f"Accuracy against scale: Pearson r = {np.corrcoef(x, y)[0, 1]:.2f}"
+    assert figure.axes[0].get_title(loc="left") == f"Accuracy against scale: r = {np.corrcoef(x, y)[0, 1]:.2f}"
     figure = plots.accuracy_against([1, 1, 1], [0.1, 0.2, 0.3], measure_name="scale", class_names="abc")
     assert figure.axes[0].get_title(loc="left").endswith("undefined")
     figure = plots.accuracy_against([1, 2], [0.1, 0.2], measure_name="scale", class_names="ab")  # any two are in line

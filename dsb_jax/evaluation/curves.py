@@ -174,7 +174,7 @@ def runs(curves: Sequence[tuple[str, ArrayLike, ArrayLike]], *, measure_name: st
         epochs, values = vectors(epochs=epochs, values=values)
         number = names.index(name)
         style = {"color": RUNS[number % len(RUNS)], "linestyle": _DASHES[number // len(RUNS) % len(_DASHES)]}
-        label = "_nolegend_" if name in labelled else drawing.short(name, 48)
+        label = "_nolegend_" if name in labelled else drawing.short(name, 44)
         axes.plot(epochs, values, linewidth=1.3, marker="." if len(epochs) == 1 else "", label=label, **style)
         labelled.add(name)
         everything.append(values)
@@ -185,7 +185,7 @@ def runs(curves: Sequence[tuple[str, ArrayLike, ArrayLike]], *, measure_name: st
         drawing.logarithmic_if_wide(axes, "y", everything)
     axes.set_xlabel("epoch")
     axes.set_ylabel(measure_name)
-    columns = 1 if max(map(len, names)) > 22 else 2
+    columns = 1 if max(map(len, names)) > 18 else 2
     drawing.title(axes, f"{measure_name[:1].upper()}{measure_name[1:]}", legend_lines=-(-len(names) // columns))
     drawing.legend(axes, columns=columns)
     return figure

@@ -27,7 +27,7 @@ FEW_TO_MANY = LinearSegmentedColormap.from_list("few_to_many", [SCALE, "#8a8a8a"
 NAMED_CLASSES = 30  # up to so many classes are written out by name
 VECTOR_POINTS = 500  # more marks than these are drawn as pixels: a page of thousands of them stays small
 
-WIDTH, HEIGHT = 5.4, 3.6  # inches; narrow, so that text keeps its size where a page shows two side by side
+WIDTH, HEIGHT = 4.5, 3.2  # inches; narrow, so that text can be read on a phone
 TEXT, SMALL = 9, 8  # points
 
 
@@ -69,7 +69,7 @@ def title(axes: Axes, text: str, *, legend_lines: int = 0) -> None:
 
 def figure_title(figure: Figure, text: str) -> None:
     """A title from the figure's left edge, with room for more than over axes that have names at their left."""
-    figure.suptitle(short(text, 76), x=0.01, ha="left", color=INK, fontsize=TEXT + 1, parse_math=False)
+    figure.suptitle(short(text, 60), x=0.01, ha="left", color=INK, fontsize=TEXT + 1, parse_math=False)
 
 
 def legend(axes: Axes, *, columns: int = 2) -> None:

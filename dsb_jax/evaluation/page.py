@@ -212,9 +212,7 @@ td.text { white-space: normal; min-width: 10rem; overflow-wrap: anywhere; }
   th[scope=row] { white-space: normal; min-width: 7rem; }
   .alphas { font-size: .75rem; }
   .alphas th[scope=row] { min-width: 0; }
-  .alphas th, .alphas td { padding: .3rem .2rem; }
-  figure { overflow-x: auto; }
-  svg { min-width: 30rem; } }
+  .alphas th, .alphas td { padding: .3rem .2rem; } }
 .sortable thead th { position: sticky; top: 0; background: var(--page); }
 button { all: unset; cursor: pointer; }
 button:focus-visible { outline: 2px solid; }

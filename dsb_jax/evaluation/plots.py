@@ -65,7 +65,7 @@ def accuracy_against(
     drawing.percent(axes, y)
     axes.set_xlabel(measure_name, parse_math=False)
     axes.set_ylabel("class accuracy")
-    verdict = "Pearson r undefined" if np.isnan(r) else f"Pearson r = {r:.2f}".replace("-", "−")
+    verdict = "r undefined" if np.isnan(r) else f"r = {r:.2f}".replace("-", "−")
     drawing.title(axes, f"Accuracy against {measure_name}: {verdict}")
     if named:
         drawing.label_points(axes, x, y, [name for name, kept in zip(class_names, shown, strict=True) if kept])
@@ -330,8 +330,8 @@ def _class_bars(accuracy: np.ndarray, relative: np.ndarray, names: list[str]) ->
     axes.tick_params(axis="y", length=0)
     axes.set_xlim(0, 1.03)
     axes.xaxis.set_major_formatter(ticker.PercentFormatter(1, decimals=0))
-    drawing.title(axes, "Accuracy by class (training samples)", legend_lines=1)
-    drawing.legend(axes)
+    drawing.title(axes, "Accuracy by class (training samples)", legend_lines=2)
+    drawing.legend(axes, columns=1)
     return figure
 
 
@@ -350,8 +350,8 @@ def _class_area(accuracy: np.ndarray, relative: np.ndarray, counts: np.ndarray) 
     _rank_axis(axes, counts)
     axes.set_ylim(0, 1.03)
     axes.yaxis.set_major_formatter(ticker.PercentFormatter(1, decimals=0))
-    drawing.title(axes, f"Accuracy by class; lines are means of {width} neighbours", legend_lines=1)
-    drawing.legend(axes)
+    drawing.title(axes, f"Accuracy by class; lines are means of {width} neighbours", legend_lines=2)
+    drawing.legend(axes, columns=1)
     return figure
 
 
