@@ -30,8 +30,8 @@ def test_streaming_equals_the_definition(seed, num_classes, offset):
         moving = rng.random(num_classes) < 0.4
         centers[moving] = offset + rng.normal(size=(moving.sum(), 5))
         present[moving] = rng.random(moving.sum()) < 0.8
-        # Copied: an aligned NumPy array is shared with a CPU device, and the next round writes to it.
-        state = update(state, jnp.array(centers), jnp.array(present))
+        # Copied by NumPy: a CPU device reads an array where it lies, and later than the next round writes to it.
+        state = update(state, jnp.asarray(centers.copy()), jnp.asarray(present.copy()))
     weights = interference.weights(state, 1.5)
     tolerance = 2e-5 + 1e-7 * offset  # the centres themselves have float32's digits
     np.testing.assert_allclose(weights, reference.interclass_weights(centers, 1.5, present), atol=tolerance)
