@@ -29,15 +29,16 @@ def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) ->
       2.0
     """
     _check_images(images)
-    statistics = {name: np.asarray(value, np.float64) for name, value in (("mean", mean), ("std", std))}
-    for name, value in statistics.items():
+    given = {name: np.asarray(value, np.float64) for name, value in (("mean", mean), ("std", std))}
+    statistics = {name: value.astype(np.float32) for name, value in given.items()}
+    for name, value in given.items():
         if value.shape != images.shape[-1:]:
             raise ValueError(f"{name} must be one number per channel ({images.shape[-1]}), got {value.tolist()}")
-        if not np.isfinite(value).all():
+        if not np.isfinite(statistics[name]).all():
             raise ValueError(f"{name} must be finite, got {value.tolist()}")
     if not (statistics["std"] > 0).all():
-        raise ValueError(f"std must be above zero, got {statistics['std'].tolist()}")
-    mean, std = (value.astype(np.float32).reshape(1, 1, 1, -1) for value in statistics.values())
+        raise ValueError(f"std must be above zero, got {given['std'].tolist()}")
+    mean, std = (value.reshape(1, 1, 1, -1) for value in statistics.values())
     return (images.astype(jnp.float32) / 255 - mean) / std
 
 

@@ -91,7 +91,8 @@ def _restored(checkpoints, program, experiment):
 
 def _configure_jax(config):
     if config.compilation_cache is not None:
-        os.makedirs(config.compilation_cache, exist_ok=True)  # JAX only warns of one that cannot be written
+        if "://" not in config.compilation_cache:  # a bucket is JAX's to reach
+            os.makedirs(config.compilation_cache, exist_ok=True)  # JAX only warns of one that cannot be written
         jax.config.update("jax_compilation_cache_dir", config.compilation_cache)
     wanted = "--xla_gpu_deterministic_ops=true"
     if config.deterministic and jax.default_backend() == "gpu" and wanted not in os.environ.get("XLA_FLAGS", ""):
