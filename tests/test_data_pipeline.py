@@ -78,12 +78,18 @@ def test_every_place_is_as_likely_for_every_example():
 
 def test_a_permutation_is_made_once_in_an_epoch(monkeypatch):
     made = []
-    default_rng = np.random.default_rng
-    monkeypatch.setattr(np.random, "default_rng", lambda sequence: made.append(sequence) or default_rng(sequence))
+    permutation = pipeline.permutation
+    monkeypatch.setattr(pipeline, "permutation", lambda *arguments: made.append(arguments) or permutation(*arguments))
     batch = pipeline.order(100, 7, seed=0)
     for step in range(43):  # three epochs and the first example of the fourth
         batch(step)
-    assert [sequence.spawn_key for sequence in made] == [(0,), (1,), (2,), (3,)]
+    assert [epoch.tolist() for _, epoch, _ in made] == [[0, 0], [0, 1], [0, 2], [0, 3]]
+
+
+def test_large_seeds_and_epochs_are_told_apart():
+    first = [pipeline.order(50, 50, seed=seed)(0).tolist() for seed in (0, 1, 2**32, 2**32 + 1, 2**63)]
+    first += [pipeline.order(50, 50, seed=0)(epoch).tolist() for epoch in (1, 2**32, 2**32 + 1)]
+    assert len({tuple(rows) for rows in first}) == len(first)
 
 
 def test_the_stream_does_not_depend_on_the_batch_size():
