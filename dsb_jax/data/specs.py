@@ -1,0 +1,198 @@
+"""What is known of a dataset before it is here: its classes and images, the paper's protocol, licence and size."""
+
+import dataclasses
+import importlib.resources
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from dsb_jax import validation
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+# Of labels, some of them −1, and a seed, the rows that belong to a split, ascending.
+Choice = Callable[[np.ndarray, int], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Part:
+    """Which of the stored images make up a split.
+
+    Attributes:
+      stored: the splits in which they are stored, one after the other.
+      counts: images of each class, int64 ``[C]``, as published; as of a profile where the spec says so.
+      relabel: the label that each stored class has here, −1 for a class left out; None where labels are the stored.
+      choose: from these labels and a seed, the rows that belong to it, of those not left out; None for all.
+    """
+
+    stored: tuple[str, ...]
+    counts: np.ndarray
+    relabel: np.ndarray | None = None
+    choose: Choice | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Protocol:
+    """How a dataset is divided.
+
+    Attributes:
+      description: of the division, a phrase for lists and messages.
+      splits: ``"train"`` and the others.
+      evaluation: the split that results are reported on.
+      class_names: in the order of the labels, where they are other than the stored ones.
+    """
+
+    description: str
+    splits: dict[str, Part]
+    evaluation: str = "test"
+    class_names: tuple[str, ...] = ()
+
+    @property
+    def same_classes(self) -> bool:
+        """Whether the classes that are tested are those that were trained; retrieval tests on others."""
+        trained, tested = (self.splits[split].relabel for split in ("train", self.evaluation))
+        return trained is tested or (trained is not None and tested is not None and np.array_equal(trained, tested))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Spec:
+    """A dataset.
+
+    Attributes:
+      name: what it is called in settings.
+      title: what it is called in texts.
+      stored_as: the builder that writes it, a key of ``builders.BUILDERS``.
+      protocols: by name, the default one first.
+      image_shape: height, width and channels: of every image, or of a typical one where ``sizes_differ``.
+      sizes_differ: whether images must be brought to one size.
+      mean: of every channel, of training images in [0, 1].
+      std: likewise.
+      licence: as its source states it, or what is known of its terms.
+      gigabytes: of the files to be prepared.
+      long_tailed: whether the paper takes it for long-tailed (α = 2).
+      profile: what the counts are where they are no published list, as a phrase; empty where they are true.
+      class_names: in the order of the labels, where they are known beforehand.
+      encoding: ``".jpg"`` or ``".png"``, what its images are stored as.
+    """
+
+    name: str
+    title: str
+    stored_as: str
+    protocols: dict[str, Protocol]
+    image_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    licence: str
+    gigabytes: float
+    sizes_differ: bool = False
+    long_tailed: bool = False
+    profile: str = ""
+    class_names: tuple[str, ...] = ()
+    encoding: str = ".jpg"
+
+    def protocol(self, name: str | None = None) -> Protocol:
+        """The protocol of this name, the default one for None.
+
+        Raises:
+          ValueError: an unknown name.
+        """
+        if name is None:
+            return next(iter(self.protocols.values()))
+        if name not in self.protocols:
+            raise validation.unknown_name(f"protocol of {self.name}", name, self.protocols)
+        return self.protocols[name]
+
+    def train_counts(self, protocol: str | None = None) -> np.ndarray:
+        """Training images of each class, int64 ``[C]``."""
+        return self.protocol(protocol).splits["train"].counts
+
+    def groups(self, protocol: str | None = None, *, tail: int = 20, head: int = 100) -> dict[str, np.ndarray]:
+        """The classes of more than ``head`` training images, of fewer than ``tail``, and those between.
+
+        Returns:
+          Class numbers, int64, of ``"head"``, ``"middle"`` and ``"tail"``.
+
+        Liu et al., Large-Scale Long-Tailed Recognition in an Open World, 2019; bounds as in Ma et al., 2023, Table 2.
+        """
+        counts = self.train_counts(protocol)
+        chosen = {"head": counts > head, "middle": (counts >= tail) & (counts <= head), "tail": counts < tail}
+        return {name: np.flatnonzero(rows) for name, rows in chosen.items()}
+
+
+def alike(images_per_class: int, num_classes: int) -> np.ndarray:
+    """The counts of classes that have the same number of images."""
+    return np.full(num_classes, images_per_class, np.int64)
+
+
+def class_range(first: int, last: int, num_classes: int) -> np.ndarray:
+    """``Part.relabel`` for the stored classes ``first`` … ``last`` − 1 of ``num_classes``, numbered from 0.
+
+    Example:
+      >>> class_range(1, 3, 4).tolist()
+      [-1, 0, 1, -1]
+    """
+    labels = np.arange(num_classes) - first
+    return np.where((labels >= 0) & (labels < last - first), labels, -1)
+
+
+def listed(name: str) -> np.ndarray:
+    """The counts in ``counts/NAME.txt``, a number for each class; lines that begin with # say where they are from."""
+    text = importlib.resources.files("dsb_jax.data").joinpath("counts", f"{name}.txt").read_text()
+    lines = (line for line in text.splitlines() if not line.startswith("#"))
+    return np.array([int(number) for line in lines for number in line.split()], np.int64)
+
+
+def profile(total: int, num_classes: int, *, smallest: int, largest: int, seed: int = 0) -> np.ndarray:
+    """Made-up counts with the number of classes, the sum and the extremes of a dataset whose list is not at hand.
+
+    In order of size, class r of C has ``smallest + (largest − smallest)·(1 − r/(C−1))^p`` images, p being such that the
+    sum is right; classes come in an order drawn with ``seed``.
+
+    Returns:
+      Counts, int64 ``[num_classes]``, of which the sum is ``total``.
+
+    Example:
+      >>> counts = profile(1000, 10, smallest=5, largest=400)
+      >>> int(counts.sum()), int(counts.min()), int(counts.max())
+      (1000, 5, 400)
+    """
+    rank = np.linspace(1, 0, num_classes)
+    low, high = 1e-3, 1e3
+    for _ in range(100):
+        power = np.sqrt(low * high)
+        counts = np.rint(smallest + (largest - smallest) * rank**power).astype(np.int64)
+        low, high = (power, high) if counts.sum() > total else (low, power)
+    # Rounding leaves a few images over or short: the classes in between take them.
+    missing = total - int(counts.sum())
+    inner = np.flatnonzero((counts > smallest + abs(np.sign(missing))) & (counts < largest))
+    counts[np.resize(inner, abs(missing))] += np.sign(missing) if abs(missing) <= len(inner) else 0
+    assert counts.sum() == total, (counts.sum(), total)
+    return np.random.default_rng(seed).permutation(counts)
+
+
+def drawn(share: float, *, first: bool, seed: int = 0) -> Choice:
+    """A share of each class drawn at random with a fixed seed, or (not ``first``) what is left of it.
+
+    Example:
+      >>> labels = np.repeat([0, 1], [10, 20])
+      >>> train, test = (drawn(0.2, first=first)(labels, 0) for first in (True, False))
+      >>> np.bincount(labels[train]).tolist(), np.bincount(labels[test]).tolist()
+      ([2, 4], [8, 16])
+    """
+
+    def choose(labels: np.ndarray, subset_seed: int) -> np.ndarray:
+        del subset_seed  # the split is the dataset's, whatever is drawn of it
+        kept = np.zeros(len(labels), bool)
+        for label in np.unique(labels[labels >= 0]):
+            rows = np.flatnonzero(labels == label)
+            rng = np.random.default_rng([seed, label])
+            kept[rng.permutation(rows)[: round(share * len(rows))]] = True
+        return np.flatnonzero((kept if first else ~kept) & (labels >= 0))
+
+    return choose
+
+
+def drawn_counts(counts: Sequence[int] | np.ndarray, share: float, *, first: bool) -> np.ndarray:
+    """The counts that :func:`drawn` leaves of ``counts``."""
+    part = np.array([round(share * count) for count in counts], np.int64)
+    return part if first else np.asarray(counts, np.int64) - part
