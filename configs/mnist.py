@@ -5,8 +5,7 @@ momentum are our choice, as in ``configs/mnist_lt.py``. Fashion-MNIST has the sa
 
   python -m dsb_jax.data.prepare mnist --archive DIR
   python -m dsb_jax.main --config=configs/mnist.py
-  python -m dsb_jax.main --workdir=runs/fashion_mnist \\
-    --config='configs/mnist.py:dataset=fashion_mnist,mean=(0.286,),std=(0.353,)'
+  python -m dsb_jax.main --config=configs/mnist.py:dataset=fashion_mnist --workdir=runs/fashion_mnist/dsb-ce-seed0
 """
 
 from dsb_jax.training.config import base_config, with_arguments
@@ -16,8 +15,6 @@ def get_config(arguments=None):
     """The settings; ``arguments`` are ``key=value`` pairs separated by commas."""
     config = base_config()
     config.dataset = "mnist"
-    config.mean = (0.1307,)
-    config.std = (0.3081,)
     config.model = "lenet"
     config.batch_size = 128
     config.epochs = 15

@@ -2,6 +2,7 @@
 
   python launch/benchmark.py pool
   python launch/benchmark.py overhead
+  python launch/benchmark.py data
 
 ``pool``: one update of the feature pool at capacities of 50k, 500k and 5M (C = 1000, d = 64, batch 512), with
 interference off and on; at iNaturalist 2018's shape (C = 8142, N = 437,513) against a recompute of all volumes from
@@ -9,23 +10,41 @@ the whole pool; and with interference at C = 8142 and C = 100,000.
 
 ``overhead``: what a whole training step takes with balancer=dsb over what it takes with balancer=uniform, at CIFAR's
 shape: 32x32 images, 10 and 100 classes, a pool of 50,000; and an update of the pool by itself.
+
+``data``: images per second of this pipeline, ``tf.data`` and PyTorch's ``DataLoader``: of 32x32, flipped and cropped
+after padding; and of JPEG files of 500x375, of which random parts are resized to 224x224 and flipped. And the share of
+its time that training waits for them. All have the same cores: this pipeline as many threads, ``tf.data`` a private pool
+of as many, ``DataLoader`` as many workers. The rivals have their images in memory, this pipeline decodes records on
+disk; its batches are on the device, with the device's part of the augmentation done. A rival that is not installed is
+left out. ``--images`` takes JPEG files of one's own instead of made-up ones.
 """
 
 import argparse
 import dataclasses
 import functools
+import importlib.util
+import io
+import itertools
 import math
+import os
 import pathlib
 import statistics
 import sys
+import tempfile
 import time
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
+import PIL.Image
+from array_record.python import array_record_data_source, array_record_module
+from tensorflow_datasets.proto import tf_example_pb2
 
 from dsb_jax import balancers, losses, models, objectives
-from dsb_jax.data import preprocess
+from dsb_jax.data import feed, images, preprocess
+from dsb_jax.data.decoding import Decoding
+from dsb_jax.data.records import RecordSource, Split
 from dsb_jax.training import optimizers
 from dsb_jax.training.step import init_state, make_train_step
 
@@ -71,9 +90,9 @@ class Update:
 
 
 class Training:
-    """A run on 32x32 images, one step at a time."""
+    """A run on square images, one step at a time."""
 
-    def __init__(self, model, balancer, balancing, batch_size, num_classes):
+    def __init__(self, model, balancer, balancing, batch_size, num_classes, size=32):
         rng = np.random.default_rng(0)
         objective = objectives.Supervised(losses.create("cross_entropy"))
         rate = optimizers.schedule("linear", 0.1, 10_000, steps_per_epoch=50_000 / batch_size)
@@ -83,7 +102,7 @@ class Training:
             images = preprocess.augment(images, rng, flip=True, crop_padding=4)
             return preprocess.normalize(images, mean=(0.5,) * 3, std=(0.25,) * 3)
 
-        shape = (batch_size, 32, 32, 3)
+        shape = (batch_size, size, size, 3)
         state = init_state(model, objective, balancer, optimizer, jnp.zeros(shape), seed=0)
         self.state = dataclasses.replace(state, balancing=balancing)
         self.batch = {
@@ -220,6 +239,271 @@ def training_update(model, num_classes, batch_size, capacity, *, interclass):
     return Update(f"pool of {num_classes} classes", balancer, batches, capacity // batch_size)
 
 
+class Records:
+    """A split of images on disk, and what the rivals are given: the same images in memory.
+
+    ``files`` are encoded images, ``stored`` whatever the rivals start from, ``decoding`` what ours does.
+    """
+
+    def __init__(self, name, files, stored, decoding, folder):
+        self.stored, self.decoding = stored, decoding
+        self.labels = np.random.default_rng(0).integers(0, 10, len(files)).astype(np.int32)
+        path = str(pathlib.Path(folder) / f"{name}.array_record")
+        writer = array_record_module.ArrayRecordWriter(path, "group_size:1")
+        for file, label in zip(files, self.labels.tolist(), strict=True):
+            example = tf_example_pb2.Example()
+            example.features.feature["image"].bytes_list.value.append(file)
+            example.features.feature["label"].int64_list.value.append(label)
+            writer.write(example.SerializeToString())
+        writer.close()
+        records = array_record_data_source.ArrayRecordDataSource([path])
+        source = RecordSource(records, where=name, num_classes=10, decoding=decoding)
+        classes = tuple(map(str, range(10)))
+        self.split = Split(name, "train", source, classes, decoding.shape, decoding.random)
+
+    def batches(self, batch_size, *, resident, crop_padding):
+        """Ours: on the device, flipped and cropped."""
+        examples = feed.Examples(self.split, resident_bytes=2**30 if resident else 0)
+
+        @jax.jit
+        def augmented(batch, step):
+            rng = jax.random.fold_in(jax.random.key(0), step)
+            return batch | {"image": preprocess.augment(batch["image"], rng, flip=True, crop_padding=crop_padding)}
+
+        def start():
+            return map(augmented, examples.shuffled(batch_size, seed=0), itertools.count())
+
+        return start
+
+
+def photograph(rng, height, width):
+    """Made up, with the spectrum, the edges and the grain of one: uint8 ``[height, width, 3]``."""
+    picture = np.full((height, width, 3), rng.uniform(60, 200, 3))
+    for cells in (2, 4, 8, 16, 32, 64, 128):
+        noise = rng.normal(size=(cells, cells, 1)) + 0.3 * rng.normal(size=(cells, cells, 3))
+        picture += 60 / cells**0.6 * cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
+    for _ in range(12):
+        corners = rng.uniform(0, 1, 2) + rng.normal(size=(5, 2)) * 0.15
+        shape = np.zeros((height, width), np.float32)
+        cv2.fillConvexPoly(shape, cv2.convexHull((corners * (width, height)).astype(np.int32)), 1.0)
+        picture += shape[..., None] * rng.normal(size=3) * 25
+    picture += rng.normal(size=picture.shape[:2])[..., None] * 5
+    return np.clip(picture, 0, 255).astype(np.uint8)
+
+
+def small_records(folder, number=50_000):
+    """Images of CIFAR's size, cut out of made-up photographs."""
+    rng = np.random.default_rng(0)
+    pages = [cv2.resize(photograph(rng, 375, 500), (250, 188), interpolation=cv2.INTER_AREA) for _ in range(50)]
+    corners = zip(rng.integers(0, 156, number).tolist(), rng.integers(0, 218, number).tolist(), strict=True)
+    stored = np.stack([pages[row % 50][top : top + 32, left : left + 32] for row, (top, left) in enumerate(corners)])
+    files = [images.encode_png(image) for image in stored]
+    return Records("small", files, stored, Decoding.of("small", (32, 32, 3)), folder)
+
+
+def photograph_records(folder, directory, number=500):
+    """JPEG files, those of a directory or made-up ones."""
+    if directory is None:
+        rng = np.random.default_rng(0)
+        quality = [cv2.IMWRITE_JPEG_QUALITY, 92]
+        files = [cv2.imencode(".jpg", photograph(rng, 375, 500), quality)[1].tobytes() for _ in range(number)]
+    else:
+        paths = sorted(path for path in pathlib.Path(directory).rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
+        if not paths:
+            raise SystemExit(f"no JPEG files in {directory}")
+        files = [path.read_bytes() for path in paths[: 4 * number]]
+        files *= -(-number // len(files))
+    print(f"\n{len(files)} JPEG files of {np.mean([len(file) for file in files]) / 1024:.0f} KiB on average")
+    decoding = Decoding.of("photographs", (None, None, 3), image_size=224, random_crop="resize")
+    return Records("photographs", files, files, decoding, folder)
+
+
+def tf_data(records, batch_size, cores, augmented, *, by_batch):
+    """``tf.data`` with one private pool of ``cores`` threads; ``augmented`` maps images, a batch of them or one."""
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(cores)
+    tf.config.threading.set_inter_op_parallelism_threads(cores)
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = cores
+    options.threading.max_intra_op_parallelism = 1
+    examples = tf.data.Dataset.from_tensor_slices((records.stored, records.labels))
+    examples = examples.shuffle(len(records.labels)).repeat()
+    if by_batch:
+        examples = examples.batch(batch_size)
+
+    def mapped(image, label):
+        return augmented(image), label
+
+    examples = examples.map(mapped, num_parallel_calls=tf.data.AUTOTUNE)
+    examples = examples if by_batch else examples.batch(batch_size)
+    return examples.prefetch(tf.data.AUTOTUNE).with_options(options).as_numpy_iterator
+
+
+def shifted_by_tf(batch):
+    """A whole batch at once: image by image, as it is mostly written, takes four times as long."""
+    import tensorflow as tf
+
+    number = tf.shape(batch)[0]
+    first = tf.random.uniform([2, number, 1], 0, 9, tf.int32)
+    rows, columns = first[0] + tf.range(32), first[1] + tf.range(32)
+    columns = tf.where(tf.random.uniform([number, 1]) < 0.5, tf.reverse(columns, [1]), columns)
+    cropped = tf.gather(tf.pad(batch, [[0, 0], [4, 4], [4, 4], [0, 0]]), rows, batch_dims=1)
+    return tf.gather(cropped, tf.broadcast_to(columns[:, None], [number, 32, 32]), batch_dims=2)
+
+
+def cut_by_tf(encoded):
+    """As in TensorFlow's own ResNet: what lies outside of the crop is not decoded."""
+    import tensorflow as tf
+
+    begin, size, _ = tf.image.sample_distorted_bounding_box(
+        tf.image.extract_jpeg_shape(encoded),
+        tf.zeros([1, 0, 4]),
+        min_object_covered=0,
+        aspect_ratio_range=(3 / 4, 4 / 3),
+        area_range=(0.08, 1),
+        max_attempts=10,
+        use_image_if_no_bounding_boxes=True,
+    )
+    image = tf.image.decode_and_crop_jpeg(encoded, tf.concat([begin[:2], size[:2]], 0), channels=3)
+    return tf.image.random_flip_left_right(tf.cast(tf.image.resize(image, (224, 224)), tf.uint8))
+
+
+@dataclasses.dataclass
+class ForDataLoader:
+    """A dataset of PyTorch's; ``transform`` makes a Pillow image of one that is stored, with torchvision's steps."""
+
+    stored: object
+    labels: np.ndarray
+    transform: object
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, index):
+        import torch
+
+        image = np.array(self.transform(self.stored[index], np.random.default_rng(torch.randint(2**62, ()).item())))
+        return torch.from_numpy(image).permute(2, 0, 1).contiguous().to(torch.float32).div(255), self.labels[index]
+
+
+def shifted_by_pillow(stored, rng):
+    padded = PIL.Image.fromarray(np.pad(stored, [(4, 4), (4, 4), (0, 0)]))
+    left, top = rng.integers(0, 9, 2).tolist()
+    return flipped(padded.crop((left, top, left + 32, top + 32)), rng)
+
+
+def cut_by_pillow(encoded, rng):
+    image = PIL.Image.open(io.BytesIO(encoded)).convert("RGB")
+    top, left, bottom, right = images._draw_rectangle(*image.size[::-1], rng, (0.08, 1), (3 / 4, 4 / 3))
+    part = image.crop((left, top, right, bottom))
+    return flipped(part.resize((224, 224), PIL.Image.Resampling.BILINEAR), rng)
+
+
+def flipped(image, rng):
+    return image.transpose(PIL.Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else image
+
+
+def data_loader(records, batch_size, cores, transform):
+    """PyTorch's, with ``cores`` workers that stay; they are started anew, since JAX's threads do not survive a fork."""
+    from torch.utils.data import DataLoader
+
+    loader = DataLoader(
+        ForDataLoader(records.stored, records.labels, transform),
+        batch_size,
+        shuffle=True,
+        drop_last=True,
+        num_workers=cores,
+        persistent_workers=True,
+        multiprocessing_context="spawn",
+    )
+
+    def start():
+        while True:
+            yield from loader
+
+    return start
+
+
+def pace(start, batch_size, seconds):
+    """Images per second once as much time has passed without a count, so that nothing read ahead is left."""
+    batches = start()
+    jax.block_until_ready(next(batches))  # workers may take long to start
+    for _ in range(2):
+        begin, done = time.perf_counter(), 0
+        while time.perf_counter() < begin + seconds:
+            jax.block_until_ready(next(batches))
+            done += 1
+    return done * batch_size / (time.perf_counter() - begin)
+
+
+def paces(title, alternatives, batch_size, rounds, cores, seconds=3):
+    """The median rate of each, and the median and the quartiles of what it is to each rival's in the same round."""
+    rates = {name: [] for name in alternatives}
+    order, begin = list(alternatives), time.perf_counter()
+    for done in range(rounds):
+        for name in order:
+            rates[name].append(pace(alternatives[name], batch_size, seconds))
+        order.reverse()
+        progress(f"round {done + 1}/{rounds}", begin, done + 1, rounds)
+    rivals = [name for name in alternatives if not name.startswith("ours")]
+    print(f"\n{title}\n{'':24} {'images/s':>9} {'per core':>9}" + "".join(f"{f'of {name}':>26}" for name in rivals))
+    for name, own in rates.items():
+        columns = [np.percentile(np.divide(own, rates[rival]), (25, 50, 75)) for rival in rivals]
+        ratios = "".join(f"{f'{ratio:.2f} ({low:.2f} … {high:.2f})':>26}" for low, ratio, high in columns)
+        print(f"{name:24} {statistics.median(own):9,.0f} {statistics.median(own) / cores:9,.0f}{ratios}", flush=True)
+
+
+def waiting(title, training, start, steps):
+    """The share of its time that training waits for batches, one step being under way while the next is asked for."""
+    batches, waited, running = start(), 0.0, training()
+    training.batch = next(batches)  # what starts with the first is not waited for again
+    begin = time.perf_counter()
+    for done in range(steps):
+        asked = time.perf_counter()
+        training.batch = next(batches)
+        waited += time.perf_counter() - asked
+        ahead, running = running, training()
+        jax.block_until_ready(ahead)
+        progress(title, begin, done + 1, steps)
+    jax.block_until_ready(running)
+    total = time.perf_counter() - begin
+    print(f"{title:40} {100 * waited / total:6.2f} % of a step of {1e3 * total / steps:,.0f} ms", flush=True)
+
+
+def data(rounds, directory, cores):
+    """See the module's docstring."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+    cores = len(os.sched_getaffinity(0))
+    missing = {name for name in ("tensorflow", "torch") if importlib.util.find_spec(name) is None}
+    for name in sorted(missing):
+        print(f"{name} is not installed, and left out")
+    print(f"{machine()}, {cores} cores")
+    with tempfile.TemporaryDirectory() as folder:
+        cases = {}
+        for title, records, batch_size, padding, by_tf, by_pillow in (
+            ("32x32", small_records(folder), 128, 4, shifted_by_tf, shifted_by_pillow),
+            ("500x375 to 224x224", photograph_records(folder, directory), 64, 0, cut_by_tf, cut_by_pillow),
+        ):
+            ours = {"ours, streamed": records.batches(batch_size, resident=False, crop_padding=padding)}
+            if not records.decoding.random:
+                ours["ours, resident"] = records.batches(batch_size, resident=True, crop_padding=padding)
+            rivals = {}
+            if "tensorflow" not in missing:
+                rivals["tf.data"] = tf_data(records, batch_size, cores, by_tf, by_batch=not records.decoding.random)
+            if "torch" not in missing:
+                rivals["DataLoader"] = data_loader(records, batch_size, cores, by_pillow)
+            paces(f"{title}, batches of {batch_size}", ours | rivals, batch_size, rounds, cores)
+            cases |= {(title, name, batch_size, records.decoding.shape[0]): start for name, start in ours.items()}
+        return
+        print("\nWaiting for input, resnet8")
+        for (title, name, batch_size, size), start in cases.items():
+            uniform = balancers.uniform(10)
+            training = Training(models.create("resnet8", 10), uniform, uniform.init(), batch_size, 10, size)
+            waiting(f"{title}, {name}", training, start, 50 if size == 32 else 5)
+
+
 def machine():
     return f"jax {jax.__version__} on {jax.device_count()} {jax.devices()[0].device_kind}"
 
@@ -233,12 +517,17 @@ if __name__ == "__main__":
         "--model", default="resnet18", help="with the cifar stem, where it has stems (%(default)s)"
     )
     of_overhead.add_argument("--batch-size", type=int, default=128, help="(%(default)s)")
-    for chosen, rounds in ((of_pool, 15), (of_overhead, 9)):
+    of_data = benchmarks.add_parser("data")
+    of_data.add_argument("--images", type=pathlib.Path, metavar="DIR", help="JPEG files (made-up ones)")
+    of_data.add_argument("--cores", type=int, default=os.cpu_count(), help="(%(default)s)")
+    for chosen, rounds in ((of_pool, 15), (of_overhead, 9), (of_data, 7)):
         chosen.add_argument(
             "--rounds", type=int, default=rounds, help="how often each alternative is timed (%(default)s)"
         )
     arguments = parser.parse_args()
     if arguments.benchmark == "pool":
         pool(arguments.rounds)
-    else:
+    elif arguments.benchmark == "overhead":
         overhead(arguments.rounds, arguments.model, arguments.batch_size)
+    else:
+        data(arguments.rounds, arguments.images, arguments.cores)

@@ -26,6 +26,10 @@ SETTINGS = {
     "ema_decay": 0.9,
     "flip": True,
     "crop_padding": 1,
+    "image_size": 8,
+    "shorter_side": 10,
+    "random_crop": "resize",  # by the host, which the checkpoint knows nothing of
+    "cutmix": 1.0,
     "tensorboard": False,
     "sample_space": False,
     "skip_nonfinite": True,

@@ -139,6 +139,19 @@ def confusions(num_classes=10, seed=0, size=(8, 8, 1)):
     }
 
 
+def training_images(num_classes=10, seed=0, size=(8, 8, 1)):
+    """The content of an ``examples.npz``: five images, of which the last two are mixed."""
+    rng = np.random.default_rng(seed)
+    labels, others = (rng.integers(0, num_classes, 5).astype(np.int32) for _ in range(2))
+    shares = np.array([1, 1, 1, 0.75, 0.25], np.float32)
+    return {
+        "images": rng.integers(0, 256, (5, *size), np.uint8),
+        "labels": labels,
+        "other_labels": np.where(shares < 1, others, labels),
+        "shares": shares,
+    }
+
+
 def write_run(workdir, results, metrics, config):
     """The three files in a folder, which is returned."""
     workdir.mkdir(parents=True, exist_ok=True)

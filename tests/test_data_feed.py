@@ -1,5 +1,6 @@
 """Batches on the devices: resident and streamed give the same bits, in any layout; trouble is one error."""
 
+import dataclasses
 import itertools
 import logging
 import subprocess
@@ -120,15 +121,49 @@ def test_all_examples_are_the_default_and_the_limit_is_in_bytes():
     np.testing.assert_array_equal(np.asarray(next(whole.in_order(90))["image"]), IMAGES)
 
 
+def test_a_resident_set_needs_nothing_of_the_host():
+    batches = resident(sharding=sharding()).shuffled(16, seed=1)
+    next(batches)
+    before = [np.asarray(batch["label"]) for batch in itertools.islice(batches, 12)]
+    batches = resident(sharding=sharding()).shuffled(16, seed=1)
+    next(batches)
+    with jax.transfer_guard_host_to_device("disallow_explicit"):  # over three epochs, whose orders are made, too
+        within = [batch["label"] for batch in itertools.islice(batches, 12)]
+    for label, wanted in zip(within, before, strict=True):
+        np.testing.assert_array_equal(label, wanted)
+
+
+@pytest.mark.parametrize("where", [None, "sharded"])
+def test_samplers_are_the_same_from_either_place(where):
+    options = {"seed": 7, "sampling": ("class_balanced", "plain", "reversed")}
+    taken = [
+        list(itertools.islice(make(sharding=where and sharding()).shuffled(16, **options), 4))
+        for make in (resident, streamed)
+    ]
+    for from_device, from_disk in zip(*taken, strict=True):
+        assert from_device.keys() == from_disk.keys() == {"image", "label", "plain", "reversed"}
+        for name in ("plain", "reversed"):
+            assert from_device[name].keys() == {"image", "label"}
+        jax.tree.map(np.testing.assert_array_equal, from_device, from_disk)
+    plain = take(resident().shuffled(16, seed=7 + 2**32), 1)[0]  # a further sampler has a seed of its own
+    np.testing.assert_array_equal(taken[0][0]["plain"]["label"], plain["label"])
+
+
+def test_sets_that_are_cropped_at_random_stay_on_the_host():
+    cropped = dataclasses.replace(split(), random_crops=True)
+    assert not feed.Examples(cropped, SUBSET).resident
+
+
 def test_a_resident_step_compiles_once_and_reads_nothing(monkeypatch):
     examples = resident()
     monkeypatch.setattr(ArraySource, "__getitems__", None)
     # All sets share one cache; no other test has batches of 19.
-    before = examples._gather._cache_size()
+    before = [function._cache_size() for function in (examples._draw, examples._next_epoch, examples._gather)]
     list(itertools.islice(examples.shuffled(19, seed=0), 5))
     list(itertools.islice(examples.shuffled(19, seed=1, start_step=9), 5))
     list(examples.in_order(19))
-    assert examples._gather._cache_size() == before + 1
+    after = [function._cache_size() for function in (examples._draw, examples._next_epoch, examples._gather)]
+    assert [new - old for old, new in zip(before, after, strict=True)] == [1, 1, 1]
 
 
 def test_streaming_reads_on_while_a_step_runs(monkeypatch):

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from dsb_jax.data import pipeline
+from dsb_jax.data import pipeline, samplers
 from dsb_jax.data.records import Split
 
 SAMPLES = 50
@@ -59,17 +59,17 @@ def test_every_pass_is_another_permutation_of_the_subset(batch_size):
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8, 10])
 def test_a_batch_is_cut_from_the_permutations_in_a_row(batch_size):
-    whole = pipeline.order(10, 10, seed=11)
+    whole = samplers.order(10, 10, seed=11)
     row = np.concatenate([whole(epoch) for epoch in range(8)])
     np.testing.assert_array_equal(np.sort(row.reshape(8, 10), axis=1), np.tile(np.arange(10), (8, 1)))
-    batch = pipeline.order(10, batch_size, seed=11)
+    batch = samplers.order(10, batch_size, seed=11)
     for step in np.random.default_rng(0).permutation(80 // batch_size).tolist():
         np.testing.assert_array_equal(batch(step), row[step * batch_size : (step + 1) * batch_size])
         assert batch(step).dtype == np.int32
 
 
 def test_every_place_is_as_likely_for_every_example():
-    batch = pipeline.order(6, 6, seed=2)
+    batch = samplers.order(6, 6, seed=2)
     places = np.array([np.argsort(batch(epoch)) for epoch in range(3000)])
     counts = np.array([np.bincount(column, minlength=6) for column in places.T])
     # Five standard deviations of a binomial count.
@@ -78,17 +78,17 @@ def test_every_place_is_as_likely_for_every_example():
 
 def test_a_permutation_is_made_once_in_an_epoch(monkeypatch):
     made = []
-    permutation = pipeline.permutation
-    monkeypatch.setattr(pipeline, "permutation", lambda *arguments: made.append(arguments) or permutation(*arguments))
-    batch = pipeline.order(100, 7, seed=0)
+    permutation = samplers.permutation
+    monkeypatch.setattr(samplers, "permutation", lambda *arguments: made.append(arguments) or permutation(*arguments))
+    batch = samplers.order(100, 7, seed=0)
     for step in range(43):  # three epochs and the first example of the fourth
         batch(step)
     assert [epoch.tolist() for _, epoch, _ in made] == [[0, 0], [0, 1], [0, 2], [0, 3]]
 
 
 def test_large_seeds_and_epochs_are_told_apart():
-    first = [pipeline.order(50, 50, seed=seed)(0).tolist() for seed in (0, 1, 2**32, 2**32 + 1, 2**63)]
-    first += [pipeline.order(50, 50, seed=0)(epoch).tolist() for epoch in (1, 2**32, 2**32 + 1)]
+    first = [samplers.order(50, 50, seed=seed)(0).tolist() for seed in (0, 1, 2**32, 2**32 + 1, 2**63)]
+    first += [samplers.order(50, 50, seed=0)(epoch).tolist() for epoch in (1, 2**32, 2**32 + 1)]
     assert len({tuple(rows) for rows in first}) == len(first)
 
 
@@ -164,3 +164,112 @@ def test_labels_are_read_once_and_cannot_be_overwritten():
     assert SPLIT.labels is SPLIT.labels
     with pytest.raises(ValueError, match="read-only"):
         SPLIT.labels[0] = 1
+
+
+# Several readers, views and samplers.
+
+
+class CroppingSource(CountingSource):
+    """Crops that show what their generator says."""
+
+    def crops(self, indices, rngs):
+        return [
+            {"image": np.full((4, 3, 1), rng.integers(256), np.uint8), "label": int(index) % 7}
+            for index, rng in zip(indices, rngs, strict=True)
+        ]
+
+
+CROPPED = Split("cropped", "train", CroppingSource(), tuple("abcdefg"), (4, 3, 1), random_crops=True)
+
+
+def flattened(batch, prefix=""):
+    for name, value in batch.items():
+        if isinstance(value, dict):
+            yield from flattened(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+@pytest.mark.parametrize("split", [SPLIT, CROPPED], ids=["whole", "cropped"])
+@pytest.mark.parametrize("readers", [1, 2, 4])
+@pytest.mark.parametrize("start_step", [0, 3, 7])  # in the middle of the first and of a later epoch
+def test_readers_share_the_batches_of_one(split, readers, start_step):
+    options = {"seed": 9, "views": 2, "sampling": ("plain", "reversed")}
+    alone = itertools.islice(pipeline.train_batches(split, SUBSET, 8, **options), 12)
+    alone = [dict(flattened(batch)) for batch in alone][start_step:]
+    shares = [
+        pipeline.train_batches(split, SUBSET, 8, start_step=start_step, reader=(number, readers), **options)
+        for number in range(readers)
+    ]
+    for wanted in alone:
+        parts = [dict(flattened(next(batches))) for batches in shares]
+        for name, value in wanted.items():
+            assert parts[0][name].shape[0] == 8 // readers
+            np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), value)
+
+
+def test_every_example_comes_once_from_several_readers():
+    readers = [pipeline.train_batches(SPLIT, SUBSET, 8, seed=4, reader=(number, 4)) for number in range(4)]
+    rows = np.concatenate([next(batches)["index"] for _ in range(11) for batches in readers])
+    assert len(rows) == 4 * len(SUBSET)
+    for rows_of_epoch in rows.reshape(4, -1):
+        np.testing.assert_array_equal(np.sort(rows_of_epoch), SUBSET)
+
+
+@pytest.mark.parametrize("threads", [1, 3, 8])
+def test_threads_change_nothing(threads, monkeypatch):
+    expected = list(itertools.islice(pipeline.train_batches(CROPPED, SUBSET, 8, seed=2, views=3), 9))
+    options = pipeline.grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    monkeypatch.setattr(pipeline, "_READ_OPTIONS", options)
+    for batch, wanted in zip(pipeline.train_batches(CROPPED, SUBSET, 8, seed=2, views=3), expected, strict=False):
+        for name, value in wanted.items():
+            np.testing.assert_array_equal(batch[name], value)
+
+
+def test_crops_depend_on_the_seed_the_step_the_place_and_the_view():
+    def seen(seed, steps=40, **options):
+        batches = pipeline.train_batches(CROPPED, np.arange(SAMPLES), 10, seed=seed, views=2, **options)
+        batches = list(itertools.islice(batches, steps))
+        return np.array([[batch[name][:, 0, 0, 0] for name in ("image", "view_1")] for batch in batches])
+
+    crops = seen(0)
+    np.testing.assert_array_equal(seen(0, 10, start_step=30), crops[30:])
+    assert (seen(1) != crops).mean() > 0.98
+    # Of 256 values, 800 independent ones take all but some.
+    assert len(np.unique(crops)) > 230
+    assert (crops[:, 0] == crops[:, 1]).mean() < 0.03
+    assert (crops[1:] == crops[:-1]).mean() < 0.03
+
+
+def test_only_cropped_splits_have_views_of_the_host():
+    assert "view_1" not in next(pipeline.train_batches(SPLIT, SUBSET, 8, seed=0, views=2))
+    assert "view_2" in next(pipeline.train_batches(CROPPED, SUBSET, 8, seed=0, views=3))
+
+
+def test_samplers_give_batches_of_their_own():
+    batch = next(pipeline.train_batches(SPLIT, SUBSET, 8, seed=0, sampling=("plain", "class_balanced", "reversed")))
+    plain = next(pipeline.train_batches(SPLIT, SUBSET, 8, seed=0))
+    np.testing.assert_array_equal(batch["index"], plain["index"])
+    for name in ("class_balanced", "reversed"):
+        np.testing.assert_array_equal(batch[name]["label"], batch[name]["index"] % 7)
+        assert set(batch[name]["index"]) <= set(SUBSET)
+    assert (batch["class_balanced"]["index"] != batch["reversed"]["index"]).any()
+    first = next(pipeline.train_batches(SPLIT, SUBSET, 8, seed=0, sampling=("reversed",)))
+    assert first["image"].shape == (8, 4, 3, 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sampling": ("plian",)}, "unknown sampler 'plian'; did you mean 'plain'"),
+        ({"sampling": ()}, "sampling must be the names of different samplers"),
+        ({"sampling": ("plain", "plain")}, "sampling must be the names of different samplers"),
+        ({"reader": (2, 2)}, r"reader must lie in \[0, 2\), got 2"),
+        ({"reader": (0, 3)}, "batch_size must be a multiple of the 3 readers, got 8"),
+        ({"reader": (0, 0)}, "readers must be an integer >= 1, got 0"),
+        ({"views": 0}, "views must be an integer >= 1, got 0"),
+    ],
+)
+def test_further_refusals(options, message):
+    with pytest.raises(ValueError, match=message):
+        pipeline.train_batches(SPLIT, SUBSET, 8, seed=0, **options)

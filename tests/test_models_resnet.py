@@ -1,4 +1,4 @@
-"""ResNet-18, 34 and 50 against torchvision's numbers, NumPy oracles, and their own contract."""
+"""ResNet-18, 34, 50 and ResNeXt-50 against torchvision's numbers, NumPy oracles, and their own contract."""
 
 import functools
 import json
@@ -25,10 +25,17 @@ def small(block, *, stem="cifar", dtype=jnp.float32):
     return Classifier(backbone=backbone, head=heads.LinearHead(10))
 
 
+def convolve(x, kernel):
+    """A 3x3 convolution, padded, in float64."""
+    padded = np.pad(np.asarray(x, np.float64), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
+    return np.einsum("bhwcij,ijco->bhwo", windows, np.asarray(kernel, np.float64), optimize=True)
+
+
 # --- Against torchvision ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50", "resnext50_32x4d"])
 def test_variables_are_those_of_torchvision(name, golden):
     del golden  # which skips where there are no files
     official = json.loads((SHARED / "golden" / "public" / "backbones" / f"{name}.json").read_text())
@@ -40,11 +47,12 @@ def test_variables_are_those_of_torchvision(name, golden):
 
 
 @pytest.mark.parametrize(
-    ("name", "gain"), [("resnet18", 1.0), ("resnet18_gain2", 2.0), ("resnet34", 1.0), ("resnet50", 1.0)]
+    ("name", "gain"),
+    [("resnet18", 1.0), ("resnet18_gain2", 2.0), ("resnet34", 1.0), ("resnet50", 1.0), ("resnext50_32x4d", 1.0)],
 )
 def test_outputs_equal_those_of_torchvision(name, gain, golden):
     file = golden(f"backbones/{name}")
-    model = models.create(name.partition("_")[0], 1000)
+    model = models.create(name.removesuffix("_gain2"), 1000)
     outputs = run(model, torch_variables(model, IMAGES, gain), file["input"].transpose(0, 2, 3, 1), train=False)
     assert_close(outputs.features, file["features_f64"], 1e-4)
     assert_close(outputs.logits, file["logits_f64"], 1e-4)
@@ -64,6 +72,43 @@ def test_resnet18_trains_as_that_of_torchvision(golden):
     assert_trains_alike(models.create("resnet18", 10), golden("backbones/resnet18_trainsteps"), sides)
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("resnet18", 11_689_512),
+        ("resnet34", 21_797_672),
+        ("resnet50", 25_557_032),
+        ("resnext50_32x4d", 25_028_904),
+    ],
+)
+def test_parameter_counts_are_those_of_torchvision(name, expected):
+    variables = structure(models.create(name, 1000), IMAGES)
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == expected
+
+
+# --- The groups -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("groups", "group_width"), [(1, 64), (8, 16)])
+def test_every_group_of_channels_is_convolved_by_itself(groups, group_width):
+    """The first 3x3 of a stage against as many dense convolutions as there are groups."""
+    width, images = groups * group_width, np.random.default_rng(0).standard_normal((2, 7, 6, 3))
+    block = functools.partial(Bottleneck, groups=groups, group_width=group_width)
+    model = small(block)
+    variables = torch_variables(model, images.shape)
+    _, found = run(model, variables, images, train=False, capture_intermediates=True)
+    outputs = found["intermediates"]["backbone"]["layer1_0"]
+    x = np.maximum(outputs["bn1"]["__call__"][0], 0.0)
+    kernel = variables["params"]["backbone"]["layer1_0"]["conv2"]["kernel"]
+    assert x.shape[-1] == width
+    assert kernel.shape == (3, 3, group_width, width)
+    expected = [
+        convolve(part, filters)
+        for part, filters in zip(np.split(x, groups, axis=-1), np.split(kernel, groups, axis=-1), strict=True)
+    ]
+    assert_close(outputs["conv2"]["__call__"][0], np.concatenate(expected, axis=-1), 1e-5)
+
+
 # --- The stems --------------------------------------------------------------------------------------------------------
 
 
@@ -74,6 +119,7 @@ def test_resnet18_trains_as_that_of_torchvision(golden):
         ("resnet18", 100, 11_220_132),
         ("resnet34", 10, 21_282_122),
         ("resnet50", 10, 23_520_842),
+        ("resnext50_32x4d", 10, 22_992_714),
     ],
 )
 def test_parameter_counts_with_the_cifar_stem(name, num_classes, expected):
@@ -101,12 +147,6 @@ def test_cifar_stem_is_one_convolution_and_what_follows_sees_all_of_it():
     variables = torch_variables(model, images.shape)
     _, found = run(model, variables, images, train=False, capture_intermediates=True)
     outputs = found["intermediates"]["backbone"]
-
-    def convolve(x, kernel):
-        padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-        windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
-        return np.einsum("bhwcij,ijco->bhwo", windows, kernel, optimize=True)
-
     exact = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables)
     params, statistics = exact["params"]["backbone"], exact["batch_stats"]["backbone"]["bn1"]
     stem = convolve(images, params["conv1"]["kernel"])
@@ -121,7 +161,9 @@ def test_cifar_stem_is_one_convolution_and_what_follows_sees_all_of_it():
 
 
 @pytest.mark.parametrize("stem", ["imagenet", "cifar"])
-@pytest.mark.parametrize(("name", "dim"), [("resnet18", 512), ("resnet34", 512), ("resnet50", 2048)])
+@pytest.mark.parametrize(
+    ("name", "dim"), [("resnet18", 512), ("resnet34", 512), ("resnet50", 2048), ("resnext50_32x4d", 2048)]
+)
 def test_output_shapes(name, dim, stem):
     model = models.create(name, 7, stem=stem)
     shape = (3, 32, 32, 3)

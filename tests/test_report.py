@@ -10,7 +10,7 @@ import re
 import cv2
 import numpy as np
 import pytest
-from pages import ALPHAS, a_run, class_names, confusions, number, read_page, spaces, write_run
+from pages import ALPHAS, a_run, class_names, confusions, number, read_page, spaces, training_images, write_run
 
 from dsb_jax.evaluation import report
 
@@ -137,6 +137,50 @@ def test_the_hardest_pairs_are_counted_and_shown(ten_classes):
     for true, predicted in arrays["pairs"]:
         errors = sum((arrays["labels"] == true) & (arrays["predictions"] == predicted))
         assert f": {errors} of 20 ({errors / 20:.1%})" in text
+
+
+@pytest.mark.usefixtures("without_plots")
+def test_training_images_are_shown_with_their_classes(tmp_path):
+    arrays = training_images()
+    np.savez(tmp_path / "examples.npz", **arrays)
+    text, page = write_report(tmp_path, *a_run())
+    pictures = page.all("img")
+    names = class_names(10)
+    wanted = [names[label] for label in arrays["labels"]]
+    for row, (own, other) in ((3, (75, 25)), (4, (25, 75))):
+        wanted[row] = f"{own}% {wanted[row]}, {other}% {names[arrays['other_labels'][row]]}"
+    assert [picture["alt"] for picture in pictures] == wanted
+    for picture, image in zip(pictures, arrays["images"], strict=True):
+        np.testing.assert_array_equal(decoded(picture), image[..., 0])
+    assert "<h2>Training images</h2>" in text
+
+
+@pytest.mark.usefixtures("without_plots")
+def test_a_rehearsal_says_that_it_is_one(tmp_path):
+    results, metrics, config = a_run()
+    text, _ = write_report(tmp_path, results | {"data": "synthetic", "eval_split": "val"}, metrics, config)
+    assert "<b>A rehearsal:</b> the images are made up" in text
+    assert "top-1 accuracy (val split)" in text
+    text, _ = write_report(tmp_path, results | {"data": "prepared"}, metrics, config)
+    assert "rehearsal" not in text
+
+
+@pytest.mark.usefixtures("without_plots")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"shares": None}, "shares is not a file in the archive"),
+        ({"images": np.zeros((5, 8, 8, 1), np.float32)}, "does not hold images with their labels and shares"),
+        ({"labels": np.zeros(4, np.int32)}, "does not hold images with their labels and shares"),
+        ({"other_labels": np.full(5, 10, np.int32)}, "classes must lie in [0, 10), got"),
+    ],
+)
+def test_training_images_of_the_wrong_form(render, tmp_path, change, message):
+    arrays = {name: array for name, array in (training_images() | change).items() if array is not None}
+    np.savez(tmp_path / "examples.npz", **arrays)
+    with pytest.raises(ValueError, match=re.escape(message)) as raised:
+        render(*a_run())
+    assert "examples.npz" in str(raised.value)
 
 
 @pytest.mark.usefixtures("without_plots")

@@ -75,9 +75,10 @@ def assert_as_whole(workdir, whole):
             assert mine.read_bytes() == wanted.read_bytes()
     assert records(workdir) == records(whole)
     assert checkpoint_scores(workdir) == checkpoint_scores(whole)
-    with np.load(workdir / "confusions.npz") as mine, np.load(whole / "confusions.npz") as wanted:
-        for name in wanted:
-            np.testing.assert_array_equal(mine[name], wanted[name])
+    for file in ("confusions.npz", "examples.npz"):
+        with np.load(workdir / file) as mine, np.load(whole / file) as wanted:
+            for name in wanted:
+                np.testing.assert_array_equal(mine[name], wanted[name])
     assert (workdir / "report.html").exists()
 
 

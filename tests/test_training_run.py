@@ -29,6 +29,7 @@ FILES = {
     "checkpoints",
     "config.json",
     "confusions.npz",
+    "examples.npz",
     "environment.json",
     "metrics.jsonl",
     "report.html",

@@ -93,9 +93,10 @@ def test_configs_load_and_keep_every_override(path):
     assert default.keys() == dict(flat(training.base_config().to_dict())).keys()
     changed = dict(flat(load_config(path, "loss=focal,balancer=uniform").to_dict()))
     assert changed == default | {"loss": "focal", "balancer": "uniform"}
-    texts, numbers = ("data_dir", "head", "stem", "compilation_cache"), ("start_epoch", "image_size", "devices")
+    texts = ("data_dir", "head", "stem", "compilation_cache", "protocol", "eval_split")
+    numbers = ("start_epoch", "image_size", "shorter_side", "devices")
     placeholders = dict.fromkeys(texts, "else") | dict.fromkeys((*numbers, "images_per_class", "subset_seed"), 3)
-    placeholders["dsb.alpha"] = 1.5
+    placeholders |= {"dsb.alpha": 1.5, "mean": (0.1, 0.2), "std": (0.3, 0.4)}
     for key, value in default.items():
         check_setting(load_config(path), key)
         match value:

@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec as P
 from small_run import cross_entropies, to_numpy
 
 from dsb_jax import balancers, losses, models, objectives
+from dsb_jax.data import mixing
 from dsb_jax.training import diagnosis, optimizers, step
 
 # One step. A small network with batch normalisation, so that the by-hand computation is all there is to see.
@@ -579,3 +580,96 @@ def test_devices_share_a_batch_and_the_pool(accumulate):
     np.testing.assert_array_equal(pool.labels, alone.balancing.pool.labels)
     assert pool.rows.sharding.spec == P(None, "data")
     assert together.params["head"]["kernel"].sharding.is_fully_replicated
+
+
+# Mixed images, views and samplers.
+
+
+def mixed_by_hand(images, rng):
+    """Three quarters of each image and a quarter of the one before it."""
+    del rng
+    partner = jnp.roll(jnp.arange(BATCH, dtype=jnp.int32), 1)
+    return mixing.Mixed(0.75 * images + 0.25 * images[partner], partner, jnp.float32(0.75))
+
+
+def test_a_step_on_mixed_images_equals_one_by_hand():
+    """Both labels have their share of the loss and their own weight; the pool gets the label of the larger share."""
+    state, batch = start(), next(batches(1))
+    params, stats = to_numpy(state.params), to_numpy(state.batch_stats)
+    images = (batch["image"] / 255.0 - MEAN).astype(np.float32) / np.float32(STD)
+    partner = np.roll(np.arange(BATCH), 1)
+    images, labels, others = 0.75 * images + 0.25 * images[partner], batch["label"], batch["label"][partner]
+    assert (labels != others).any()
+    outputs, _ = forward(params, stats, images)
+    weights = semantic_weights(np.asarray(outputs.features), labels).astype(np.float32)
+
+    def loss(params):
+        logits = forward(params, stats, images)[0].logits
+        own = 0.75 * weights[labels] * cross_entropies(logits, labels)
+        return jnp.mean(own + 0.25 * weights[others] * cross_entropies(logits, others))
+
+    wanted, gradient = jax.value_and_grad(loss)(params)
+    state, metrics = make_step(mix=mixed_by_hand)(state, batch)
+    np.testing.assert_allclose(metrics["loss"], wanted, rtol=2e-5)
+    moved = jax.tree.map(lambda p, g: p - LEARNING_RATE * (g + WEIGHT_DECAY * p), params, gradient)
+    chex.assert_trees_all_close(to_numpy(state.params), to_numpy(moved), rtol=2e-5, atol=2e-6)
+    np.testing.assert_allclose(DEFAULT_PARTS["balancer"].summary(state.balancing)["weights"], weights, rtol=1e-4)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5])
+def test_the_pool_gets_the_label_of_the_larger_share(share):
+    objective = objectives.Supervised(losses.create("cross_entropy"))
+    outputs = models.Outputs(jnp.zeros((2, 3)), jnp.zeros((2, 4)))
+    batch = {
+        "image": jnp.zeros((2, 1, 1, 1)),
+        "label": jnp.array([0, 1]),
+        "other_label": jnp.array([2, 0]),
+        "share": jnp.full(2, share),
+    }
+    result = objective(lambda images: outputs, batch, (), jax.random.key(0))
+    assert result.labels.tolist() == ([2, 0] if share < 0.5 else [0, 1])
+    assert [term.labels.tolist() for term in result.terms] == [[0, 1], [2, 0]]
+    np.testing.assert_allclose([term.losses[0] for term in result.terms], np.log(3) * np.array([share, 1 - share]))
+
+
+def test_mixing_goes_with_accumulation():
+    """Without batch statistics the parts of a mixed batch add up to the whole of it."""
+    options = {"model": Net(normalised=False)}
+    outcomes = [
+        make_step(mix=functools.partial(mixing.mix, mixup_alpha=1.0, cutmix_alpha=1.0), accumulate=parts, **options)(
+            start(**options), next(batches(1))
+        )
+        for parts in (1, 3)
+    ]
+    (whole, metrics), (parts, of_parts) = outcomes
+    np.testing.assert_allclose(of_parts["loss"], metrics["loss"], rtol=1e-5)
+    chex.assert_trees_all_close(to_numpy(parts.params), to_numpy(whole.params), rtol=1e-5, atol=1e-6)
+
+
+def noisy(images, rng):
+    return to_float(images) + jax.random.normal(rng, images.shape)
+
+
+def test_views_and_samplers_have_draws_of_their_own():
+    batch = next(batches(1))
+    given = batch | {"view_2": batch["image"] // 2, "reversed": dict(batch), "other": dict(batch)}
+    ready = step.augmented(given, jax.random.key(0), noisy, views=3)
+    assert ready.keys() == {"image", "label", "view_1", "view_2", "reversed", "other"}
+    assert ready["reversed"].keys() == {"image", "label", "view_1", "view_2"}
+    noise = {"image": ready["image"] - to_float(batch["image"]), "view_1": ready["view_1"] - to_float(batch["image"])}
+    noise["view_2"] = ready["view_2"] - to_float(batch["image"] // 2)  # cropped by the host, so not made of "image"
+    for name in ("reversed", "other"):
+        for view in ("image", "view_1", "view_2"):
+            noise[f"{name} {view}"] = ready[name][view] - to_float(batch["image"])
+    flat = np.array([np.ravel(value) for value in noise.values()])
+    np.testing.assert_allclose(flat.std(axis=1), 1, atol=0.2)
+    correlation = np.corrcoef(flat)
+    assert np.abs(correlation - np.eye(len(flat))).max() < 0.35  # of 192 draws; the same ones would give 1
+    again = step.augmented(given, jax.random.key(0), noisy, views=3)
+    chex.assert_trees_all_equal(again, ready)
+
+
+def test_without_them_the_draws_are_those_of_the_image_alone():
+    batch = next(batches(1))
+    ready = step.augmented(batch, jax.random.key(5), noisy)
+    np.testing.assert_array_equal(ready["image"], noisy(batch["image"], jax.random.key(5)))

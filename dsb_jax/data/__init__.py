@@ -4,7 +4,8 @@ Reading needs no TensorFlow: ArrayRecord files written by TFDS, decoded by OpenC
 ``builders``; everything else here works on any of them.
 """
 
-from dsb_jax.data.datasets import load, names
+from dsb_jax.data.datasets import load, names, spec
 from dsb_jax.data.records import Split
+from dsb_jax.data.specs import Spec
 
-__all__ = ["Split", "load", "names"]
+__all__ = ["Spec", "Split", "load", "names", "spec"]

@@ -7,6 +7,7 @@ import pathlib
 import tarfile
 import zipfile
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 # What cannot be read at random has to be unpacked first, by the command beside it.
 _UNPACK = {".tar.gz": "tar -xzf", ".tgz": "tar -xzf", ".rar": "unrar x", ".7z": "7z x"}
@@ -33,6 +34,7 @@ class Archive:
     def __init__(self, folder: str | os.PathLike[str], prefix: str = "") -> None:
         self.folder = pathlib.Path(folder)
         self._prefix = prefix
+        self._members = _Members(self.folder)
 
     def __str__(self) -> str:
         return str(self.folder / self._prefix)
@@ -45,6 +47,7 @@ class Archive:
         """
         for folder in ("", *folders):
             inner = Archive(self.folder, f"{self._prefix}{folder}/" if folder else self._prefix)
+            inner._members = self._members  # read once: a large .tar has a million headers
             if inner.has(marker):
                 return inner
         raise FileNotFoundError(f"{marker} is not in {self}{self._packed()}")
@@ -52,7 +55,7 @@ class Archive:
     def has(self, name: str) -> bool:
         """Whether there is a file or folder of this name."""
         name = self._prefix + name.rstrip("/")
-        return (self.folder / name).exists() or name in self._members or name in self._member_folders
+        return (self.folder / name).exists() or name in self._members.content or name in self._members.folders
 
     def read(self, name: str, *, md5: str | Sequence[str] = ()) -> bytes:
         """The content of a file.
@@ -69,8 +72,8 @@ class Archive:
         path = self.folder / full
         if path.is_file():
             content = path.read_bytes()
-        elif full in self._members:
-            content = self._members[full]()
+        elif full in self._members.content:
+            content = self._members.content[full]()
         else:
             raise FileNotFoundError(f"{name} is not in {self}{self._packed()}")
         known = (md5,) if isinstance(md5, str) else tuple(md5)
@@ -87,39 +90,22 @@ class Archive:
 
     def files(self, folder: str = "") -> list[str]:
         """The names of the files directly in a folder, sorted; hidden ones are left out."""
-        return self._listed(folder, self._members, os.DirEntry.is_file)
+        return self._listed(folder, "files", os.DirEntry.is_file)
 
     def folders(self, folder: str = "") -> list[str]:
         """The names of the folders directly in a folder, sorted; hidden ones are left out."""
-        return self._listed(folder, self._member_folders, os.DirEntry.is_dir)
+        return self._listed(folder, "folders", os.DirEntry.is_dir)
 
-    def _listed(self, folder, members, wanted):
-        inside = f"{self._prefix}{folder.rstrip('/')}/" if folder else self._prefix
-        names = {name[len(inside) :] for name in members if name.startswith(inside)}
-        found = {name for name in names if name and "/" not in name}
+    def _listed(self, folder, kind, wanted):
+        inside = f"{self._prefix}{folder}".strip("/")
+        packed = self._members.folders.get(inside)
+        found = set(getattr(packed, kind)) if packed else set()
         path = self.folder / inside
         if path.is_dir():
             with os.scandir(path) as entries:
                 found |= {entry.name for entry in entries if wanted(entry)}
         outer = f"{folder.rstrip('/')}/" if folder else ""
         return sorted(outer + name for name in found if not name.startswith("."))
-
-    @functools.cached_property
-    def _members(self) -> dict[str, Callable[[], bytes]]:
-        """What is in the packed files directly in the folder."""
-        members: dict[str, Callable[[], bytes]] = {}
-        for path in sorted(self.folder.glob("*")) if self.folder.is_dir() else ():
-            if path.suffix in _READERS and path.is_file():
-                try:
-                    members |= _READERS[path.suffix](path)
-                except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
-                    raise ValueError(f"{path} is no complete {path.suffix} file: {error}") from error
-        return members
-
-    @functools.cached_property
-    def _member_folders(self) -> set[str]:
-        parents = (pathlib.PurePosixPath(name).parents for name in self._members)
-        return {str(folder) for folders in parents for folder in folders} - {"."}
 
     def _packed(self):
         packed = [path for path in self.folder.glob("*") if "".join(path.suffixes[-2:]) in _UNPACK]
@@ -129,6 +115,46 @@ class Archive:
         path = min(packed)
         command = next(command for suffix, command in _UNPACK.items() if path.name.endswith(suffix))
         return f"; {path.name} is there, but packed: unpack it first (cd {path.parent} && {command} {path.name})"
+
+
+class _Folder(NamedTuple):
+    """The names that are directly in a folder of a packed file."""
+
+    files: list[str]
+    folders: set[str]
+
+
+class _Members:
+    """What is in the packed files directly in a folder."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self._folder = folder
+
+    @functools.cached_property
+    def content(self) -> dict[str, Callable[[], bytes]]:
+        """By the names of the files."""
+        content: dict[str, Callable[[], bytes]] = {}
+        for path in sorted(self._folder.glob("*")) if self._folder.is_dir() else ():
+            if path.suffix in _READERS and path.is_file():
+                try:
+                    content |= _READERS[path.suffix](path)
+                except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+                    raise ValueError(f"{path} is no complete {path.suffix} file: {error}") from error
+        return content
+
+    @functools.cached_property
+    def folders(self) -> dict[str, _Folder]:
+        """By their names, of which the outermost is empty."""
+        folders: dict[str, _Folder] = {}
+        for name in self.content:
+            folder, _, file = name.rpartition("/")
+            folders.setdefault(folder, _Folder([], set())).files.append(file)
+        for folder in list(folders):
+            while folder:
+                outer, _, inner = folder.rpartition("/")
+                folders.setdefault(outer, _Folder([], set())).folders.add(inner)
+                folder = outer
+        return folders
 
 
 def _zip_members(path):

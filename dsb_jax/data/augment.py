@@ -1,7 +1,6 @@
 """Stronger augmentation of whole batches on the device: colour jitter and RandAugment."""
 
 import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -29,9 +28,6 @@ OPERATIONS = (
 _LEVELS = 256
 _UNCOVERED = 128  # the grey of pixels that a warp moves in from outside
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, of Pillow and torchvision
-
-# `strongest -> value`: of the operation `name`, signed, for the images that drew it, and zero for all others.
-_Amount = Callable[[str, float], jax.Array]
 
 
 def color_jitter(
@@ -71,15 +67,18 @@ def color_jitter(
     strengths = [validation.at_least(name, value, 0) for name, value in given.items()]
     if not any(strengths):
         return images
-    drawn = jax.random.uniform(rng, (3, len(images), 1, 1, 1))
-    lowest = [max(0.0, 1 - strength) for strength in strengths]
-    brighter, harder, purer = (
-        low + (1 + strength - low) * uniform for low, strength, uniform in zip(lowest, strengths, drawn, strict=True)
-    )
+    brighter, harder, purer = _draw_factors(rng, strengths, len(images))
     pixels = _blend(images.astype(jnp.float32), 0.0, brighter)
-    pixels = _blend(pixels, _mean_grey(pixels), harder)
+    pixels = _blend(pixels, _grey(pixels.mean(axis=(1, 2), keepdims=True)), harder)
     pixels = _blend(pixels, _grey(pixels), purer)
     return _rounded(pixels)
+
+
+def _draw_factors(rng, strengths, batch):
+    """For every strength and image a factor, ``[strengths, batch, 1, 1, 1]``."""
+    strengths = jnp.array(strengths).reshape(-1, 1, 1, 1, 1)
+    lowest = jnp.maximum(0, 1 - strengths)
+    return lowest + (1 + strengths - lowest) * jax.random.uniform(rng, (len(strengths), batch, 1, 1, 1))
 
 
 def rand_augment(images: jax.Array, rng: jax.Array, *, layers: int, magnitude: float) -> jax.Array:
@@ -130,10 +129,11 @@ def rand_augment(images: jax.Array, rng: jax.Array, *, layers: int, magnitude: f
     strength = validation.at_least("magnitude", magnitude, 0) / 10
     if strength > 1:
         raise ValueError(f"magnitude must be at most 10, got {magnitude!r}")
-    operations, signs = _draw(rng, layers, len(images))
-    for operation, sign in zip(operations, signs, strict=True):
-        images = _layer(images, operation, sign, strength)
-    return images
+
+    def layer(images, drawn):
+        return _layer(images, *drawn, strength), None
+
+    return jax.lax.scan(layer, images, _draw(rng, layers, len(images)))[0]
 
 
 def _draw(rng, layers, batch):
@@ -146,23 +146,27 @@ def _draw(rng, layers, batch):
 def _layer(images, operation, sign, strength):
     """One operation on each image: ``operation`` and ``sign`` are ``[batch]``, ``strength`` is in [0, 1]."""
 
-    def amount(name, strongest):
-        return jnp.where(operation == OPERATIONS.index(name), strongest * strength * sign, 0.0)
+    def drawn(name):
+        return operation == OPERATIONS.index(name)
 
-    def factor(*names):
-        return 1 + sum(amount(name, 0.9) for name in names).reshape(-1, 1, 1, 1)
+    def amount(name, strongest):
+        return jnp.where(drawn(name), strongest * strength * sign, 0.0)
+
+    def enhanced(images, base, name):
+        factor = 1 + amount(name, 0.9).reshape(-1, 1, 1, 1)
+        return _rounded(_blend(images.astype(jnp.float32), base, factor))
 
     images = _warp(images, *_affine(amount, *images.shape[1:3]))
-    images = _look_up(images, _tables(images, operation, factor("brightness", "contrast"), strength))
-    images = _rounded(_blend(images.astype(jnp.float32), _grey(images), factor("color")))
-    return _rounded(_blend(images.astype(jnp.float32), _smoothed(images), factor("sharpness")))
+    images = _look_up(images, _tables(_histograms(images), drawn, amount, strength))
+    images = enhanced(images, _grey(images), "color")
+    return enhanced(images, _smoothed(images), "sharpness")
 
 
-def _affine(amount: _Amount, height: int, width: int) -> tuple[jax.Array, jax.Array]:
-    """``(a, b, c)`` and ``(d, e, f)``, each ``[batch]``: an output at x, y comes from a·x + b·y + c, d·x + e·y + f."""
+def _affine(amount, height, width):
+    """``(a, b, c)`` and ``(d, e, f)``: the pixel at x, y comes from a·x + b·y + c, d·x + e·y + f, each ``[batch]``."""
     angle = amount("rotate", math.radians(30))
     cos, sin = jnp.cos(angle), jnp.sin(angle)
-    x, y = width / 2, height / 2
+    x, y = width / 2, height / 2  # the centre
     return (
         (cos, amount("shear_x", 0.3) - sin, amount("translate_x", 0.45 * width) + x - cos * x + sin * y),
         (amount("shear_y", 0.3) + sin, cos, amount("translate_y", 0.45 * height) + y - sin * x - cos * y),
@@ -170,13 +174,13 @@ def _affine(amount: _Amount, height: int, width: int) -> tuple[jax.Array, jax.Ar
 
 
 def _warp(images, to_x, to_y):
-    """The nearest pixels; x and y are of their centres, so that of the first one is 0.5, 0.5."""
+    """The nearest pixels of the affine map; x and y are of their centres, those of the first one 0.5 and 0.5."""
     _, height, width, _ = images.shape
     x = jnp.arange(width, dtype=jnp.float32).reshape(1, 1, -1) + 0.5
     y = jnp.arange(height, dtype=jnp.float32).reshape(1, -1, 1) + 0.5
 
-    def source(by_x, by_y, shift):
-        by_x, by_y, shift = (value.reshape(-1, 1, 1) for value in (by_x, by_y, shift))
+    def source(*coefficients):
+        by_x, by_y, shift = (value.reshape(-1, 1, 1) for value in coefficients)
         return jnp.floor(by_x * x + by_y * y + shift).astype(jnp.int32)
 
     def pixels(image, row, column):
@@ -185,73 +189,76 @@ def _warp(images, to_x, to_y):
     return jax.vmap(pixels)(images, source(*to_y), source(*to_x))
 
 
-def _tables(images, operation, factor, strength):
+def _look_up(images, tables):
+    levels = images.reshape(len(images), -1, images.shape[-1]).astype(jnp.int32)
+    return jnp.take_along_axis(tables, levels, axis=1).reshape(images.shape)
+
+
+def _histograms(images):
+    """How many pixels of each image and channel have each level: int32 ``[batch, 256, channels]``."""
+    batch, channels = len(images), images.shape[-1]
+    bins = images.astype(jnp.int32) * channels + jnp.arange(channels).reshape(1, 1, 1, channels)
+    count = jax.vmap(lambda bins: jnp.bincount(bins, length=_LEVELS * channels))
+    return count(bins.reshape(batch, -1)).reshape(batch, _LEVELS, channels)
+
+
+def _tables(counts, drawn, amount, strength):
     """What becomes of every level, for each image and channel: uint8 ``[batch, 256, channels]``."""
     levels = jnp.arange(_LEVELS).reshape(1, -1, 1)
-
-    def drawn(name):
-        return (operation == OPERATIONS.index(name)).reshape(-1, 1, 1)
-
-    base = jnp.where(drawn("contrast"), _mean_grey(images).reshape(-1, 1, 1), 0.0)
-    bits = 8 - round(4 * strength)
+    dropped = round(4 * strength)
     choices = {
-        "autocontrast": _autocontrast(images, levels),
-        "equalize": _equalize(images, levels),
-        "solarize": jnp.where(levels < math.ceil(_LEVELS * (1 - strength)), levels, 255 - levels),
-        "posterize": levels >> (8 - bits) << (8 - bits),
+        "autocontrast": _autocontrast(counts, levels),
+        "equalize": _equalize(counts, levels),
+        "solarize": jnp.where(levels < math.ceil(_LEVELS * (1 - strength)), levels, _LEVELS - 1 - levels),
+        "posterize": levels >> dropped << dropped,
     }
-    enhanced = _rounded(_blend(levels.astype(jnp.float32), base, factor.reshape(-1, 1, 1)))
-    tables = [jnp.clip(table, 0, 255).astype(jnp.uint8) for table in choices.values()]
-    return jnp.select([drawn(name) for name in choices], tables, enhanced)
+    mean = (counts * levels).sum(axis=1, keepdims=True) / counts.sum(axis=1, keepdims=True)
+    base = jnp.where(drawn("contrast").reshape(-1, 1, 1), _grey(mean), 0.0)
+    factor = 1 + (amount("contrast", 0.9) + amount("brightness", 0.9)).reshape(-1, 1, 1)
+    return jnp.select(
+        [drawn(name).reshape(-1, 1, 1) for name in choices],
+        [jnp.clip(table, 0, _LEVELS - 1).astype(jnp.uint8) for table in choices.values()],
+        _rounded(_blend(levels.astype(jnp.float32), base, factor)),
+    )
 
 
-def _autocontrast(images, levels):
+def _autocontrast(counts, levels):
     """The darkest level of a channel becomes 0, the brightest 255."""
-    low, high = (bound[:, None].astype(jnp.int32) for bound in (images.min((1, 2)), images.max((1, 2))))
-    return jnp.where(high > low, (levels - low) * 255 // jnp.maximum(high - low, 1), levels)
+    low = jnp.argmax(counts > 0, axis=1, keepdims=True)
+    high = _LEVELS - 1 - jnp.argmax(counts[:, ::-1] > 0, axis=1, keepdims=True)
+    return jnp.where(high > low, (levels - low) * (_LEVELS - 1) // jnp.maximum(high - low, 1), levels)
 
 
-def _equalize(images, levels):
-    """A level becomes the share of the pixels below it, with the rounding of Pillow."""
-    batch, height, width, channels = images.shape
-    pixels = images.reshape(batch, height * width, channels).astype(jnp.int32)
-    count = jax.vmap(lambda channel: jnp.zeros(_LEVELS, jnp.int32).at[channel].add(1), in_axes=-1, out_axes=-1)
-    counts = jax.vmap(count)(pixels)
+def _equalize(counts, levels):
+    """A level becomes the share of pixels below it, in the integers of Pillow."""
     below = jnp.cumsum(counts, axis=1) - counts
-    brightest = jnp.take_along_axis(counts, pixels.max(axis=1, keepdims=True), axis=1)
-    step = (height * width - brightest) // 255
+    below_brightest = jnp.where(counts > 0, below, 0).max(axis=1, keepdims=True)
+    step = below_brightest // (_LEVELS - 1)
     return jnp.where(step > 0, (below + step // 2) // jnp.maximum(step, 1), levels)
 
 
-def _look_up(images, tables):
-    batch, height, width, channels = images.shape
-    pixels = images.reshape(batch, height * width, channels).astype(jnp.int32)
-    return jnp.take_along_axis(tables, pixels, axis=1).reshape(images.shape)
-
-
 def _smoothed(images):
-    """Mean of the 3×3 pixels around, the middle one counting five times; the border stays as it is."""
+    """Means of 3×3 pixels, the middle one counting five times; the border stays as it is."""
     _, height, width, _ = images.shape
+    padded = jnp.pad(images, [(0, 0), (1, 1), (1, 1), (0, 0)]).astype(jnp.float32)
+    box = sum(padded[:, top : top + height, left : left + width] for top in range(3) for left in range(3))
     pixels = images.astype(jnp.float32)
-    rows = pixels + jnp.roll(pixels, 1, axis=1) + jnp.roll(pixels, -1, axis=1)
-    box = rows + jnp.roll(rows, 1, axis=2) + jnp.roll(rows, -1, axis=2)
     row, column = jnp.arange(height).reshape(1, -1, 1, 1), jnp.arange(width).reshape(1, 1, -1, 1)
     border = (row == 0) | (row == height - 1) | (column == 0) | (column == width - 1)
     return jnp.where(border, pixels, (box + 4 * pixels) / 13)
 
 
-def _grey(images):
-    """float32 ``[batch, height, width, 1]``."""
-    pixels = images.astype(jnp.float32)
-    return pixels if images.shape[-1] == 1 else pixels @ jnp.array(_LUMA).reshape(3, 1)
-
-
-def _mean_grey(images):
-    return _grey(images).mean(axis=(1, 2, 3), keepdims=True)
+def _grey(pixels):
+    """float32 ``[..., 1]`` of ``[..., channels]``."""
+    pixels = pixels.astype(jnp.float32)
+    if pixels.shape[-1] == 1:
+        return pixels
+    # A matrix product would be made of fewer bits on some devices.
+    return sum(weight * channel for weight, channel in zip(_LUMA, jnp.split(pixels, 3, axis=-1), strict=True))
 
 
 def _blend(pixels, base, factor):
-    return jnp.clip(base + factor * (pixels - base), 0, 255)
+    return jnp.clip(base + factor * (pixels - base), 0, _LEVELS - 1)
 
 
 def _rounded(pixels):

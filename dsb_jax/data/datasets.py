@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import functools
 import io
 import logging
 import os
@@ -12,14 +11,17 @@ import shlex
 import shutil
 from collections.abc import Iterator
 
+import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import constants
 
 from dsb_jax import validation
-from dsb_jax.data import images
-from dsb_jax.data.builders import BUILDERS
-from dsb_jax.data.builders.folder import listing
-from dsb_jax.data.records import RecordSource, Split
+from dsb_jax.data.builders import BUILDERS, OWN, SPECS, listing
+from dsb_jax.data.builders import folder as folders
+from dsb_jax.data.builders.from_files import FromFiles, labels_file
+from dsb_jax.data.decoding import Decoding
+from dsb_jax.data.records import RecordSource, Selection, Split
+from dsb_jax.data.specs import Part, Spec
 
 _logger = logging.getLogger(__name__)
 
@@ -27,33 +29,90 @@ PathLike = str | os.PathLike[str]
 
 
 def names() -> list[str]:
-    """The names of all datasets, sorted; ``folder`` stands for ``folder/NAME``, any directory of class/image files.
+    """The names of all datasets, sorted; ``folder`` stands for ``folder/NAME``, any directory of class/image files, and
+    ``listing`` for ``listing/NAME``, the images of a table.
 
     Example:
-      >>> names()
-      ['cifar10', 'cifar100', 'digits', 'fashion_mnist', 'folder', 'mnist']
+      >>> [name for name in names() if "cifar" in name]
+      ['cifar10', 'cifar100', 'cifar100_lt', 'cifar10_lt']
     """
-    return sorted(BUILDERS)
+    return sorted([*SPECS, *OWN])
 
 
-def load(name: str, split: str, *, data_dir: PathLike | None = None, image_size: int | None = None) -> Split:
+def spec(name: str) -> Spec | None:
+    """What is known of a dataset; None for own images, of which nothing is.
+
+    Raises:
+      ValueError: an unknown name.
+
+    Example:
+      >>> spec("mnist_lt_2").train_counts().tolist()
+      [5923, 3090, 2540, 1818, 1356, 972, 484, 272, 122, 74]
+    """
+    _builder(name)
+    return SPECS.get(name)
+
+
+def is_prepared(name: str, data_dir: PathLike | None = None) -> bool:
+    """Whether a dataset can be loaded from ``data_dir``.
+
+    Raises:
+      ValueError: an unknown name.
+    """
+    return _is_complete(_folder(name, data_dir))
+
+
+def own_names(data_dir: PathLike | None = None) -> list[str]:
+    """The names of own images that are prepared in ``data_dir``, sorted."""
+    files = (file for kind in OWN for file in _data_dir(data_dir).glob(f"{kind}/*/*/{constants.DATASET_INFO_FILENAME}"))
+    return sorted("/".join(file.parts[-4:-2]) for file in files)
+
+
+def instructions(name: str) -> str:
+    """Which files a dataset is prepared from, and where they are to be had; empty where it comes with its images.
+
+    Raises:
+      ValueError: an unknown name.
+    """
+    return _builder(name).MANUAL_DOWNLOAD_INSTRUCTIONS or ""
+
+
+def load(
+    name: str,
+    split: str,
+    *,
+    protocol: str | None = None,
+    data_dir: PathLike | None = None,
+    seed: int = 0,
+    image_size: int | None = None,
+    shorter_side: int | None = None,
+    random_crop: str = "none",
+    crop_scale: tuple[float, float] = (0.08, 1.0),
+) -> Split:
     """One split of a prepared dataset, by TFDS's ArrayRecord files and without TensorFlow.
 
     A dataset that comes with its images (``digits``) is prepared on first use.
 
     Args:
-      name: one of ``names()``, or ``folder/NAME``.
-      split: ``"train"`` or ``"test"``.
+      name: one of ``names()``, or ``folder/NAME`` or ``listing/NAME``.
+      split: ``"train"``, or what the dataset is evaluated on, ``"test"`` or ``"val"``.
+      protocol: how the dataset is divided, where there is more than one way; by default the first of its spec's.
       data_dir: the folder of TFDS's datasets; by default ``$TFDS_DATA_DIR``, or ``~/tensorflow_datasets``.
+      seed: draws the subset of a dataset that is one, such as a long-tailed one.
       image_size: height and width to which images are brought, by :func:`dsb_jax.data.images.decode_square`; by default
         they are as they are stored, which must be of one size.
+      shorter_side: what the shorter side is scaled to before ``image_size`` pixels are cut out of the middle; by
+        default ``image_size``.
+      random_crop: what training sees instead of the middle: ``"none"``; ``"shift"``, another place of the scaled image;
+        or ``"resize"``, a part of random size and shape (:func:`dsb_jax.data.images.decode_random_resized_crop`).
+      crop_scale: smallest and largest part of the image's area for ``"resize"``.
 
     Returns:
       The split; examples are read when they are asked for.
 
     Raises:
-      ValueError: an unknown name or split, images of many sizes without an ``image_size``, or a dataset stored in a
-        format that only TensorFlow reads.
+      ValueError: an unknown name, split, protocol or crop, images of many sizes without an ``image_size``, or a dataset
+        stored in a format that only TensorFlow reads.
       FileNotFoundError: the dataset is not there; the message is the command that prepares it.
 
     Example:
@@ -67,49 +126,89 @@ def load(name: str, split: str, *, data_dir: PathLike | None = None, image_size:
             raise FileNotFoundError(f"{name} is not in {folder}; prepare it with: {_command(name, data_dir)}")
         prepare(name, data_dir=data_dir)
     builder = tfds.builder_from_directory(folder)
-    if split not in builder.info.splits:
-        raise validation.unknown_name(f"split of {name}", split, builder.info.splits)
+    part, class_names = _part(name, split, protocol, builder.info)
+    decoding = Decoding.of(
+        name,
+        builder.info.features["image"].shape,
+        image_size=image_size,
+        shorter_side=shorter_side,
+        random_crop=random_crop,
+        crop_scale=crop_scale,
+    )
+    sources = [_source(name, stored, builder, decoding) for stored in part.stored]
+    source = sources[0]
+    if len(sources) > 1 or part.relabel is not None or part.choose is not None:
+        source = _selection(sources, part, seed)
+    return Split(name, split, source, class_names, decoding.shape, decoding.random)
+
+
+def _part(name, split, protocol, info):
+    """Which of the stored examples a split has, and the names of its classes."""
+    stored_names = tuple(info.features["label"].names)
+    if name not in SPECS:
+        if protocol is not None:
+            raise ValueError(f"{name} is divided as it was prepared, and has no protocol {protocol!r}")
+        if split not in info.splits:
+            raise validation.unknown_name(f"split of {name}", split, info.splits)
+        return Part((split,), np.zeros(0, np.int64)), stored_names
+    chosen, part = SPECS[name].protocol(protocol), SPECS[name].part(split, protocol)
+    if missing := [stored for stored in part.stored if stored not in info.splits]:
+        raise ValueError(f"{name}/{split} needs the stored split {missing[0]!r}, but only {', '.join(info.splits)} are")
+    if chosen.class_names:
+        return part, chosen.class_names
+    if part.relabel is not None:
+        kept = np.flatnonzero(part.relabel >= 0)
+        return part, tuple(stored_names[old] for old in kept[np.argsort(part.relabel[kept], kind="stable")])
+    return part, stored_names
+
+
+def _source(name, stored, builder, decoding):
     try:
-        records = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
+        records = builder.as_data_source(stored, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
     except NotImplementedError as error:
         raise ValueError(
-            f"{folder} is stored as {builder.info.file_format.value}, but only array_record can be read without "
-            f"TensorFlow; prepare it in another folder: {_command(name, 'DATA_DIR')}"
+            f"{builder.data_path} is stored as {builder.info.file_format.value}, but only array_record can be read "
+            f"without TensorFlow; prepare it in another folder: {_command(name, 'DATA_DIR')}"
         ) from error
-    features = builder.info.features
-    class_names, image_shape = tuple(features["label"].names), tuple(features["image"].shape)
-    if image_size is not None:
-        size, channels = validation.positive_int("image_size", image_size), image_shape[-1]
-        image_shape = (size, size, channels)
-        decode = functools.partial(images.decode_square, size=size, channels=channels)
-    elif None in image_shape:
-        raise ValueError(f"{name} has images of any size: set image_size, the height and width to bring them to")
-    else:
-        decode = functools.partial(images.decode, shape=image_shape)
-    source = RecordSource(records, where=f"{name}/{split}", num_classes=len(class_names), decode=decode)
-    return Split(name, split, source, class_names, image_shape)
+    return RecordSource(
+        records,
+        where=f"{name}/{stored}",
+        num_classes=len(builder.info.features["label"].names),
+        decoding=decoding,
+        labels_file=labels_file(builder.data_path, stored),
+    )
+
+
+def _selection(sources, part, seed):
+    labels = np.concatenate([source.labels() for source in sources])
+    labels = labels if part.relabel is None else part.relabel[labels]
+    rows = np.flatnonzero(labels >= 0) if part.choose is None else part.choose(labels, seed)
+    return Selection(sources, rows, part.relabel)
 
 
 def prepare(
-    name: str, *, archive: PathLike | None = None, data_dir: PathLike | None = None
+    name: str, *, archive: PathLike | None = None, data_dir: PathLike | None = None, skip_bad: bool = False
 ) -> tuple[pathlib.Path, bool]:
     """Writes a dataset in TFDS's layout, unless it is there already.
 
     Examples go to a temporary folder that is renamed when it is complete, so whatever interrupts this, no half of a
-    dataset is ever read. Of several processes one writes, and the others wait for it.
+    dataset is ever read; of image files, what is written already is not written again by the next call. Of several
+    processes one writes, and the others wait for it.
 
     Args:
-      name: one of ``names()``, or ``folder/NAME`` with a NAME of the caller's choice.
-      archive: the folder of the original files, for a dataset that does not come with its images.
+      name: one of ``names()``, or ``folder/NAME`` or ``listing/NAME`` with a NAME of the caller's choice.
+      archive: the folder of the original files, for a dataset that does not come with its images; for ``listing/NAME``
+        the table.
       data_dir: as for ``load``.
+      skip_bad: leave out image files that are missing or damaged, and record them in the metadata.
 
     Returns:
       The dataset's folder, and whether this call wrote it.
 
     Raises:
-      ValueError: an unknown name, no archive where one is needed, a damaged file in it, or a NAME that other own images
-        have.
-      FileNotFoundError: a file that the archive lacks.
+      ValueError: an unknown name, no archive where one is needed, damaged files in it, all of them named, or a NAME
+        that other own images have.
+      FileNotFoundError: a file that the archive lacks, and where it is to be had.
 
     Example:
       >>> folder, _ = prepare("digits")
@@ -118,8 +217,8 @@ def prepare(
     """
     folder = _folder(name, data_dir)
     wanted = _builder(name).MANUAL_DOWNLOAD_INSTRUCTIONS
-    if wanted and archive is not None and not (os.path.isdir(archive) and os.listdir(archive)):
-        raise FileNotFoundError(f"archive {os.fspath(archive)!r} is no folder, or empty; wanted is {wanted}")
+    if wanted and archive is not None:
+        _require_archive(name, archive, wanted)
     if _is_complete(folder):
         _refuse_other_images(name, folder, archive)
         return folder, False
@@ -135,33 +234,60 @@ def prepare(
         if folder.exists():
             raise ValueError(f"{folder} is there but is not a complete dataset; remove it and prepare {name} again")
         _logger.info("Preparing %s in %s", name, folder)
-        _, _, own_name = name.partition("/")
-        config = tfds.core.BuilderConfig(name=own_name) if own_name else None
-        with _quiet():
-            builder = _builder(name)(data_dir=_data_dir(data_dir), config=config, file_format="array_record")
-            builder.download_and_prepare(
-                download_config=tfds.download.DownloadConfig(manual_dir=archive, try_download_gcs=False)
-            )
+        try:
+            _write(name, archive, data_dir, skip_bad)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{error}; wanted is {wanted}") from error
+        except RuntimeError as error:
+            if "write() failed" not in str(error):
+                raise
+            # What array_record makes of a full disk; its message names the file.
+            raise OSError(f"{name} could not be written: {error}") from error
     return folder, True
+
+
+def _write(name, archive, data_dir, skip_bad):
+    _, _, own_name = name.partition("/")
+    config = tfds.core.BuilderConfig(name=own_name) if own_name else None
+    with _quiet():
+        builder = _builder(name)(data_dir=_data_dir(data_dir), config=config, file_format="array_record")
+        if isinstance(builder, FromFiles):
+            builder.skip_bad = skip_bad
+        if isinstance(builder, listing.Listing):
+            builder.table, archive = os.path.basename(archive), os.path.dirname(archive) or "."
+        builder.download_and_prepare(
+            download_config=tfds.download.DownloadConfig(manual_dir=archive, try_download_gcs=False)
+        )
+
+
+def _require_archive(name, archive, wanted):
+    if name.startswith("listing/"):
+        if not os.path.isfile(archive):
+            raise FileNotFoundError(f"archive {os.fspath(archive)!r} is no file; wanted is {wanted}")
+    elif not (os.path.isdir(archive) and os.listdir(archive)):
+        raise FileNotFoundError(f"archive {os.fspath(archive)!r} is no folder, or empty; wanted is {wanted}")
 
 
 def _data_dir(data_dir: PathLike | None) -> pathlib.Path:
     return pathlib.Path(data_dir or constants.get_default_data_dir()).expanduser()
 
 
-def _builder(name: str) -> type[tfds.core.GeneratorBasedBuilder]:
-    """The builder of a dataset; its name has a second part, the user's own, for ``folder`` alone."""
+def _builder(name: str) -> type[tfds.core.DatasetBuilder]:
+    """The builder of a dataset; a name has a second part, the user's own, for own images alone."""
     kind, slash, own_name = name.partition("/")
-    if kind not in BUILDERS or (slash and kind != "folder"):
-        raise validation.unknown_name("dataset", name, BUILDERS)
-    if kind == "folder" and not re.fullmatch(r"\w[\w.-]*", own_name):
-        raise ValueError(f"own images are called folder/NAME, NAME of letters, digits and '_-.', got {name!r}")
-    return BUILDERS[kind]
+    if kind in OWN:
+        if not re.fullmatch(r"\w[\w.-]*", own_name):
+            raise ValueError(f"own images are called {kind}/NAME, NAME of letters, digits and '_-.', got {name!r}")
+        return OWN[kind]
+    if kind not in SPECS or slash:
+        raise validation.unknown_name("dataset", name, names())
+    return BUILDERS[SPECS[kind].stored_as]
 
 
 def _folder(name: str, data_dir: PathLike | None) -> pathlib.Path:
-    version = str(_builder(name).VERSION)
-    return _data_dir(data_dir) / name / version
+    builder = _builder(name)
+    stored_as = name if name not in SPECS else builder.name
+    return _data_dir(data_dir) / stored_as / str(builder.VERSION)
 
 
 def _is_complete(folder: pathlib.Path) -> bool:
@@ -171,8 +297,10 @@ def _is_complete(folder: pathlib.Path) -> bool:
 def _refuse_other_images(name: str, folder: pathlib.Path, archive: PathLike | None) -> None:
     """A name for own images is taken by the first that got it, and a part of a dataset is not taken for more of it."""
     prepared = tfds.builder_from_directory(folder).info.metadata or {}
-    if archive is not None and "listing" in prepared and prepared["listing"] != listing(archive):
-        another = "choose another NAME, or " if name.startswith("folder/") else ""
+    if archive is None or "listing" not in prepared:
+        return
+    if prepared["listing"] != (listing.digest(archive) if os.path.isfile(archive) else folders.listing(archive)):
+        another = "choose another NAME, or " if "/" in name else ""
         raise ValueError(
             f"{name} is in {folder} already, of other images than are in {os.fspath(archive)} now; {another}remove "
             "that folder"

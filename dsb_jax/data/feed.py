@@ -1,22 +1,24 @@
 """Examples as batches on the devices, so that no step waits for the host.
 
-A small set is decoded once and lives on the devices; a step then sends the positions of its batch and nothing else. A
-larger one is read from disk, decoded on threads and transferred ahead. Both give the same batches, to the bit.
+A small set is decoded once and lives on the devices, which make the order of each epoch too: a step needs nothing of
+the host. A larger one is read from disk, decoded on threads and transferred ahead. Both give the same batches, to the
+bit.
 """
 
 import collections
 import itertools
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from dsb_jax import validation
-from dsb_jax.data import pipeline
+from dsb_jax.data import pipeline, samplers
 from dsb_jax.data.records import Split
 
 _logger = logging.getLogger(__name__)
@@ -34,7 +36,8 @@ class Examples:
       split: where the examples are.
       indices: rows of the split, integers ``[n]``; all of them by default.
       sharding: how a batch lies on the devices, by its first axis; on the default device if it is None.
-      resident_bytes: a set of at most so many bytes of decoded images is kept on every device.
+      resident_bytes: a set of at most so many bytes of decoded images is kept on every device, unless the host has to
+        crop them at random.
 
     Raises:
       ValueError: indices that are not of the split, no examples, or one that cannot be read.
@@ -63,37 +66,74 @@ class Examples:
         if not len(self._rows):
             raise ValueError(f"no examples of {split.name}/{split.split} are chosen: indices are empty")
         self._sharding = sharding
-        self.resident = len(self._rows) * int(np.prod(split.image_shape)) <= resident_bytes
+        small = len(self._rows) * int(np.prod(split.image_shape)) <= resident_bytes
+        self.resident = small and not split.random_crops
         if self.resident:
             everywhere = None if sharding is None else NamedSharding(sharding.mesh, PartitionSpec())
             self._examples = jax.device_put(_decode(split, self._rows), everywhere)
             self._gather = jax.jit(_gather, out_shardings=sharding)
+            self._draw = jax.jit(
+                _draw, static_argnames="batch_size", donate_argnames="position", out_shardings=(sharding, everywhere)
+            )
+            self._next_epoch = jax.jit(_next_epoch, static_argnames=("samples", "batch_size"), out_shardings=everywhere)
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def shuffled(self, batch_size: int, *, seed: int, start_step: int = 0) -> Iterator[dict[str, jax.Array]]:
-        """Endless batches in the random order of :func:`dsb_jax.data.pipeline.order`.
+    def shuffled(
+        self,
+        batch_size: int,
+        *,
+        seed: int,
+        start_step: int = 0,
+        views: int = 1,
+        sampling: Sequence[str] = ("plain",),
+    ) -> Iterator[dict[str, Any]]:
+        """Endless batches, drawn at random; all arguments are those of :func:`dsb_jax.data.pipeline.train_batches`.
 
         Args:
           batch_size: at most the number of examples, and a multiple of the devices it is spread over.
           seed: not negative; different seeds give unrelated orders.
           start_step: the number of the first batch.
+          views: of each image, where the host crops at random.
+          sampling: names of samplers, of which the first is at the top level of a batch.
 
         Returns:
           Batches ``start_step``, ``start_step + 1``, …: ``image`` uint8 ``[batch_size, height, width, channels]`` and
-          ``label`` int32 ``[batch_size]``.
+          ``label`` int32 ``[batch_size]``, further views and the batches of further samplers.
 
         Raises:
           ValueError: a batch size, seed or step out of range; and from ``next``, an example that cannot be read.
         """
-        positions = pipeline.order(len(self), batch_size, seed=seed)
         validation.integer("start_step", start_step, lowest=0)
+        draws = pipeline.draws_of(self._split, self._rows, batch_size, seed=seed, sampling=sampling)
         self._check_divisible(batch_size)
-        if self.resident:
-            return (self._gather(self._examples, positions(step)) for step in itertools.count(start_step))
-        batches = pipeline.train_batches(self._split, self._rows, batch_size, seed=seed, start_step=start_step)
-        return self._transferred(batches)
+        options = {"seed": seed, "start_step": start_step, "sampling": sampling}
+        if not self.resident:
+            return self._transferred(
+                pipeline.train_batches(self._split, self._rows, batch_size, views=views, **options)
+            )
+        if tuple(sampling) == ("plain",):
+            return self._permuted(batch_size, seed, start_step)
+        return (self._gathered(sampling, [draw(step) for draw in draws]) for step in itertools.count(start_step))
+
+    def _permuted(self, batch_size, seed, start_step):
+        """The plain order, made on the devices; the host knows when an epoch ends, and has nothing to send."""
+        samples = len(self)
+        epoch, first = divmod(start_step * batch_size, samples)
+        seed, position = jax.device_put((samplers.words(seed), np.int32(first)))
+        words = jax.device_put(samplers.words(epoch))
+        while True:
+            words, order = self._next_epoch(seed, words, samples=samples, batch_size=batch_size)
+            while first < samples:
+                batch, position = self._draw(self._examples, order, position, batch_size=batch_size)
+                yield batch
+                first += batch_size
+            first -= samples
+
+    def _gathered(self, sampling, positions):
+        first, *others = (self._gather(self._examples, drawn) for drawn in positions)
+        return first | dict(zip(sampling[1:], others, strict=True))
 
     def in_order(self, batch_size: int) -> Iterator[dict[str, Any]]:
         """All examples once, in the order of ``indices``, in batches of one shape.
@@ -125,7 +165,7 @@ class Examples:
         # Grain's prefetching threads would do this too, but print exceptions when the interpreter exits before them.
         ahead = collections.deque()
         for batch in batches:
-            ahead.append(jax.device_put({name: batch[name] for name in ("image", "label")}, self._sharding))
+            ahead.append(jax.device_put(_without_index(batch), self._sharding))
             if len(ahead) > _BATCHES_AHEAD:
                 yield ahead.popleft()
         yield from ahead
@@ -141,6 +181,31 @@ class Examples:
 
 def _gather(examples: dict[str, jax.Array], positions: jax.Array) -> dict[str, jax.Array]:
     return {name: array.at[positions].get(mode="fill", fill_value=0) for name, array in examples.items()}
+
+
+def _draw(
+    examples: dict[str, jax.Array], order: jax.Array, position: jax.Array, *, batch_size: int
+) -> tuple[dict[str, jax.Array], jax.Array]:
+    """A batch from ``position`` of the order on, and the position of the next one, counted within its epoch."""
+    samples = examples["label"].shape[0]
+    batch = _gather(examples, jax.lax.dynamic_slice_in_dim(order, position, batch_size))
+    return batch, (position + batch_size) % samples
+
+
+def _next_epoch(seed: jax.Array, epoch: jax.Array, *, samples: int, batch_size: int) -> tuple[jax.Array, jax.Array]:
+    """The number of the next epoch, and the order of this one with as much of the next as a batch may straddle."""
+    following = jnp.stack([epoch[0] + (epoch[1] == jnp.uint32(2**32 - 1)), epoch[1] + jnp.uint32(1)])
+    orders = [samplers.permutation(seed, words, samples) for words in (epoch, following)]
+    return following, jnp.concatenate([orders[0], orders[1][:batch_size]])
+
+
+def _without_index(batch: pipeline.Batch) -> pipeline.Batch:
+    """What devices need of a batch: not where its examples came from."""
+    return {
+        name: _without_index(value) if isinstance(value, dict) else value
+        for name, value in batch.items()
+        if name not in ("index", "mask")
+    }
 
 
 def _decode(split: Split, rows: np.ndarray) -> dict[str, np.ndarray]:

@@ -1,117 +1,61 @@
-"""Batches from a split: endless and shuffled to train on, in order and padded to evaluate on.
+"""Batches from a split: endless and drawn to train on, in order and padded to evaluate on.
 
-The order is a pure function of the seed and the step. So nothing of a loader belongs in a checkpoint: a run goes on at
-step k by asking for step k. Threads read ahead; they cannot change the order.
+What a batch holds is a pure function of the seed and the step, the parts of images that are seen included. So nothing
+of a loader belongs in a checkpoint: a run goes on at step k by asking for step k. Threads read ahead, and processes
+read shares; neither can change the order.
 """
 
-import functools
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import grain
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from dsb_jax import validation
+from dsb_jax.data import samplers
 from dsb_jax.data.records import Split
 
-Batch = dict[str, np.ndarray]
+Batch = dict[str, Any]
 
 # Each thread reads and decodes a batch at a time, for the most part in C++ and without the GIL.
 _THREADS = min(8, os.cpu_count() or 1)
 _READ_OPTIONS = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=2 * _THREADS)
 
 
-def order(samples: int, batch_size: int, *, seed: int) -> Callable[[int], np.ndarray]:
-    """Which examples every training batch holds.
-
-    Shuffle, repeat, batch: with n = ``samples``, the elements n·e … n·(e+1) − 1 of the stream are a permutation of
-    0 … n − 1, another one for every epoch e. Batches are all full, so one may straddle two epochs.
-
-    Args:
-      samples: how many examples there are.
-      batch_size: at most ``samples``.
-      seed: not negative; different seeds give unrelated orders.
-
-    Returns:
-      A function from the number of a batch, an integer >= 0, to its positions, int32 ``[batch_size]``.
-
-    Raises:
-      ValueError: a batch larger than the set, or a negative seed.
-
-    Example:
-      >>> batch = order(5, 2, seed=0)
-      >>> sorted(np.concatenate([batch(step) for step in range(5)]).tolist())
-      [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
-    """
-    validation.positive_int("batch_size", batch_size)
-    validation.integer("seed", seed, lowest=0)
-    if batch_size > samples:
-        raise ValueError(f"batch_size must be at most the {samples} training examples, got {batch_size}")
-
-    # One call per epoch: an index at a time, as Grain shuffles, took 2 ms for a batch of 128.
-    @functools.lru_cache(maxsize=2)
-    def of_epoch(epoch: int) -> np.ndarray:
-        return np.asarray(permutation(_words(seed), _words(epoch), samples))
-
-    def batch(step: int) -> np.ndarray:
-        epoch, first = divmod(step * batch_size, samples)
-        positions = of_epoch(epoch)[first : first + batch_size]
-        missing = batch_size - len(positions)
-        return np.concatenate([positions, of_epoch(epoch + 1)[:missing]]) if missing else positions
-
-    return batch
-
-
-@functools.partial(jax.jit, static_argnames="samples")
-def permutation(seed: jax.Array, epoch: jax.Array, samples: int) -> jax.Array:
-    """The order of an epoch, made where it is needed: a device that holds the examples makes the same one as the host.
-
-    Args:
-      seed: uint32 ``[2]``, the high and the low word of a number >= 0.
-      epoch: likewise.
-      samples: how many examples there are.
-
-    Returns:
-      A permutation of 0 … ``samples`` − 1, int32 ``[samples]``.
-
-    Example:
-      >>> words = np.array([0, 7], np.uint32)
-      >>> sorted(permutation(words, words, samples=4).tolist())
-      [0, 1, 2, 3]
-    """
-    # Named, so that the order is the same under any `jax_default_prng_impl`.
-    key = jax.random.key(0, impl="threefry2x32")
-    for word in (seed[0], seed[1], epoch[0], epoch[1]):
-        key = jax.random.fold_in(key, word)
-    return jax.random.permutation(key, jnp.arange(samples, dtype=jnp.int32))
-
-
-def _words(number: int) -> np.ndarray:
-    return np.array(divmod(number, 2**32), np.uint32)
-
-
 def train_batches(
-    split: Split, indices: np.ndarray, batch_size: int, *, seed: int, start_step: int = 0
+    split: Split,
+    indices: np.ndarray,
+    batch_size: int,
+    *,
+    seed: int,
+    start_step: int = 0,
+    views: int = 1,
+    sampling: Sequence[str] = ("plain",),
+    reader: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
-    """Endless batches of some examples of a split, in the random order of :func:`order`.
+    """Endless batches of some examples of a split.
 
     Args:
       split: where the examples are.
       indices: rows of the split to train on, integers ``[n]``.
-      batch_size: at most n.
-      seed: not negative; different seeds give unrelated orders.
+      batch_size: of all readers together, a multiple of their number; at most n.
+      seed: not negative; different seeds give unrelated batches.
       start_step: the number of the first batch.
+      views: how many random crops of each image there are, if the split has such; of others the device makes views.
+      sampling: names of :func:`dsb_jax.data.samplers.create`; a batch of each further one stands under its name.
+      reader: number of this reader and how many there are; each reads as many examples, the first one the first of each
+        batch, so that their shares in a row are the batch of a single one.
 
     Returns:
-      Batches ``start_step``, ``start_step + 1``, …: ``image`` uint8 ``[batch_size, height, width, channels]``,
-      ``label`` int32 ``[batch_size]`` and ``index`` int32 ``[batch_size]``, the row in the split.
+      Batches ``start_step``, ``start_step + 1``, …, with b = ``batch_size`` / readers: ``image`` uint8 ``[b, height,
+      width, channels]``, further views of it ``view_1``, ``view_2`` …, ``label`` int32 ``[b]`` and ``index`` int32
+      ``[b]``, the row in the split; and a dictionary of the same for each further sampler.
 
     Raises:
-      ValueError: indices that are not of the split, a batch larger than the set, a negative seed or step; and from
-        ``next``, an example that cannot be read.
+      ValueError: indices that are not of the split, a batch larger than the set, an unknown sampler, a reader that is
+        none, a negative seed or step; and from ``next``, an example that cannot be read.
 
     Example:
       >>> from dsb_jax import data
@@ -122,10 +66,32 @@ def train_batches(
     """
     indices = rows_of(split, indices)
     validation.integer("start_step", start_step, lowest=0)
-    positions = order(len(indices), batch_size, seed=seed)
+    validation.positive_int("views", views)
+    share = _share(batch_size, reader)
+    draws = draws_of(split, indices, batch_size, seed=seed, sampling=sampling)
+
+    def batch(step: int) -> Batch:
+        first, *others = (
+            _read_drawn(split, indices[draw(step)], share, views, (seed, step, number))
+            for number, draw in enumerate(draws)
+        )
+        return first | dict(zip(sampling[1:], others, strict=True))
+
     steps = grain.MapDataset.range(start_step, sys.maxsize)
-    batches = steps.map(lambda step: _read(split, indices[positions(step)]))
-    return iter(batches.to_iter_dataset(_READ_OPTIONS))
+    return iter(steps.map(batch).to_iter_dataset(_READ_OPTIONS))
+
+
+def draws_of(
+    split: Split, indices: np.ndarray, batch_size: int, *, seed: int, sampling: Sequence[str]
+) -> list[samplers.Sampler]:
+    """The samplers by their names, each with a seed of its own; ``"plain"`` and the first one have that of the run."""
+    if not sampling or len(set(sampling)) < len(sampling):
+        raise ValueError(f"sampling must be the names of different samplers, got {tuple(sampling)}")
+    # The plain order needs no labels, which may take a while to read.
+    labels = np.zeros(len(indices), np.int32) if tuple(sampling) == ("plain",) else split.labels[indices]
+    return [
+        samplers.create(name, labels, batch_size, seed=seed + 2**32 * number) for number, name in enumerate(sampling)
+    ]
 
 
 def eval_batches(split: Split, batch_size: int, *, indices: np.ndarray | None = None) -> Iterator[Batch]:
@@ -178,17 +144,41 @@ def rows_of(split: Split, indices: np.ndarray) -> np.ndarray:
     return indices.astype(np.int32)
 
 
-def _read(split: Split, rows: np.ndarray) -> Batch:
-    examples = split.source.__getitems__(rows)
+def _share(batch_size: int, reader: tuple[int, int]) -> range:
+    """The places in a batch that a reader reads."""
+    number, readers = reader
+    validation.positive_int("batch_size", batch_size)
+    validation.positive_int("readers", readers)
+    if not 0 <= number < readers:
+        raise ValueError(f"reader must lie in [0, {readers}), got {number}")
+    if batch_size % readers:
+        raise ValueError(f"batch_size must be a multiple of the {readers} readers, got {batch_size}")
+    length = batch_size // readers
+    return range(number * length, (number + 1) * length)
+
+
+def _read_drawn(split: Split, rows: np.ndarray, share: range, views: int, entropy: tuple[int, ...]) -> Batch:
+    """A reader's share of a batch; where crops are random, each has a generator of its own, by its place."""
+    rows = rows[share.start : share.stop]
+    if not split.random_crops:
+        return _stacked(split.source.__getitems__(rows)) | {"index": rows}
+    seen = [
+        _stacked(split.source.crops(rows, [np.random.default_rng([*entropy, view, place]) for place in share]))
+        for view in range(views)
+    ]
+    further = {f"view_{number}": view["image"] for number, view in enumerate(seen[1:], start=1)}
+    return seen[0] | {"index": rows} | further
+
+
+def _stacked(examples: list[dict[str, Any]]) -> Batch:
     return {
         "image": np.stack([example["image"] for example in examples]),
         "label": np.array([example["label"] for example in examples], np.int32),
-        "index": rows,
     }
 
 
 def _read_padded(split: Split, rows: np.ndarray, batch_size: int) -> Batch:
-    batch, samples = _read(split, rows), len(rows)
+    batch, samples = _stacked(split.source.__getitems__(rows)), len(rows)
     return {
         "image": np.pad(batch["image"], [(0, batch_size - samples), (0, 0), (0, 0), (0, 0)]),
         "label": np.pad(batch["label"], (0, batch_size - samples)),

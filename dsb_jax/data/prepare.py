@@ -1,6 +1,7 @@
 """Writes a dataset for ``data.load``: ``python -m dsb_jax.data.prepare mnist --archive DIR``.
 
-Own images are a dataset ``folder/NAME``; ``folder`` alone takes the name of the directory.
+Own images are a dataset ``folder/NAME``, those that a CSV or Parquet table lists ``listing/NAME``; ``folder`` and
+``listing`` alone take the name of the directory or file. A preparation that was stopped goes on by the same command.
 """
 
 import argparse
@@ -28,22 +29,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(prog="python -m dsb_jax.data.prepare", description=__doc__)
     parser.add_argument("name", help=f"the dataset: {', '.join(datasets.names())}; folder/NAME for own images")
-    parser.add_argument("--archive", metavar="DIR", help="folder of the original files, as they were published")
+    parser.add_argument(
+        "--archive", metavar="DIR", help="folder of the original files, as they were published; of listing the table"
+    )
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="leave out image files that are missing or damaged, and record them"
+    )
     parser.add_argument(
         "--data-dir", metavar="DIR", help="where to write; $TFDS_DATA_DIR or ~/tensorflow_datasets by default"
     )
     options = parser.parse_args(arguments)
     name = options.name
-    if name == "folder" and options.archive:
-        name = f"folder/{pathlib.Path(options.archive).resolve().name}"
+    if name in ("folder", "listing") and options.archive:
+        path = pathlib.Path(options.archive).resolve()
+        name = f"{name}/{path.name if name == 'folder' else path.stem}"
     try:
-        folder, written = datasets.prepare(name, archive=options.archive, data_dir=options.data_dir)
+        folder, written = datasets.prepare(
+            name, archive=options.archive, data_dir=options.data_dir, skip_bad=options.skip_bad
+        )
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    splits = tfds.builder_from_directory(folder).info.splits
-    examples = ", ".join(f"{part.num_examples} {split}" for split, part in splits.items())
+    info = tfds.builder_from_directory(folder).info
+    examples = ", ".join(f"{part.num_examples} {split}" for split, part in info.splits.items())
     print(f"{name} is {'now' if written else 'already'} in {folder}: {examples}")
+    if skipped := (info.metadata or {}).get("skipped"):
+        print(f"without {len(skipped)} files that are missing or damaged: {folder / 'metadata.json'} lists them")
     return 0
 
 

@@ -3,11 +3,14 @@
 import dataclasses
 import functools
 import operator
-from collections.abc import Callable, Sequence
+import pathlib
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from tensorflow_datasets.proto import tf_example_pb2
+
+from dsb_jax.data.decoding import Decoding
 
 Example = dict[str, Any]
 
@@ -29,16 +32,24 @@ class Source(Protocol):
         """The labels of all examples, int32 ``[samples]``, without decoding images."""
 
 
+class CroppedSource(Source, Protocol):
+    """A source of large images, that gives any part of them too."""
+
+    def crops(self, indices: Sequence[int], rngs: Sequence[np.random.Generator]) -> list[Example]:
+        """Several examples, each one cropped as its generator says."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
     """A split of a dataset; ``data.load`` makes it.
 
     Attributes:
       name: of the dataset.
-      split: ``"train"`` or ``"test"``.
+      split: ``"train"``, ``"val"`` or ``"test"``.
       source: random access to the examples.
       class_names: one for each class, in the order of the labels.
       image_shape: ``(height, width, channels)``.
+      random_crops: whether training sees other crops of the images each time, which ``source.crops`` gives.
     """
 
     name: str
@@ -46,6 +57,7 @@ class Split:
     source: Source
     class_names: tuple[str, ...]
     image_shape: tuple[int, int, int]
+    random_crops: bool = False
 
     def __len__(self) -> int:
         return len(self.source)
@@ -70,14 +82,24 @@ class RecordSource:
       records: random access to the records as bytes; ``__getitems__`` reads several at once.
       where: what errors call this source, such as ``"mnist/train"``.
       num_classes: labels must lie in ``[0, num_classes)``.
-      decode: makes a uint8 image ``[height, width, channels]`` of encoded bytes; raises ValueError where it cannot.
+      decoding: what makes images of encoded bytes.
+      labels_file: where all labels are; without it they are read from the records.
     """
 
-    def __init__(self, records: Any, *, where: str, num_classes: int, decode: Callable[[bytes], np.ndarray]) -> None:
+    def __init__(
+        self,
+        records: Any,
+        *,
+        where: str,
+        num_classes: int,
+        decoding: Decoding,
+        labels_file: pathlib.Path | None = None,
+    ) -> None:
         self._records = records
         self._where = where
         self._num_classes = num_classes
-        self._decode = decode
+        self._decoding = decoding
+        self._labels_file = labels_file
 
     def __len__(self) -> int:
         return len(self._records)
@@ -86,20 +108,39 @@ class RecordSource:
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Example]:
+        return self._decoded(indices, [self._decoding.whole] * len(indices))
+
+    def crops(self, indices: Sequence[int], rngs: Sequence[np.random.Generator]) -> list[Example]:
+        return self._decoded(indices, [functools.partial(self._decoding.crop, rng=rng) for rng in rngs])
+
+    def labels(self) -> np.ndarray:
+        if self._labels_file is not None and self._labels_file.exists():
+            return self._filed_labels()
+        labels = np.empty(len(self), np.int32)
+        for start in range(0, len(self), _RECORDS_PER_READ):
+            for index, _, label in self._read(range(start, min(start + _RECORDS_PER_READ, len(self)))):
+                labels[index] = label
+        return labels
+
+    def _decoded(self, indices, decoders):
         examples = []
-        for index, encoded, label in self._read(indices):
+        for (index, encoded, label), decode in zip(self._read(indices), decoders, strict=True):
             try:
-                image = self._decode(encoded)
+                image = decode(encoded)
             except ValueError as error:
                 raise ValueError(f"{self._where}[{index}]: {error}") from error
             examples.append({"image": image, "label": label})
         return examples
 
-    def labels(self) -> np.ndarray:
-        labels = np.empty(len(self), np.int32)
-        for start in range(0, len(self), _RECORDS_PER_READ):
-            for index, _, label in self._read(range(start, min(start + _RECORDS_PER_READ, len(self)))):
-                labels[index] = label
+    def _filed_labels(self):
+        try:
+            labels = np.load(self._labels_file)
+        except (ValueError, EOFError) as error:
+            raise ValueError(f"{self._labels_file} is damaged: {error}") from error
+        if labels.shape != (len(self),) or labels.dtype != np.int32:
+            raise ValueError(
+                f"{self._labels_file} must hold int32 [{len(self)}], got {labels.dtype} {list(labels.shape)}"
+            )
         return labels
 
     def _read(self, indices: Sequence[int]) -> list[tuple[int, bytes, int]]:
@@ -121,3 +162,52 @@ class RecordSource:
         if not 0 <= label < self._num_classes:
             raise ValueError(f"{self._where}[{index}]: labels must lie in [0, {self._num_classes}), got {label}")
         return features["image"].bytes_list.value[0], label
+
+
+class Selection:
+    """A ``Source`` of some examples of others, with other labels.
+
+    Args:
+      sources: one after the other.
+      rows: of the sources in a row, integers ``[n]``.
+      relabel: the new label of each old one; None keeps the labels.
+    """
+
+    def __init__(self, sources: Sequence[CroppedSource], rows: np.ndarray, relabel: np.ndarray | None = None) -> None:
+        self._sources, self._rows, self._relabel = sources, rows, relabel
+        self._starts = np.cumsum([0, *map(len, sources)])
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Example]:
+        return self._gathered(indices, lambda source, places, inner: source.__getitems__(inner))
+
+    def crops(self, indices: Sequence[int], rngs: Sequence[np.random.Generator]) -> list[Example]:
+        return self._gathered(
+            indices, lambda source, places, inner: source.crops(inner, [rngs[place] for place in places])
+        )
+
+    def labels(self) -> np.ndarray:
+        labels = np.concatenate([source.labels() for source in self._sources])[self._rows]
+        return labels if self._relabel is None else self._relabel[labels].astype(np.int32)
+
+    def _gathered(self, indices, read):
+        """Each source is read once, whatever the order of ``indices``."""
+        rows = self._rows[np.asarray(indices, np.int64)]
+        examples: list[Example] = [{}] * len(rows)
+        of_source = np.searchsorted(self._starts, rows, side="right") - 1
+        for number, source in enumerate(self._sources):
+            places = np.flatnonzero(of_source == number)
+            if not len(places):
+                continue
+            found = read(source, places, rows[places] - self._starts[number])
+            for place, example in zip(places, found, strict=True):
+                examples[place] = example if self._relabel is None else self._relabelled(example)
+        return examples
+
+    def _relabelled(self, example):
+        return {**example, "label": int(self._relabel[example["label"]])}

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from dsb_jax import validation
+from dsb_jax.data import long_tail
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -40,12 +41,14 @@ class Protocol:
       splits: ``"train"`` and the others.
       evaluation: the split that results are reported on.
       class_names: in the order of the labels, where they are other than the stored ones.
+      long_tailed: whether the classes of its training split are (α = 2).
     """
 
     description: str
     splits: dict[str, Part]
     evaluation: str = "test"
     class_names: tuple[str, ...] = ()
+    long_tailed: bool = False
 
     @property
     def same_classes(self) -> bool:
@@ -69,7 +72,7 @@ class Spec:
       std: likewise.
       licence: as its source states it, or what is known of its terms.
       gigabytes: of the files to be prepared.
-      long_tailed: whether the paper takes it for long-tailed (α = 2).
+      long_tailed: whether all of its protocols are.
       profile: what the counts are where they are no published list, as a phrase; empty where they are true.
       class_names: in the order of the labels, where they are known beforehand.
       encoding: ``".jpg"`` or ``".png"``, what its images are stored as.
@@ -101,6 +104,17 @@ class Spec:
         if name not in self.protocols:
             raise validation.unknown_name(f"protocol of {self.name}", name, self.protocols)
         return self.protocols[name]
+
+    def part(self, split: str, protocol: str | None = None) -> Part:
+        """What makes up a split.
+
+        Raises:
+          ValueError: an unknown split or protocol.
+        """
+        splits = self.protocol(protocol).splits
+        if split not in splits:
+            raise validation.unknown_name(f"split of {self.name}", split, splits)
+        return splits[split]
 
     def train_counts(self, protocol: str | None = None) -> np.ndarray:
         """Training images of each class, int64 ``[C]``."""
@@ -151,6 +165,9 @@ def profile(total: int, num_classes: int, *, smallest: int, largest: int, seed: 
     Returns:
       Counts, int64 ``[num_classes]``, of which the sum is ``total``.
 
+    Raises:
+      ValueError: the sum is out of reach.
+
     Example:
       >>> counts = profile(1000, 10, smallest=5, largest=400)
       >>> int(counts.sum()), int(counts.min()), int(counts.max())
@@ -162,11 +179,13 @@ def profile(total: int, num_classes: int, *, smallest: int, largest: int, seed: 
         power = np.sqrt(low * high)
         counts = np.rint(smallest + (largest - smallest) * rank**power).astype(np.int64)
         low, high = (power, high) if counts.sum() > total else (low, power)
-    # Rounding leaves a few images over or short: the classes in between take them.
+    # Rounding leaves a few images over or short: classes between the largest and the smallest take them.
     missing = total - int(counts.sum())
-    inner = np.flatnonzero((counts > smallest + abs(np.sign(missing))) & (counts < largest))
-    counts[np.resize(inner, abs(missing))] += np.sign(missing) if abs(missing) <= len(inner) else 0
-    assert counts.sum() == total, (counts.sum(), total)
+    room = counts < largest if missing > 0 else counts > smallest
+    takers = 1 + np.flatnonzero(room[1:-1])[: abs(missing)]
+    if len(takers) < abs(missing):
+        raise ValueError(f"no profile of {num_classes} classes of {smallest} to {largest} images has {total} in all")
+    counts[takers] += np.sign(missing)
     return np.random.default_rng(seed).permutation(counts)
 
 
@@ -188,6 +207,16 @@ def drawn(share: float, *, first: bool, seed: int = 0) -> Choice:
             rng = np.random.default_rng([seed, label])
             kept[rng.permutation(rows)[: round(share * len(rows))]] = True
         return np.flatnonzero((kept if first else ~kept) & (labels >= 0))
+
+    return choose
+
+
+def thinned(counts: np.ndarray) -> Choice:
+    """A random subset of so many images of each class, drawn with the seed that is chosen at load."""
+
+    def choose(labels: np.ndarray, subset_seed: int) -> np.ndarray:
+        rows = np.flatnonzero(labels >= 0)
+        return rows[long_tail.subset(labels[rows], counts, seed=subset_seed)]
 
     return choose
 

@@ -225,6 +225,10 @@ summary { cursor: pointer; }
 .pairs p { margin: 0 0 .4rem; overflow-wrap: anywhere; }
 .images { display: flex; flex-wrap: wrap; gap: .35rem; }
 img { display: block; height: 4rem; max-width: 9rem; object-fit: contain; border: 1px solid var(--line); }
+.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(6rem, 1fr)); gap: 1rem .6rem; }
+.grid figure { max-width: none; }
+.grid img { height: 6rem; max-width: 100%; }
+.grid figcaption { font-size: .75rem; line-height: 1.25; margin-top: .25rem; overflow-wrap: anywhere; }
 .pixelated { image-rendering: pixelated; }
 tbody + tbody { border-top: 2px solid var(--line); }
 tr.space th { padding-top: 1rem; color: var(--soft); white-space: normal; }

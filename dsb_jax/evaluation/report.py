@@ -66,8 +66,10 @@ def write(workdir: str | os.PathLike[str]) -> pathlib.Path:
 def _body(run: Run) -> str:
     sections = (
         page.tiles(_facts(run)),
+        _rehearsal(run),
         f'<p class="reading">{escape(" ".join(reading.sentences(run)))}</p>',
         page.section("Training", page.plots(_over_time(run))),
+        page.section("Training images", _training_images(run)),
         page.section(
             "What accuracy goes with", page.plots(_by_class(run)), _correlation_table(run), _correlations_by_alpha(run)
         ),
@@ -78,9 +80,17 @@ def _body(run: Run) -> str:
     return "\n".join(filter(None, sections))
 
 
+def _rehearsal(run: Run) -> str:
+    if run.results.get("data") != "synthetic":
+        return ""
+    return """<p class="reading"><b>A rehearsal:</b> the images are made up, and no accuracy or scale on this page means
+anything.</p>"""
+
+
 def _facts(run: Run) -> dict[str, str]:
     results = run.results
-    facts = {"top-1 accuracy": f"{results['top1']:.1%}"}
+    split = f" ({results['eval_split']} split)" if "eval_split" in results else ""
+    facts = {f"top-1 accuracy{split}": f"{results['top1']:.1%}"}
     groups = {"head": "head (> 100 samples)", "middle": "middle (20–100)", "tail": "tail (< 20)"}
     facts |= {label: f"{run.shots[key]:.1%}" for key, label in groups.items() if math.isfinite(run.shots[key])}
     facts |= {
@@ -132,6 +142,21 @@ def _over_time(run: Run) -> dict[str, tuple[str, Figure]]:
                 ),
             )
     return drawn
+
+
+def _training_images(run: Run) -> str:
+    """A grid of images with their labels."""
+    if run.examples is None or not len(run.examples.images):
+        return ""
+    columns = (run.examples.images, run.examples.labels, run.examples.other_labels, run.examples.shares)
+    cells = []
+    for image, label, other, share in zip(*columns, strict=True):
+        name = run.class_names[label]
+        if share < 1:
+            name = f"{share:.0%} {name}, {1 - share:.0%} {run.class_names[other]}"
+        cells.append(f"<figure>{page.picture(image, name)}<figcaption>{escape(name)}</figcaption></figure>")
+    return f"""<p>Images of the first batch as the model saw them, cropped and augmented, with their classes.</p>
+<div class="grid">{"".join(cells)}</div>"""
 
 
 def _by_class(run: Run) -> dict[str, tuple[str, Figure]]:

@@ -40,6 +40,23 @@ class Confusions:
 
 
 @dataclasses.dataclass(frozen=True)
+class Examples:
+    """Training images as the model saw them.
+
+    Attributes:
+      images: uint8 ``[n, H, W, channels]``.
+      labels: int ``[n]``.
+      other_labels: int ``[n]``, of what else is in a mixed image.
+      shares: ``[n]``, how much of an image is of its label.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    other_labels: np.ndarray
+    shares: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
 class Run:
     """A finished run. NaN stands for null and for what was not measured.
 
@@ -57,6 +74,7 @@ class Run:
       tests: columns ``[E]`` of the evaluations, ``[E, C]`` for weights, class_accuracy, volumes and scales.
       environment: an entry for each start of the run; none where it was not kept.
       confusions: None where they were not kept.
+      examples: likewise.
     """
 
     path: pathlib.Path
@@ -71,6 +89,7 @@ class Run:
     tests: dict[str, np.ndarray]
     environment: list[dict[str, Any]]
     confusions: Confusions | None
+    examples: Examples | None
 
 
 def load(workdir: str | os.PathLike[str]) -> Run:
@@ -119,6 +138,7 @@ def load(workdir: str | os.PathLike[str]) -> Run:
         tests=tests,
         environment=_load_environment(workdir / "environment.json"),
         confusions=_load_confusions(workdir / "confusions.npz", len(classes)),
+        examples=_load_examples(workdir / "examples.npz", len(classes)),
     )
 
 
@@ -199,25 +219,48 @@ def _load_environment(path: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def _load_confusions(path: pathlib.Path, num_classes: int) -> Confusions | None:
-    if not path.exists():
+    arrays = _arrays(path, ("labels", "predictions", "pairs", "images", "shown"))
+    if arrays is None:
         return None
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in ("labels", "predictions", "pairs", "images", "shown")}
-    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
     labels, predictions, pairs, images, shown = arrays.values()
     fits = labels.ndim == 1 and labels.shape == predictions.shape and pairs.ndim == 2 and pairs.shape[1] == 2
     fits = fits and images.ndim == 5 and images.dtype == np.uint8 and images.shape[-1] in (1, 3)
     if not fits or not len(pairs) == len(images) == len(shown):
         shapes = ", ".join(f"{name} {array.dtype} {array.shape}" for name, array in arrays.items())
         raise ValueError(f"{path} does not hold a test pass and images of pairs, but {shapes}")
-    classes = np.concatenate([labels, predictions, pairs.ravel()])
-    if classes.size and not (classes.min() >= 0 and classes.max() < num_classes):
-        raise ValueError(f"{path}: classes must lie in [0, {num_classes}), got {classes.min()} to {classes.max()}")
+    _check_classes(path, np.concatenate([labels, predictions, pairs.ravel()]), num_classes)
     return Confusions(
         labels, predictions, pairs, tuple(some[:number] for some, number in zip(images, shown, strict=True))
     )
+
+
+def _load_examples(path: pathlib.Path, num_classes: int) -> Examples | None:
+    arrays = _arrays(path, [field.name for field in dataclasses.fields(Examples)])
+    if arrays is None:
+        return None
+    examples = Examples(**arrays)
+    fits = examples.images.ndim == 4 and examples.images.dtype == np.uint8 and examples.images.shape[-1] in (1, 3)
+    if not fits or any(array.shape != (len(examples.images),) for name, array in arrays.items() if name != "images"):
+        shapes = ", ".join(f"{name} {array.dtype} {array.shape}" for name, array in arrays.items())
+        raise ValueError(f"{path} does not hold images with their labels and shares, but {shapes}")
+    _check_classes(path, np.concatenate([examples.labels, examples.other_labels]), num_classes)
+    return examples
+
+
+def _arrays(path: pathlib.Path, names: Iterable[str]) -> dict[str, np.ndarray] | None:
+    """Arrays of a file by name; None where there is no file."""
+    if not path.exists():
+        return None
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            return {name: archive[name] for name in names}
+    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+
+
+def _check_classes(path: pathlib.Path, classes: np.ndarray, num_classes: int) -> None:
+    if classes.size and not (classes.min() >= 0 and classes.max() < num_classes):
+        raise ValueError(f"{path}: classes must lie in [0, {num_classes}), got {classes.min()} to {classes.max()}")
 
 
 def _read(path: pathlib.Path) -> str:

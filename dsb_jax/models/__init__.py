@@ -25,10 +25,13 @@ _BACKBONES = {
     "resnet18": functools.partial(ResNet, block=BasicBlock, blocks=(2, 2, 2, 2)),
     "resnet34": functools.partial(ResNet, block=BasicBlock, blocks=(3, 4, 6, 3)),
     "resnet50": functools.partial(ResNet, block=Bottleneck, blocks=(3, 4, 6, 3)),
+    "resnext50_32x4d": functools.partial(
+        ResNet, block=functools.partial(Bottleneck, groups=32, group_width=4), blocks=(3, 4, 6, 3)
+    ),
 }
 
 # The models that `create` takes ``stem=`` for.
-WITH_STEMS = ("resnet18", "resnet34", "resnet50")
+WITH_STEMS = ("resnet18", "resnet34", "resnet50", "resnext50_32x4d")
 
 
 def names(pattern: str = "*") -> list[str]:
@@ -60,8 +63,8 @@ def create(
       head_scale: Factor on the cosines; for losses that bring their own scale leave it at 1.
       dtype: What the backbone computes in: bfloat16, float16 or float32, or one of these names. Parameters, batch
         statistics, features and logits are float32 always.
-      stem: How resnet18, resnet34 and resnet50 begin: ``"imagenet"``, the default, a 7x7 convolution and max-pooling
-        that quarter the resolution; or ``"cifar"``, a 3x3 convolution that keeps it, for small images.
+      stem: How the models in ``WITH_STEMS`` begin: ``"imagenet"``, the default, a 7x7 convolution and max-pooling that
+        quarter the resolution; or ``"cifar"``, a 3x3 convolution that keeps it, for small images.
       **unknown: Anything else raises.
 
     Returns:

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 Layer = Callable[..., Any]
 
 
-def conv(channels: int, size: int = 3, stride: int = 1, *, fan: str, dtype: Any, name: str) -> nn.Conv:
+def conv(channels: int, size: int = 3, stride: int = 1, *, groups: int = 1, fan: str, dtype: Any, name: str) -> nn.Conv:
     """A convolution without bias, centred on every ``stride``-th pixel; normal weights of variance 2/``fan``.
 
-    ``fan`` is ``"fan_in"`` or ``"fan_out"`` (He et al., 2015).
+    ``fan`` is ``"fan_in"`` or ``"fan_out"`` (He et al., 2015). Channels are in ``groups``, each made of its own alone.
     """
     # "SAME" at stride 2 pads an even side at its end only, and so would centre on other pixels than the shortcut.
     return nn.Conv(
@@ -21,6 +21,7 @@ def conv(channels: int, size: int = 3, stride: int = 1, *, fan: str, dtype: Any,
         (size, size),
         strides=stride,
         padding=size // 2,
+        feature_group_count=groups,
         use_bias=False,
         kernel_init=nn.initializers.variance_scaling(2.0, fan, "normal"),
         dtype=dtype,

@@ -16,7 +16,7 @@ STEMS = {"imagenet": 17, "cifar": 5}
 
 
 class ResNet(nn.Module):
-    """ResNet-18, 34, 50 and their like, as torchvision has them: images to 512 features, 2048 with `Bottleneck`.
+    """ResNet-18, 34, 50, ResNeXt-50 and their like, as torchvision has them: to 512 features, 2048 with `Bottleneck`.
 
     Four stages of 64, 128, 256 and 512 channels (four times as many with `Bottleneck`), each but the first at half the
     resolution of the one before, then the mean over positions. Submodules are named ``conv1, bn1, layer1_0, …`` and
@@ -64,7 +64,12 @@ class ResNet(nn.Module):
 class Bottleneck(nn.Module):
     """A 3x3 convolution between two 1x1 ones, around a shortcut; the stride is in the 3x3 (Goyal et al., 2017).
 
-    The arguments are those of `layers.BasicBlock`; the output has four times as many channels.
+    The first five arguments are those of `layers.BasicBlock`; the output has four times as many channels. With several
+    ``groups``, the 3x3 is as many convolutions side by side: the block of ResNeXt (Xie et al., 2017).
+
+    Attributes:
+      groups: of channels that the 3x3 keeps apart.
+      group_width: channels of each in the first stage, where there are 64 of ``channels``.
     """
 
     channels: int
@@ -72,11 +77,14 @@ class Bottleneck(nn.Module):
     conv: layers.Layer
     norm: layers.Layer
     shortcut: layers.Layer
+    groups: int = 1
+    group_width: int = 64
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = nn.relu(self.norm(name="bn1")(self.conv(self.channels, 1, name="conv1")(x)))
-        y = nn.relu(self.norm(name="bn2")(self.conv(self.channels, 3, self.stride, name="conv2")(y)))
+        width = self.channels * self.groups * self.group_width // 64
+        y = nn.relu(self.norm(name="bn1")(self.conv(width, 1, name="conv1")(x)))
+        y = nn.relu(self.norm(name="bn2")(self.conv(width, 3, self.stride, groups=self.groups, name="conv2")(y)))
         y = self.norm(name="bn3")(self.conv(4 * self.channels, 1, name="conv3")(y))
         return nn.relu(y + self.shortcut(x, 4 * self.channels, self.stride))
 

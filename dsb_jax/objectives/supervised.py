@@ -12,7 +12,7 @@ from dsb_jax.objectives.terms import Result, Term
 
 @dataclasses.dataclass(frozen=True)
 class Supervised:
-    """``mean(weights[label]·loss(logits, label))``.
+    """``mean(weights[label]·loss(logits, label))``, and of mixed images the mean over both labels by their shares.
 
     Attributes:
       loss: ``(logits, labels) -> [batch]``, as :func:`dsb_jax.losses.create` makes it.
@@ -34,12 +34,20 @@ class Supervised:
         return ()
 
     def __call__(self, forward: Callable[..., Any], batch: dict[str, jax.Array], state: Any, rng: jax.Array) -> Result:
-        """One term; the model's features enter the pool."""
+        """A term for each label of an image. Features enter the pool as of the class that has the larger share."""
         del rng
         outputs, labels, mask = forward(batch["image"]), batch["label"], batch.get("mask")
+        terms = [Term(self.loss(outputs.logits, labels), labels)]
+        if "share" in batch:
+            share, others = batch["share"], batch["other_label"]
+            terms = [
+                Term(share * terms[0].losses, labels),
+                Term((1 - share) * self.loss(outputs.logits, others), others),
+            ]
+            labels = jnp.where(share >= 0.5, labels, others)
         correct = jnp.argmax(outputs.logits, axis=1) == labels
         return Result(
-            terms=[Term(self.loss(outputs.logits, labels), labels)],
+            terms=terms,
             features=outputs.features,
             labels=labels,
             mask=mask,

@@ -46,9 +46,14 @@ class Result(NamedTuple):
 class Objective(Protocol):
     """A method that may need more than a loss on one batch.
 
+    A batch has ``image`` floating ``[batch, height, width, channels]`` and ``label`` int32 ``[batch]``; further views
+    ``view_1``, ``view_2`` … of the same images; and under the name of each further sampler a batch of its own. Where
+    images are mixed, ``share`` floating ``[batch]`` is what each has of the image that ``label`` is of, and
+    ``other_label`` is the label of what else is in it.
+
     Attributes:
       views: how many augmented views of each image it asks of the pipeline.
-      samplers: the samplers whose batches it asks for, the first being the plain one.
+      samplers: the samplers whose batches it asks for, names of :func:`dsb_jax.data.samplers.create`.
     """
 
     views: int

@@ -39,19 +39,34 @@ def base_config() -> ConfigDict:
     """
     config = ConfigDict()
 
-    config.dataset = "digits"
+    config.dataset = "digits"  # python -m dsb_jax.data lists all
+    config.protocol = config_dict.placeholder(str)  # how it is divided, where there is more than one way
+    config.eval_split = config_dict.placeholder(str)  # on which results are reported: test | val, as the dataset has it
+    config.data = "prepared"  # prepared | synthetic: a rehearsal with the dataset's numbers and made-up pixels
     config.data_dir = config_dict.placeholder(str)  # TFDS's default folder
     config.image_size = config_dict.placeholder(int)  # to which a dataset with images of many sizes is brought
+    config.shorter_side = config_dict.placeholder(int)  # scaled to this before image_size is cut out: image_size
     config.long_tail = "none"  # none | exponential | balanced | mnist_lt_1 | mnist_lt_2
     config.imbalance = 1.0  # of the exponential long tail alone: largest class / smallest class
     # Images of the largest class of an exponential tail, or of every class of a balanced subset: the smallest
     # class's number by default. Subsets of one seed are nested.
     config.images_per_class = config_dict.placeholder(int)
     config.subset_seed = config_dict.placeholder(int)  # draws the subset; the run's seed by default
-    config.mean = (0.5,)  # per channel, of images in [0, 1]
-    config.std = (0.25,)
+    config.mean = config_dict.placeholder(tuple)  # per channel, of images in [0, 1]; the dataset's
+    config.std = config_dict.placeholder(tuple)
+    # What the host cuts out of a training image: none (the middle) | shift (another place of the scaled image) | resize
+    # (a part of random size and shape, brought to image_size).
+    config.random_crop = "none"
+    config.crop_scale = (0.08, 1.0)  # of resize: smallest and largest part of the area
     config.flip = False  # half of the training images left to right
     config.crop_padding = 0  # training images are cropped at random after padding with this many zeros at each side
+    config.color_jitter = (0.0, 0.0, 0.0)  # largest change of brightness, contrast and saturation
+    config.randaugment_layers = 0  # operations of RandAugment on every image …
+    config.randaugment_magnitude = 10.0  # … and how strong they are, up to 10
+    config.mixup = 0.0  # alpha of mixup; with cutmix besides, one of them is drawn for each batch
+    config.cutmix = 0.0
+    # How examples are drawn: plain (each once an epoch) | class_balanced | square_root | reversed
+    config.sampler = "plain"
 
     config.model = "resnet8"
     config.stem = config_dict.placeholder(str)  # of resnet18, 34 and 50: cifar | imagenet

@@ -1,9 +1,9 @@
 """A config becomes an experiment: data, model, objective, balancer and optimizer, checked before the first step."""
 
 import dataclasses
+import functools
 import logging
 import math
-from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -15,17 +15,18 @@ from ml_collections import ConfigDict
 
 from dsb_jax import balancers, data, losses, models, validation
 from dsb_jax.balancers import Balancer
-from dsb_jax.data import long_tail, preprocess
+from dsb_jax.data import long_tail, synthetic
 from dsb_jax.objectives import Supervised
 from dsb_jax.training import optimizers
 from dsb_jax.training.config import base_config
+from dsb_jax.training.preprocessing import Preprocessing
 
 _logger = logging.getLogger(__name__)
 
 _LOSS_NAMES = {"cross_entropy": "CE", "focal": "Focal", "balanced_softmax": "BS", "ldam": "LDAM"}
 _BALANCER_NAMES = {"dsb": "DSB-", "uniform": "", "inverse_frequency": "IF-", "class_balanced": "CB-"}
 _LONG_TAILS = ("none", "exponential", "balanced", "mnist_lt_1", "mnist_lt_2")
-_BALANCED = ("none", "balanced")
+_DATA = ("prepared", "synthetic")
 _DSB_START_EPOCH = 5  # n of the paper
 
 
@@ -35,7 +36,7 @@ class Experiment:
 
     Attributes:
       train: the training split.
-      test: the test split.
+      test: the split that results are reported on.
       indices: rows of ``train`` to train on, sorted.
       counts: int ``[C]``, training samples per class.
       alpha: smoothing of interference in the semantic scale.
@@ -44,8 +45,7 @@ class Experiment:
       balancer: where class weights come from.
       schedule: the learning rate by step.
       optimizer: what makes updates of gradients.
-      train_preprocess: uint8 images and a random key to floats, on the device, with augmentation.
-      eval_preprocess: uint8 images to floats, on the device.
+      preprocessing: what the device makes of images.
       mesh: the devices that share a batch, along the axis "data"; None for one device.
       steps: updates in all.
     """
@@ -60,8 +60,7 @@ class Experiment:
     balancer: Balancer
     schedule: optax.Schedule
     optimizer: optax.GradientTransformation
-    train_preprocess: Callable[[jax.Array, jax.Array], jax.Array]
-    eval_preprocess: Callable[[jax.Array], jax.Array]
+    preprocessing: Preprocessing
     mesh: Mesh | None
     steps: int
 
@@ -101,30 +100,28 @@ def build(config: ConfigDict) -> Experiment:
     """
     method(config)
     _check_numbers(config)
-    options = {"data_dir": config.data_dir, "image_size": config.image_size}
-    splits = {split: data.load(config.dataset, split, **options) for split in ("train", "test")}
-    train = splits["train"]
+    train, test = _splits(config)
     indices = _training_rows(config, train)
     counts = np.bincount(train.labels[indices], minlength=train.num_classes)
     if config.batch_size > len(indices):
         raise ValueError(f"batch_size must be at most the {len(indices)} training examples, got {config.batch_size}")
     mesh = _mesh(config)
     steps = math.ceil(config.epochs * len(indices) / config.batch_size)
-    alpha = config.dsb.alpha if config.dsb.alpha is not None else 1.0 if config.long_tail in _BALANCED else 2.0
+    alpha = config.dsb.alpha if config.dsb.alpha is not None else 2.0 if _is_long_tailed(config) else 1.0
     schedule = _schedule(config, steps, len(indices))
-    train_preprocess, eval_preprocess = _preprocess(config)
+    objective = Supervised(losses.create(config.loss, counts=counts, **config[config.loss]), samplers=(config.sampler,))
     return Experiment(
-        **splits,
+        train=train,
+        test=test,
         indices=indices,
         counts=counts,
         alpha=alpha,
         model=_model(config, train.num_classes),
-        objective=Supervised(losses.create(config.loss, counts=counts, **config[config.loss])),
+        objective=objective,
         balancer=_balancer(config, counts, alpha, mesh),
         schedule=schedule,
         optimizer=_optimizer(config, schedule),
-        train_preprocess=train_preprocess,
-        eval_preprocess=eval_preprocess,
+        preprocessing=_preprocessing(config, train.image_shape[-1]),
         mesh=mesh,
         steps=steps,
     )
@@ -157,6 +154,42 @@ def _mesh(config):
     if devices == 1:
         return None
     return jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
+
+
+def _splits(config):
+    """The training split, and the one that results are reported on."""
+    spec = data.spec(config.dataset)
+    if config.data not in _DATA:
+        raise validation.unknown_name("data", config.data, _DATA)
+    evaluation = config.eval_split or ("test" if spec is None else spec.protocol(config.protocol).evaluation)
+    if evaluation == "train":
+        raise ValueError("eval_split must be another one than train")
+    if spec is not None:
+        spec.part(evaluation, config.protocol)  # raises for a split that it has not, before anything is read
+    if spec is not None and not spec.protocol(config.protocol).same_classes:
+        fitting = [name for name, protocol in spec.protocols.items() if protocol.same_classes]
+        instead = f"; it needs protocol={' or '.join(fitting)}" if fitting else ""
+        raise ValueError(f"{config.dataset} tests classes that are not trained, which no classifier does{instead}")
+    seed = config.subset_seed if config.subset_seed is not None else config.seed
+    sizes = {name: config[name] for name in ("image_size", "shorter_side")}
+    crops = {"random_crop": config.random_crop, "crop_scale": tuple(config.crop_scale)}
+    options = {"protocol": config.protocol, "seed": seed, **sizes}
+    if config.data == "prepared":
+        load = functools.partial(data.load, config.dataset, data_dir=config.data_dir)
+    elif spec is None:
+        raise ValueError(f"data=synthetic needs a dataset whose numbers are known, and {config.dataset} is your own")
+    else:
+        load = functools.partial(synthetic.load, spec)
+        profile = f"; its numbers are {spec.profile}" if spec.profile else ""
+        _logger.warning("A rehearsal: %s with made-up pixels%s", spec.title, profile)
+    return load("train", **options, **crops), load(evaluation, **options)
+
+
+def _is_long_tailed(config):
+    spec = data.spec(config.dataset)
+    if config.long_tail != "none":
+        return config.long_tail != "balanced"
+    return spec is not None and (spec.long_tailed or spec.protocol(config.protocol).long_tailed)
 
 
 def _training_rows(config, train):
@@ -211,16 +244,14 @@ def _optimizer(config, schedule):
     return optimizers.optimizer(config.optimizer, schedule, **{name: config[name] for name in names})
 
 
-def _preprocess(config):
-    mean, std = tuple(config.mean), tuple(config.std)
-
-    def train(images, rng):
-        return evaluation(preprocess.augment(images, rng, flip=config.flip, crop_padding=config.crop_padding))
-
-    def evaluation(images):
-        return preprocess.normalize(images, mean, std)
-
-    return train, evaluation
+def _preprocessing(config, channels):
+    spec = data.spec(config.dataset)
+    statistics = {}
+    for name in ("mean", "std"):
+        if config[name] is None and spec is None:
+            raise ValueError(f"{name} must be set for own images: {channels} numbers, of images in [0, 1]")
+        statistics[name] = tuple(config[name] if config[name] is not None else getattr(spec, name))
+    return Preprocessing.of(config, **statistics)
 
 
 def _model(config, num_classes):

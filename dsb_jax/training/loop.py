@@ -30,6 +30,7 @@ _logger = logging.getLogger(__name__)
 
 # Steps that may be under way while the metrics of those before are written.
 _STEPS_BEHIND = 4
+_EXAMPLES = 24  # training images in the report
 
 
 def train(config: ConfigDict, workdir: str | os.PathLike[str], *, resume: str = "auto") -> dict[str, Any]:
@@ -170,6 +171,7 @@ class _Run:
     def finish(self) -> dict[str, Any]:
         """Results and report of the final state, which is saved: whatever stops this, it can be done again."""
         predictions = self._test()["prediction"]
+        self.files.write_arrays("examples.npz", **self.program.first_images(self.state, _EXAMPLES))
         self.files.write_arrays("confusions.npz", **final.confusions(self.experiment, predictions))
         results = final.results(self.config, self.experiment, self.program, self.state, predictions, self._check)
         self.files.write_json("results.json", results)

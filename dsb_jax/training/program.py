@@ -17,7 +17,7 @@ from dsb_jax.data import feed
 from dsb_jax.training import experiment as experiments
 from dsb_jax.training.experiment import Experiment
 from dsb_jax.training.progress import announced
-from dsb_jax.training.step import Batch, TrainState, init_state, make_eval_step, make_train_step
+from dsb_jax.training.step import Batch, TrainState, augmented, init_state, make_eval_step, make_train_step
 
 _logger = logging.getLogger(__name__)
 
@@ -49,19 +49,21 @@ class Program:
         begin = time.perf_counter()
         parts = (experiment.model, experiment.objective, experiment.balancer, experiment.optimizer)
         shared = {"ema_decay": config.ema_decay, "mesh": experiment.mesh}
-        image = experiment.eval_preprocess(np.zeros((1, *experiment.train.image_shape), np.uint8))
+        preprocessing = experiment.preprocessing
+        image = preprocessing.evaluation(np.zeros((1, *experiment.train.image_shape), np.uint8))
         self.initial: TrainState = init_state(*parts, image, seed=config.seed, **shared)
         _logger.info("Parameters:\n%s", parameter_overview.get_parameter_overview(self.initial.params))
         _logger.info("Compiling")
         train_step = make_train_step(
             *parts,
-            experiment.train_preprocess,
+            preprocessing.train,
+            mix=preprocessing.mix if preprocessing.mixes else None,
             accumulate=config.accumulate,
             skip_nonfinite=config.skip_nonfinite,
             **shared,
         )
         self.train_step = train_step.lower(self.initial, next(self.batches(0))).compile()
-        eval_step = make_eval_step(experiment.model, experiment.objective.loss, experiment.eval_preprocess)
+        eval_step = make_eval_step(experiment.model, experiment.objective.loss, preprocessing.evaluation)
         self._eval_step = eval_step.lower(self.initial, _arrays(next(self._in_order(self._test)))).compile()
         self.summary = jax.jit(experiment.balancer.summary).lower(self.initial.balancing).compile()
         self.learning_rates = np.asarray(jax.jit(jax.vmap(experiment.schedule))(jnp.arange(experiment.steps)))
@@ -69,8 +71,42 @@ class Program:
 
     def batches(self, start_step: int) -> Iterator[Batch]:
         """Training batches from step ``start_step`` on, on the devices."""
-        config = self._config
-        return self._train.shuffled(config.batch_size, seed=config.seed, start_step=start_step)
+        config, objective = self._config, self._experiment.objective
+        return self._train.shuffled(
+            config.batch_size,
+            seed=config.seed,
+            start_step=start_step,
+            views=objective.views,
+            sampling=objective.samplers,
+        )
+
+    def first_images(self, state: TrainState, number: int) -> dict[str, np.ndarray]:
+        """Training images as the model saw them in the first step.
+
+        Returns:
+          ``images`` uint8 ``[n, height, width, channels]`` with n ≤ ``number``, ``labels`` int32 ``[n]``,
+          ``other_labels`` int32 ``[n]`` and ``shares`` float32 ``[n]``: where images are mixed, what else is in each
+          and how much of it is of its own class; otherwise the label again and 1.
+        """
+        preprocessing, objective = self._experiment.preprocessing, self._experiment.objective
+        rng, _ = jax.random.split(jax.random.fold_in(state.key, 0))
+        seen = jax.jit(augmented, static_argnames=("preprocess", "views", "mix"))(
+            next(self.batches(0)),
+            rng,
+            preprocessing.train,
+            views=objective.views,
+            mix=preprocessing.mix if preprocessing.mixes else None,
+        )
+        seen = {
+            name: np.asarray(seen[name])[:number] for name in ("image", "label", "other_label", "share") if name in seen
+        }
+        pixels = seen["image"] * np.float32(preprocessing.std) + np.float32(preprocessing.mean)
+        return {
+            "images": np.clip(np.rint(255 * pixels), 0, 255).astype(np.uint8),
+            "labels": seen["label"],
+            "other_labels": seen.get("other_label", seen["label"]),
+            "shares": seen.get("share", np.ones(len(pixels), np.float32)),
+        }
 
     def test(self, state: TrainState, check: Callable[[], None]) -> dict[str, np.ndarray]:
         """``prediction`` and ``loss`` of every test example; ``check`` is called before every batch."""

@@ -59,6 +59,8 @@ def results(
     }
     return {
         "dataset": config.dataset,
+        "data": config.data,
+        "eval_split": experiment.test.split,
         "model": config.model,
         "loss": config.loss,
         "balancer": config.balancer,

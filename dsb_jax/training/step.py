@@ -14,11 +14,12 @@ from jax.sharding import PartitionSpec as P
 
 from dsb_jax import balancers, validation
 from dsb_jax.balancers import Balancer
+from dsb_jax.data.mixing import Mixed
 from dsb_jax.objectives import Objective, Result, total_loss
 from dsb_jax.training import diagnosis
 from dsb_jax.training.diagnosis import Finding
 
-Batch = dict[str, jax.Array]
+Batch = dict[str, Any]
 Metrics = dict[str, jax.Array]
 
 
@@ -112,6 +113,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     preprocess: Callable[[jax.Array, jax.Array], jax.Array],
     *,
+    mix: Callable[[jax.Array, jax.Array], Mixed] | None = None,
     accumulate: int = 1,
     ema_decay: float = 0.0,
     skip_nonfinite: bool = False,
@@ -129,6 +131,7 @@ def make_train_step(
     Args:
       model, objective, balancer, optimizer: as for :func:`init_state`.
       preprocess: ``(images, rng) -> images``, with augmentation, of the whole batch.
+      mix: ``(images, rng) -> Mixed``, of what comes out of it; None mixes nothing.
       accumulate: parts of a batch that pass through the model one after the other, for batches that memory does not
         hold. The balancer is fed once, with all of them, so that without batch statistics the update is the one of
         the whole batch; it costs a second forward pass if the balancer looks at features. Batch normalisation sees a
@@ -168,7 +171,7 @@ def make_train_step(
 
     def step(state, batch):
         augmentation_key, objective_key = jax.random.split(jax.random.fold_in(state.key, state.step))
-        batch = batch | {"image": preprocess(batch["image"], augmentation_key)}
+        batch = augmented(batch, augmentation_key, preprocess, views=objective.views, mix=mix)
         outcome = differentiate(state, batch, objective_key)
         gradient_norm = optax.tree.norm(outcome.gradient)
         updates, opt_state = optimizer.update(outcome.gradient, state.opt_state, state.params)
@@ -194,6 +197,40 @@ def make_train_step(
         return jax.jit(step, donate_argnums=0)
     shardings = _state_shardings(balancer, mesh), NamedSharding(mesh, P())
     return jax.jit(step, donate_argnums=0, out_shardings=shardings)
+
+
+def augmented(
+    batch: Batch,
+    rng: jax.Array,
+    preprocess: Callable[[jax.Array, jax.Array], jax.Array],
+    *,
+    views: int = 1,
+    mix: Callable[[jax.Array, jax.Array], Mixed] | None = None,
+) -> Batch:
+    """A batch as the model sees it.
+
+    Args:
+      batch: as the pipeline gives it, with uint8 images.
+      rng: a key, from which all draws are made.
+      preprocess: as for :func:`make_train_step`; each view has a key of its own.
+      views: of every image; one that the host did not crop by itself is made of ``image``.
+      mix: as for :func:`make_train_step`; further views are not mixed.
+
+    Returns:
+      The batch as :class:`dsb_jax.objectives.Objective` describes it.
+    """
+    ready = batch | {"image": preprocess(batch["image"], rng)}
+    for view in range(1, views):
+        images = batch.get(f"view_{view}", batch["image"])
+        ready[f"view_{view}"] = preprocess(images, jax.random.fold_in(rng, view))
+    of_samplers = sorted(name for name, value in batch.items() if isinstance(value, dict))
+    for number, name in enumerate(of_samplers):
+        ready[name] = augmented(batch[name], jax.random.fold_in(rng, views + number), preprocess, views=views, mix=mix)
+    if mix is not None:
+        mixed = mix(ready["image"], jax.random.fold_in(rng, views + len(of_samplers)))
+        share = jnp.broadcast_to(mixed.share, batch["label"].shape)
+        ready |= {"image": mixed.images, "other_label": batch["label"][mixed.partner], "share": share}
+    return ready
 
 
 def make_eval_step(

@@ -177,7 +177,7 @@ def read(archive: pathlib.Path, layout: Layout) -> dict[str, Part]:
     for original, parse in ((layout.binary, _parse_binary), (layout.python, _parse_pickle)):
         if (files := _files(archive, original)) is not None:
             return _read_original(files, original, parse, layout)
-    raise FileNotFoundError(f"no files of {layout.title} are in {archive}; wanted is {wanted(layout)}")
+    raise FileNotFoundError(f"no files of {layout.title} are in {archive}")
 
 
 class _File(NamedTuple):

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from dsb_jax.data import images
+from dsb_jax.data import images, specs
 from dsb_jax.data.builders.sized import Sized
+from dsb_jax.data.specs import Part, Protocol, Spec
 
 _TEST_IMAGES_PER_CLASS = 40
 _SPLIT_SEED = 0
@@ -66,3 +67,28 @@ def _balanced_test_rows(labels: np.ndarray) -> np.ndarray:
     for label in np.unique(labels):
         chosen[rng.permutation(np.flatnonzero(labels == label))[:_TEST_IMAGES_PER_CLASS]] = True
     return chosen
+
+
+SPECS = (
+    Spec(
+        name="digits",
+        title="handwritten digits of scikit-learn",
+        stored_as="digits",
+        protocols={
+            "classification": Protocol(
+                "40 test images of each class, the others train",
+                {
+                    "train": Part(("train",), np.array([138, 142, 137, 143, 141, 142, 141, 139, 134, 140])),
+                    "test": Part(("test",), specs.alike(_TEST_IMAGES_PER_CLASS, 10)),
+                },
+            )
+        },
+        image_shape=(8, 8, 1),
+        mean=(0.305,),
+        std=(0.376,),
+        licence="CC BY 4.0",
+        gigabytes=0.0,
+        class_names=tuple("0123456789"),
+        encoding=".png",
+    ),
+)

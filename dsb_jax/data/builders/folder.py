@@ -1,80 +1,50 @@
 """Any directory of class/image files."""
 
 import hashlib
-import io
 import logging
 import os
 import pathlib
-from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 
-from dsb_jax.data import images
-from dsb_jax.data.builders.sized import Sized
+from dsb_jax.data.archive import Archive
+from dsb_jax.data.builders.from_files import SUFFIXES, FromFiles, Index, Item, held_out
 
 _logger = logging.getLogger(__name__)
 
-_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 _TEST_FOLDERS = ("test", "val", "validation")  # the first that is there
-_TEST_SHARE = 0.2
-_SPLIT_SEED = 0
 
 # Paths of the images of each class.
 _Classes = dict[str, list[pathlib.Path]]
 
 
-class Folder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class Folder(FromFiles, skip_registration=True):
     """The images of ``DIR/train/CLASS`` and ``DIR/test/CLASS`` (or ``val``), or those of ``DIR/CLASS``.
 
     Without a test folder, a fifth of each class, at least one image, is drawn for the test with a fixed seed. Classes
-    are numbered in the order of their names. Records keep the bytes of the files; each is decoded once, so that one
-    that ends early is noticed here. The config of this builder has the name that the user gives to the dataset; its
-    metadata hold the ``listing`` of the images.
+    are numbered in the order of their names. Records keep the bytes of the files. The config of this builder has the
+    name that the user gives to the dataset; its metadata hold the ``listing`` of the images.
     """
 
     name = "folder"
-    VERSION = tfds.core.Version("1.0.0")
-    url_infos = None  # see builders/__init__.py
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "the folder of train/CLASS/IMAGE and test/CLASS/IMAGE (or val), or of CLASS/IMAGE, which is then split; "
-        f"images are {', '.join(suffix[1:] for suffix in _SUFFIXES)}"
+        f"images are {', '.join(suffix[1:] for suffix in SUFFIXES)}"
     )
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="Images of a directory, a folder for each class.",
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Image(shape=(None, None, 3)),
-                    "label": tfds.features.ClassLabel(),
-                }
-            ),
-            supervised_keys=("image", "label"),
-            metadata=tfds.core.MetadataDict(),
-        )
-
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Sized]:
-        splits = _find(pathlib.Path(dl_manager.manual_dir))
-        self.info.metadata["listing"] = listing(dl_manager.manual_dir)
+    def _index(self, archive: Archive) -> Index:
+        splits = _find(archive.folder)
+        self.info.metadata["listing"] = listing(archive.folder)
         class_names = list(splits["train"])
-        self.info.features["label"].names = class_names
-        return {
-            split: Sized(self._generate_examples(class_names, classes), sum(map(len, classes.values())))
+        items = {
+            split: [
+                Item(path.relative_to(archive.folder).as_posix(), class_names.index(name))
+                for name, paths in classes.items()
+                for path in paths
+            ]
             for split, classes in splits.items()
         }
-
-    def _generate_examples(self, class_names: list[str], classes: _Classes) -> Iterator[tuple[str, dict[str, Any]]]:
-        for name, paths in classes.items():
-            for path in paths:
-                encoded = path.read_bytes()
-                try:
-                    images.decode(encoded, (None, None, 3))
-                except ValueError as error:
-                    raise ValueError(f"{path}: {error}") from error
-                yield f"{name}/{path.name}", {"image": io.BytesIO(encoded), "label": class_names.index(name)}
+        return Index(class_names, items, archive)
 
 
 def listing(archive: str | os.PathLike[str]) -> str:
@@ -144,7 +114,7 @@ def _classes(folder: pathlib.Path) -> _Classes:
         files = sorted(entry.iterdir())
         paths = [path for path in files if _is_image(path)]
         if not paths:
-            kinds = ", ".join(suffix[1:] for suffix in _SUFFIXES)
+            kinds = ", ".join(suffix[1:] for suffix in SUFFIXES)
             deeper = ", but folders; is it the one to prepare?" if any(path.is_dir() for path in files) else ""
             raise ValueError(f"{entry} has no images ({kinds}){deeper}")
         ignored += [path for path in files if not _is_image(path)]
@@ -156,7 +126,7 @@ def _classes(folder: pathlib.Path) -> _Classes:
 
 
 def _is_image(path: pathlib.Path) -> bool:
-    return path.suffix.lower() in _SUFFIXES and not path.name.startswith(".") and path.is_file()
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
 def _drawn(classes: _Classes) -> dict[str, _Classes]:
@@ -165,9 +135,7 @@ def _drawn(classes: _Classes) -> dict[str, _Classes]:
     for label, (name, paths) in enumerate(classes.items()):
         if len(paths) < 2:
             raise ValueError(f"{paths[0].parent} has one image, but one to train on and one for the test are needed")
-        drawn = np.zeros(len(paths), bool)
-        rng = np.random.default_rng([_SPLIT_SEED, label])
-        drawn[rng.permutation(len(paths))[: max(round(_TEST_SHARE * len(paths)), 1)]] = True
+        drawn = held_out(label, len(paths))
         for split, chosen in (("train", ~drawn), ("test", drawn)):
             splits[split][name] = [paths[row] for row in np.flatnonzero(chosen)]
     return splits

@@ -156,6 +156,18 @@ def image_files(archive: Archive, folder: str, suffixes: Sequence[str] = SUFFIXE
     return [name for name in archive.files(folder) if name.lower().endswith(tuple(suffixes))]
 
 
+def held_out(label: int, count: int) -> np.ndarray:
+    """Which of the ``count`` images of a class are for the test, bool ``[count]``: a fifth, at least one, at random.
+
+    Example:
+      >>> [int(held_out(0, count).sum()) for count in (2, 10, 24)]
+      [1, 2, 5]
+    """
+    rows = np.zeros(count, bool)
+    rows[np.random.default_rng([0, label]).permutation(count)[: max(round(0.2 * count), 1)]] = True
+    return rows
+
+
 def _check(name: str, index: Index) -> None:
     """Raises unless the index makes sense."""
     classes = len(index.class_names)
@@ -180,6 +192,8 @@ def _check_numbers(
         if (wanted := per_split.get(split, len(items))) != len(items):
             raise ValueError(f"{name}/{split} must have {wanted:,} images, but {len(items):,} are in {index.archive}")
         counts = np.bincount([item.label for item in items], minlength=len(index.class_names))
+        if split in per_class and len(per_class[split]) != len(counts):
+            raise ValueError(f"{name} must have {len(per_class[split])} classes, got {len(counts)} in {index.archive}")
         if split in per_class and (wrong := np.flatnonzero(counts != np.asarray(per_class[split]))).size:
             label = wrong[0]
             raise ValueError(
@@ -263,24 +277,26 @@ class _ShardWriter:
                 progress.update(len(items))
                 return _Shard(path, **found)
         partial = path.with_suffix(".partial")
-        writer = array_record_module.ArrayRecordWriter(str(partial), "group_size:1")
-        bad, labels = [], []
-        try:
-            for item, content in zip(items, pool.map(self._content, items), strict=True):
-                if isinstance(content, str):
-                    bad.append(f"{item.path}: {content}")
-                else:
-                    writer.write(self._record(item, content))
-                    labels.append(item.label)
-                progress.update()
-        finally:
-            writer.close()
-        _require_written(partial, len(labels))
+        labels, bad = self._write(partial, items, pool, progress)
         content = {"labels": labels, "size": partial.stat().st_size, "bad": bad}
         partial.rename(path)
         record.with_suffix(".tmp").write_text(json.dumps(content))
         record.with_suffix(".tmp").rename(record)
         return _Shard(path, **content)
+
+    def _write(self, path, items, pool, progress):
+        """The labels of the images that are written, and what is wrong with the others."""
+        labels, bad = [], []
+        writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
+        for item, content in zip(items, pool.map(self._content, items), strict=True):
+            if isinstance(content, str):
+                bad.append(f"{item.path}: {content}")
+            else:
+                writer.write(self._record(item, content))
+                labels.append(item.label)
+            progress.update()
+        writer.close()
+        return labels, bad
 
     def _content(self, item: Item) -> bytes | str:
         """The bytes of an image that decodes, or what is wrong with it."""
@@ -309,19 +325,6 @@ def _cut(content: bytes, box: tuple[float, float, float, float]) -> bytes:
     if not part.size:
         raise ValueError(f"box {box} lies outside of the image, {image.shape[1]}x{image.shape[0]}")
     return images.encode_jpeg(part)
-
-
-def _require_written(path: pathlib.Path, examples: int) -> None:
-    """The writer of records does not say that a disk was full; then there are fewer records than were written."""
-    try:
-        reader = array_record_module.ArrayRecordReader(str(path))
-        written = reader.num_records()
-        reader.close()
-    except (RuntimeError, ValueError):
-        written = None
-    if written != examples:
-        usage = shutil.disk_usage(path.parent)
-        raise OSError(f"{path} could not be written: {usage.free / 2**20:,.0f} MiB are free there")
 
 
 def _plan(index: Index) -> str:

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow_datasets as tfds
 
-from dsb_jax.data import images
+from dsb_jax.data import images, long_tail, specs
 from dsb_jax.data.builders.sized import Sized
+from dsb_jax.data.specs import Part, Protocol, Spec
 
 
 class _IdxFile(NamedTuple):
@@ -126,3 +127,65 @@ def _uncompressed(path: pathlib.Path) -> bytes:
         return gzip.decompress(content)
     except (EOFError, OSError, zlib.error) as error:
         raise ValueError(f"{path} is not a complete gzip file: {error}") from error
+
+
+_TRAIN = np.array([5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949])
+_TEST = np.array([980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009])
+_CLOTHES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+
+
+def _spec(name: str, title: str, protocol: Protocol, **facts: Any) -> Spec:
+    mnist = {
+        "stored_as": "mnist",
+        "image_shape": (28, 28, 1),
+        "mean": (0.1307,),
+        "std": (0.3081,),
+        "licence": "CC BY-SA 3.0",
+        "gigabytes": 0.01,
+        "class_names": tuple("0123456789"),
+        "encoding": ".png",
+    }
+    return Spec(name=name, title=title, protocols={"classification": protocol}, **mnist | facts)
+
+
+def _long_tail(number: int) -> Protocol:
+    counts = np.array(long_tail.MNIST_LT[number])
+    train = Part(("train",), counts, choose=specs.thinned(counts))
+    description = f"{counts[0]:,} … {counts[-1]} training images by class (Table 8), the whole test set"
+    return Protocol(description, {"train": train, "test": Part(("test",), _TEST)})
+
+
+SPECS = (
+    _spec(
+        "mnist",
+        "MNIST",
+        Protocol("the published split", {"train": Part(("train",), _TRAIN), "test": Part(("test",), _TEST)}),
+    ),
+    _spec("mnist_lt_1", "MNIST-LT-1", _long_tail(1), long_tailed=True),
+    _spec("mnist_lt_2", "MNIST-LT-2", _long_tail(2), long_tailed=True),
+    _spec(
+        "fashion_mnist",
+        "Fashion-MNIST",
+        Protocol(
+            "the published split",
+            {"train": Part(("train",), specs.alike(6000, 10)), "test": Part(("test",), specs.alike(1000, 10))},
+        ),
+        stored_as="fashion_mnist",
+        mean=(0.286,),
+        std=(0.353,),
+        licence="MIT",
+        gigabytes=0.03,
+        class_names=_CLOTHES,
+    ),
+)

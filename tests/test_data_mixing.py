@@ -1,0 +1,178 @@
+"""Mixup and CutMix: what is in the images, which row and how much it counts, and how the shares are distributed."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from dsb_jax.data import mixing
+
+IMAGES = np.random.default_rng(0).normal(size=(16, 9, 12, 3)).astype(np.float32)
+PARTNER = [15, *range(15)]
+MIXES = {
+    "mixup": lambda x, rng: mixing.mixup(x, rng, alpha=0.8),
+    "cutmix": lambda x, rng: mixing.cutmix(x, rng, alpha=1.0),
+    "mix": lambda x, rng: mixing.mix(x, rng, mixup_alpha=3.0, cutmix_alpha=0.5),
+}
+
+
+def of_many_keys(function, images, samples):
+    """Images and shares for many keys."""
+    mixed = jax.jit(jax.vmap(lambda key: function(images, key)))(jax.random.split(jax.random.key(11), samples))
+    return np.asarray(mixed.images), np.asarray(mixed.share)
+
+
+@pytest.mark.usefixtures("strict_dtypes")
+def test_mixup_equals_float64():
+    function = jax.jit(MIXES["mixup"])
+    for seed in range(5):
+        mixed = function(IMAGES, jax.random.key(seed))
+        share = np.float64(mixed.share)
+        assert 0 <= share <= 1
+        assert (mixed.share.dtype, mixed.partner.dtype, mixed.partner.tolist()) == (np.float32, np.int32, PARTNER)
+        expected = share * IMAGES.astype(np.float64) + (1 - share) * IMAGES[PARTNER]
+        np.testing.assert_allclose(mixed.images, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.usefixtures("strict_dtypes")
+def test_cutmix_replaces_one_box():
+    function, boxes = jax.jit(MIXES["cutmix"]), set()
+    for seed in range(12):
+        mixed = function(IMAGES, jax.random.key(seed))
+        assert (mixed.share.dtype, mixed.partner.dtype, mixed.partner.tolist()) == (np.float32, np.int32, PARTNER)
+        replaced = (np.asarray(mixed.images) != IMAGES)[0, :, :, 0]
+        rows, columns = np.flatnonzero(replaced.any(1)), np.flatnonzero(replaced.any(0))
+        box = np.zeros((9, 12), bool)
+        if len(rows):
+            box[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = True
+        np.testing.assert_array_equal(mixed.images, np.where(box[None, :, :, None], IMAGES[PARTNER], IMAGES))
+        np.testing.assert_allclose(mixed.share, 1 - box.mean(), rtol=0, atol=1e-6)
+        boxes.add(box.tobytes())
+    assert len(boxes) > 6
+
+
+@pytest.fixture(scope="module")
+def shares():
+    """Five thousand λ for an α."""
+    draw = jax.jit(jax.vmap(lambda key, alpha: mixing._draw(key, alpha)[0], in_axes=(0, None)))
+    return lambda alpha: np.asarray(draw(jax.random.split(jax.random.key(6), 5_000), alpha))
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1.0, 3.0])
+def test_shares_are_beta(shares, alpha):
+    assert scipy.stats.kstest(shares(alpha), scipy.stats.beta(alpha, alpha).cdf).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("alpha", [1e-4, 1e4])
+def test_an_extreme_alpha_is_no_trouble(shares, alpha):
+    drawn = shares(alpha)
+    assert ((drawn >= 0) & (drawn <= 1)).all()
+    distance = np.abs(drawn - 0.5) if alpha > 1 else np.minimum(drawn, 1 - drawn)
+    assert np.median(distance) < 0.01
+
+
+def test_boxes_are_those_of_the_paper():
+    alpha, samples, height, width = 0.5, 3_000, 40, 56
+    images = jnp.zeros((2, height, width, 1)).at[1].set(1.0)
+    replaced, shares = of_many_keys(lambda x, rng: mixing.cutmix(x, rng, alpha=alpha), images, samples)
+    replaced = replaced[:, 0, :, :, 0]
+    np.testing.assert_allclose(shares, 1 - replaced.mean((1, 2)), rtol=0, atol=1e-6)
+    rng = np.random.default_rng(0)
+    side = np.sqrt(1 - rng.beta(alpha, alpha, samples))
+    expected = np.zeros((samples, height, width))
+    for box, part in zip(expected, side, strict=True):
+        cut_height, cut_width = int(height * part), int(width * part)
+        top, left = rng.integers(height) - cut_height // 2, rng.integers(width) - cut_width // 2
+        box[max(top, 0) : max(top + cut_height, 0), max(left, 0) : max(left + cut_width, 0)] = 1
+    assert scipy.stats.ks_2samp(shares, 1 - expected.mean((1, 2))).pvalue > 1e-3
+    # How often each row and each column is in the box.
+    for axis in (1, 2):
+        often, wanted = (boxes.any(3 - axis).mean(0) for boxes in (replaced, expected))
+        assert np.abs(often - wanted).max() < 4 * np.sqrt(0.5 / samples)
+
+
+def test_one_of_both_is_drawn_with_probability_half():
+    images = jnp.zeros((2, 6, 6, 1)).at[1].set(1.0)
+    samples = 2_000
+    mixed, shares = of_many_keys(MIXES["mix"], images, samples)
+    boxes = np.isin(mixed, [0, 1]).all((1, 2, 3, 4))
+    assert abs(boxes.mean() - 0.5) < 4 * 0.5 / np.sqrt(samples)
+    np.testing.assert_allclose(1 - mixed[:, 0].mean((1, 2, 3)), shares, rtol=0, atol=1e-6)
+    even = mixed[~boxes, 0, 0, 0, 0]
+    np.testing.assert_array_equal(mixed[~boxes, 0], np.broadcast_to(even[:, None, None, None], (len(even), 6, 6, 1)))
+    assert scipy.stats.kstest(even, scipy.stats.beta(3.0, 3.0).cdf).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("name", ["mixup", "cutmix"])
+def test_without_the_one_it_is_the_other(name):
+    alphas = {"mixup_alpha": 0, "cutmix_alpha": 0} | {f"{name}_alpha": 1.5}
+    programs = [
+        jax.make_jaxpr(lambda x, rng: mixing.mix(x, rng, **alphas))(IMAGES, jax.random.key(0)),
+        jax.make_jaxpr(lambda x, rng: getattr(mixing, name)(x, rng, alpha=1.5))(IMAGES, jax.random.key(0)),
+    ]
+    assert str(programs[0]) == str(programs[1])
+
+
+@pytest.mark.usefixtures("strict_dtypes")
+@pytest.mark.parametrize("name", MIXES)
+def test_the_dtype_stays(name):
+    mixed = jax.eval_shape(MIXES[name], IMAGES.astype(jnp.bfloat16), jax.random.key(0))
+    assert (mixed.images.dtype, mixed.share.dtype) == (jnp.bfloat16, np.float32)
+
+
+def test_mixing_does_not_depend_on_the_devices():
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    spread = jax.device_put(IMAGES, NamedSharding(mesh, PartitionSpec("data")))
+    function = jax.jit(MIXES["mix"])
+    compiled = function.lower(spread, jax.random.key(0)).compile()
+    for seed in range(8):
+        key = jax.random.key(seed)
+        mixed = compiled(spread, key)
+        chex.assert_trees_all_equal(mixed, function(IMAGES, key))
+    assert mixed.images.sharding.is_equivalent_to(spread.sharding, ndim=4)
+    # A device asks its neighbour for one row, and nobody for all of them.
+    assert not any(word in compiled.as_text() for word in ("all-gather", "all-reduce", "all-to-all"))
+
+
+@pytest.mark.parametrize("name", MIXES)
+def test_a_key_is_all_that_matters_and_is_traced_once(name):
+    function = jax.jit(chex.assert_max_traces(MIXES[name], n=1))
+    first, again, other = (function(IMAGES, jax.random.key(seed)) for seed in (1, 1, 2))
+    chex.assert_trees_all_equal(first, again)
+    assert float(first.share) != float(other.share)
+
+
+@pytest.mark.parametrize("name", MIXES)
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (IMAGES.astype(np.uint8), r"images must be floating \[batch, height, width, channels\], got uint8"),
+        (IMAGES[0], r"images must be floating .*, got float32 \[9, 12, 3\]"),
+    ],
+)
+def test_other_images_are_refused(name, images, message):
+    with pytest.raises(ValueError, match=message):
+        MIXES[name](images, jax.random.key(0))
+
+
+@pytest.mark.parametrize("function", [mixing.mixup, mixing.cutmix], ids=["mixup", "cutmix"])
+@pytest.mark.parametrize("alpha", [0, -1.0, np.inf, np.nan])
+def test_other_alphas_are_refused(function, alpha):
+    with pytest.raises(ValueError, match=f"alpha must be a finite number > 0, got {alpha!r}"):
+        function(IMAGES, jax.random.key(0), alpha=alpha)
+
+
+@pytest.mark.parametrize(
+    ("mixup_alpha", "cutmix_alpha", "message"),
+    [
+        (0, 0.0, "mixup_alpha or cutmix_alpha must be above 0, got 0 for both"),
+        (-1, 1.0, "mixup_alpha must be a finite number >= 0, got -1"),
+        (1.0, np.nan, "cutmix_alpha must be a finite number >= 0, got nan"),
+    ],
+)
+def test_mix_refuses(mixup_alpha, cutmix_alpha, message):
+    with pytest.raises(ValueError, match=message):
+        mixing.mix(IMAGES, jax.random.key(0), mixup_alpha=mixup_alpha, cutmix_alpha=cutmix_alpha)
