@@ -1,10 +1,10 @@
 """Cars196 with NormSoftmax: cross-entropy of cosines divided by 0.05 (Table 4; long tails, Table 9; cost, Table 11).
 
 Sec. 5.3 and Appendix D.5: Adam, batches of 32, 50 epochs, flips and crops to 224x224 at random, and all else
-"consistent with NormSoftmax and SoftTriple". What they have in common is σ = 0.05, that is a ``head_scale`` of 20 (Zhai
-and Wu, 2019; Qian et al., 2019); learning rate 1e-4, a tenth of it after every 20 epochs, ε = 0.01 and weight decay
-1e-4 are from the published code of the latter, as the paper's optimizer is, but for the weights of the classes, whose
-rate is 0.01 there and the same here. Crops are out of images whose shorter side has 256 pixels.
+"consistent with those reported in NormSoftmax and SoftTriple". What they have in common is σ = 0.05, that is a
+``head_scale`` of 20 (Zhai and Wu, 2019; Qian et al., 2019); learning rate 1e-4, a tenth of it after every 20 epochs, ε
+= 0.01 and weight decay 1e-4 are from the published code of the latter, as the paper's optimizer is, but for the weights
+of the classes, whose rate is 0.01 there and the same here. Crops are out of images whose shorter side has 256 pixels.
 
 This is not yet the paper's experiment, which is one of retrieval: the first 98 classes train and the others are
 searched. Here are all 196 classes in the published split. The paper's BN-Inception, which is not among the models, is a

@@ -1,12 +1,13 @@
 """MSCOCO-GLT by the recipe of its authors, which is the paper's: ResNeXt-50, SGD, a cosine (Table 6).
 
 Sec. 5.4: long tails of classes and, within them, of attributes, by three protocols. ``clt`` changes the numbers of the
-classes between training and test, ``glt`` those of the attributes too, and ``alt`` those alone. The paper's settings
-are "the same as IFL's" (Tang et al., Invariant Feature Learning for Generalized Long-Tailed Classification, 2022),
-whose published code and remarks say: batches of 256, 100 epochs, learning rate 0.1, which falls as a cosine, weight
-decay 5e-4; parts of 0.5 to 1 of the area brought to 112x112, flips; for the test the middle of images whose shorter
-side has 128 pixels. The numbers there, of which most of the table is, were measured without momentum, by mistake, as
-the authors report: hence ``momentum = 0``. That the network is ResNeXt-50 is theirs as well. Weights begin at random.
+classes between training and test, ``glt`` those of the attributes too, and ``alt`` those alone. The paper has "the same
+experimental settings as IFL" (Tang et al., Invariant Feature Learning for Generalized Long-Tailed Classification,
+2022), whose published code and remarks say: batches of 256, 100 epochs, learning rate 0.1, which falls as a cosine,
+weight decay 5e-4; parts of 0.5 to 1 of the area brought to 112x112, flips; for the test the middle of images whose
+shorter side has 128 pixels. The numbers there, of which most of the table is, were measured without momentum, by
+mistake, as the authors report: hence ``momentum = 0``. That the network is ResNeXt-50 is theirs as well. Weights begin
+at random.
 
 To prepare are 20 GB of COCO 2014 and its attributes:
 

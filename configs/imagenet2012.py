@@ -18,7 +18,8 @@ dataset, and pixels that mean nothing:
   python -m dsb_jax.main --config=configs/imagenet2012.py:model=resnet50 --workdir=runs/imagenet2012/resnet50-seed0
 
 Of the networks in the table, ResNet-18, 34 and 50 are among the models; VGG16, BN-Inception, DenseNet-201, SE-ResNet-50
-and ResNeXt-101 are not. Figure 19 sorts the classes by semantic scale into thirds, of which the results have both.
+and ResNeXt-101 are not. Figure 19 has the accuracies of three thirds of the classes by semantic scale; the results have
+scale and accuracy of every class.
 
 Made for a GPU. ``dtype=bfloat16`` is faster there, and ``accumulate=4`` is for one that a batch does not fit.
 """

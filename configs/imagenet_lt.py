@@ -5,9 +5,9 @@ learning rate 0.1, which falls linearly. Head, middle and tail are the classes o
 fewer than 20 images. ResNeXt-50 is taken to be the 32x4d of the literature. Not stated are the number of epochs, the
 augmentation and the weights to begin with. The first two are those of Kang et al., Decoupling Representation and
 Classifier, 2020, whose numbers for CE are those of the table: 90 epochs, parts of random size and shape, flips, changes
-of brightness, contrast and saturation by up to 0.4. Weights begin at random, as theirs. Nor is it stated whether the
-"official validation split" is the 20,000 images of that name, ``eval_split=val``, or the 50,000 of the test, on which
-most work reports and which are the default.
+of brightness, contrast and saturation by up to 0.4. Weights begin at random, as theirs. Nor is it stated whether
+accuracies are of the 20,000 images that are called validation, ``eval_split=val``, or of the 50,000 of the test, on
+which most work reports and which are the default.
 
 Lists and ImageNet's archives have 153 GB, of which 22 are prepared. The rehearsal has the classes and numbers of the
 dataset, and pixels that mean nothing:

@@ -5,7 +5,7 @@ Sec. 3.3, Appendix D.1 and D.2 (Figures 2, 7 and 22, Table 7): 100 classes of 60
 not stated, but there are no others. Nor is the size of the images: 84x84 is that of the files that go round. They are
 large enough for the network to begin as on ImageNet.
 
-To prepare are at most 3 GB, or 0.3 of images that are 84x84 already:
+To prepare are at most 3 GB:
 
   python -m dsb_jax.main --config=configs/mini_imagenet.py:data=synthetic --workdir=runs/mini_imagenet/rehearsal
   python -m dsb_jax.data.prepare mini_imagenet --archive DIR

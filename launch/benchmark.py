@@ -13,17 +13,17 @@ shape: 32x32 images, 10 and 100 classes, a pool of 50,000; and an update of the 
 
 ``data``: images per second of this pipeline, ``tf.data`` and PyTorch's ``DataLoader``: of 32x32, flipped and cropped
 after padding; and of JPEG files of 500x375, of which random parts are resized to 224x224 and flipped. And the share of
-its time that training waits for them. All have the same cores: this pipeline as many threads, ``tf.data`` a private pool
-of as many, ``DataLoader`` as many workers. The rivals have their images in memory, this pipeline decodes records on
-disk; its batches are on the device, with the device's part of the augmentation done. A rival that is not installed is
-left out. ``--images`` takes JPEG files of one's own instead of made-up ones.
+its time that training waits for them. All have the same cores: this pipeline as many threads, ``tf.data`` a private
+pool of as many, ``DataLoader`` as many workers. All end with augmented batches on JAX's device. Each has its images where
+they mostly are: this pipeline in ArrayRecord files, ``tf.data`` in TFRecord files, ``DataLoader`` in image files; and the
+small ones the rivals in memory. A rival that is not installed is left out. ``--images`` takes JPEG files of one's own
+instead of made-up ones.
 """
 
 import argparse
 import dataclasses
 import functools
 import importlib.util
-import io
 import itertools
 import math
 import os
@@ -240,26 +240,23 @@ def training_update(model, num_classes, batch_size, capacity, *, interclass):
 
 
 class Records:
-    """A split of images on disk, and what the rivals are given: the same images in memory.
+    """A split of images on disk, and where the rivals find the same images.
 
-    ``files`` are encoded images, ``stored`` whatever the rivals start from, ``decoding`` what ours does.
+    ``files`` are encoded images, ``stored`` what a ``DataLoader`` starts from, ``decoding`` what ours does.
     """
 
     def __init__(self, name, files, stored, decoding, folder):
         self.stored, self.decoding = stored, decoding
         self.labels = np.random.default_rng(0).integers(0, 10, len(files)).astype(np.int32)
-        path = str(pathlib.Path(folder) / f"{name}.array_record")
-        writer = array_record_module.ArrayRecordWriter(path, "group_size:1")
-        for file, label in zip(files, self.labels.tolist(), strict=True):
-            example = tf_example_pb2.Example()
-            example.features.feature["image"].bytes_list.value.append(file)
-            example.features.feature["label"].int64_list.value.append(label)
-            writer.write(example.SerializeToString())
+        self.serialized = [serialized(file, label) for file, label in zip(files, self.labels.tolist(), strict=True)]
+        self.path = str(pathlib.Path(folder) / name)
+        writer = array_record_module.ArrayRecordWriter(f"{self.path}.array_record", "group_size:1")
+        for example in self.serialized:
+            writer.write(example)
         writer.close()
-        records = array_record_data_source.ArrayRecordDataSource([path])
+        records = array_record_data_source.ArrayRecordDataSource([f"{self.path}.array_record"])
         source = RecordSource(records, where=name, num_classes=10, decoding=decoding)
-        classes = tuple(map(str, range(10)))
-        self.split = Split(name, "train", source, classes, decoding.shape, decoding.random)
+        self.split = Split(name, "train", source, tuple("0123456789"), decoding.shape, decoding.random)
 
     def batches(self, batch_size, *, resident, crop_padding):
         """Ours: on the device, flipped and cropped."""
@@ -274,6 +271,13 @@ class Records:
             return map(augmented, examples.shuffled(batch_size, seed=0), itertools.count())
 
         return start
+
+
+def serialized(file, label):
+    example = tf_example_pb2.Example()
+    example.features.feature["image"].bytes_list.value.append(file)
+    example.features.feature["label"].int64_list.value.append(label)
+    return example.SerializeToString()
 
 
 def photograph(rng, height, width):
@@ -304,22 +308,23 @@ def small_records(folder, number=50_000):
 def photograph_records(folder, directory, number=500):
     """JPEG files, those of a directory or made-up ones."""
     if directory is None:
-        rng = np.random.default_rng(0)
-        quality = [cv2.IMWRITE_JPEG_QUALITY, 92]
-        files = [cv2.imencode(".jpg", photograph(rng, 375, 500), quality)[1].tobytes() for _ in range(number)]
-    else:
-        paths = sorted(path for path in pathlib.Path(directory).rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
-        if not paths:
-            raise SystemExit(f"no JPEG files in {directory}")
-        files = [path.read_bytes() for path in paths[: 4 * number]]
-        files *= -(-number // len(files))
-    print(f"\n{len(files)} JPEG files of {np.mean([len(file) for file in files]) / 1024:.0f} KiB on average")
+        directory, rng = pathlib.Path(folder) / "jpeg", np.random.default_rng(0)
+        directory.mkdir()
+        for row in range(number):
+            picture = photograph(rng, 375, 500)[..., ::-1]
+            cv2.imwrite(str(directory / f"{row}.jpg"), picture, [cv2.IMWRITE_JPEG_QUALITY, 92])
+    paths = sorted(path for path in directory.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
+    if not paths:
+        raise SystemExit(f"no JPEG files in {directory}")
+    paths = list(itertools.islice(itertools.cycle(paths), max(number, min(len(paths), 4 * number))))
+    files = [path.read_bytes() for path in paths]
+    print(f"{len(files)} JPEG files of {np.mean([len(file) for file in files]) / 1024:.0f} KiB on average")
     decoding = Decoding.of("photographs", (None, None, 3), image_size=224, random_crop="resize")
-    return Records("photographs", files, files, decoding, folder)
+    return Records("photographs", files, paths, decoding, folder)
 
 
-def tf_data(records, batch_size, cores, augmented, *, by_batch):
-    """``tf.data`` with one private pool of ``cores`` threads; ``augmented`` maps images, a batch of them or one."""
+def tf_data(records, batch_size, cores, augmented):
+    """``tf.data`` with a private pool of ``cores`` threads: of TFRecord files one by one, in memory batch by batch."""
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(cores)
@@ -327,17 +332,27 @@ def tf_data(records, batch_size, cores, augmented, *, by_batch):
     options = tf.data.Options()
     options.threading.private_threadpool_size = cores
     options.threading.max_intra_op_parallelism = 1
-    examples = tf.data.Dataset.from_tensor_slices((records.stored, records.labels))
-    examples = examples.shuffle(len(records.labels)).repeat()
-    if by_batch:
-        examples = examples.batch(batch_size)
+    features = {"image": tf.io.FixedLenFeature([], tf.string), "label": tf.io.FixedLenFeature([], tf.int64)}
 
-    def mapped(image, label):
-        return augmented(image), label
+    def of_record(record):
+        example = tf.io.parse_single_example(record, features)
+        return augmented(example["image"]), tf.cast(example["label"], tf.int32)
 
-    examples = examples.map(mapped, num_parallel_calls=tf.data.AUTOTUNE)
-    examples = examples if by_batch else examples.batch(batch_size)
-    return examples.prefetch(tf.data.AUTOTUNE).with_options(options).as_numpy_iterator
+    def of_batch(batch, labels):
+        return augmented(batch), labels
+
+    if records.decoding.random:
+        with tf.io.TFRecordWriter(f"{records.path}.tfrecord") as writer:
+            for example in records.serialized:
+                writer.write(example)
+        examples = tf.data.TFRecordDataset(f"{records.path}.tfrecord").shuffle(len(records.labels)).repeat()
+        batches = examples.map(of_record, num_parallel_calls=tf.data.AUTOTUNE).batch(batch_size)
+    else:
+        examples = tf.data.Dataset.from_tensor_slices((records.stored, records.labels))
+        examples = examples.shuffle(len(records.labels)).repeat()
+        batches = examples.batch(batch_size).map(of_batch, num_parallel_calls=tf.data.AUTOTUNE)
+    batches = batches.prefetch(tf.data.AUTOTUNE).with_options(options)
+    return lambda: map(jax.device_put, batches.as_numpy_iterator())
 
 
 def shifted_by_tf(batch):
@@ -393,8 +408,9 @@ def shifted_by_pillow(stored, rng):
     return flipped(padded.crop((left, top, left + 32, top + 32)), rng)
 
 
-def cut_by_pillow(encoded, rng):
-    image = PIL.Image.open(io.BytesIO(encoded)).convert("RGB")
+def cut_by_pillow(path, rng):
+    with open(path, "rb") as file:
+        image = PIL.Image.open(file).convert("RGB")
     top, left, bottom, right = images._draw_rectangle(*image.size[::-1], rng, (0.08, 1), (3 / 4, 4 / 3))
     part = image.crop((left, top, right, bottom))
     return flipped(part.resize((224, 224), PIL.Image.Resampling.BILINEAR), rng)
@@ -420,7 +436,8 @@ def data_loader(records, batch_size, cores, transform):
 
     def start():
         while True:
-            yield from loader
+            for batch in loader:
+                yield jax.device_put([array.numpy() for array in batch])
 
     return start
 
@@ -491,12 +508,11 @@ def data(rounds, directory, cores):
                 ours["ours, resident"] = records.batches(batch_size, resident=True, crop_padding=padding)
             rivals = {}
             if "tensorflow" not in missing:
-                rivals["tf.data"] = tf_data(records, batch_size, cores, by_tf, by_batch=not records.decoding.random)
+                rivals["tf.data"] = tf_data(records, batch_size, cores, by_tf)
             if "torch" not in missing:
                 rivals["DataLoader"] = data_loader(records, batch_size, cores, by_pillow)
             paces(f"{title}, batches of {batch_size}", ours | rivals, batch_size, rounds, cores)
             cases |= {(title, name, batch_size, records.decoding.shape[0]): start for name, start in ours.items()}
-        return
         print("\nWaiting for input, resnet8")
         for (title, name, batch_size, size), start in cases.items():
             uniform = balancers.uniform(10)

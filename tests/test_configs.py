@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 import pathlib
+import re
 import runpy
 
 import jax
@@ -32,15 +33,14 @@ def few_files(monkeypatch):
     monkeypatch.setattr(synthetic, "_FILES", 2)
 
 
-def load(name, arguments=""):
+def load(name, *arguments):
     """A config for one device and for images that are made up."""
-    arguments = ",".join(filter(None, ("data=synthetic,devices=1", arguments)))
-    return runpy.run_path(str(CONFIGS[name]))["get_config"](arguments)
+    return runpy.run_path(str(CONFIGS[name]))["get_config"](",".join(("data=synthetic,devices=1", *arguments)))
 
 
 @functools.cache
-def built(name, arguments=""):
-    config = load(name, arguments)
+def built(name, *arguments):
+    config = load(name, *arguments)
     return config, experiment.build(config)
 
 
@@ -74,6 +74,17 @@ def test_defaults_fit_the_dataset(name):
         functools.partial(made.model.init_with_output, train=False), jax.random.key(0), images
     )
     assert outputs.shape == (2, len(expected))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_commands_of_a_docstring_can_be_run(name):
+    text = runpy.run_path(str(CONFIGS[name]))["__doc__"]
+    prepared = re.findall(r"python -m dsb_jax\.data\.prepare (\S+) --archive DIR", text)
+    assert all(data.spec(dataset) for dataset in prepared)
+    trained = re.findall(r"--config='?configs/(\w+)\.py:?([^\s']*)", text)
+    assert trained
+    for config, arguments in trained:
+        assert built(config, *filter(None, [arguments]))[1].steps
 
 
 def test_numbers_are_those_of_the_literature():
@@ -237,8 +248,8 @@ def test_imagenet_lt_is_tested_on_either_split():
 # with classes, and the true models of all of them are for patient people.
 
 
-def take_steps(name, arguments, *, size, steps=3):
-    config = load(name, f"batch_size=16,eval_batch_size=16,resident_megabytes=0,{arguments}")
+def take_steps(name, *arguments, size, steps=3):
+    config = load(name, "batch_size=16,eval_batch_size=16,resident_megabytes=0", *arguments)
     if config.image_size is not None:
         config.image_size = size
     if config.shorter_side is not None:
@@ -275,4 +286,4 @@ def test_rehearsals_run(name):
 @pytest.mark.slow  # a network like a ResNet-50 takes a minute to compile
 @pytest.mark.parametrize("name", CONFIGS)
 def test_rehearsals_run_with_the_true_models(name):
-    take_steps(name, "", size=32)
+    take_steps(name, size=32)

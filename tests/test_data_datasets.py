@@ -3,6 +3,7 @@
 import concurrent.futures
 import io
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -18,7 +19,7 @@ from sklearn.datasets import load_digits
 from tensorflow_datasets.proto import tf_example_pb2
 
 from dsb_jax import data
-from dsb_jax.data import datasets, images, pipeline
+from dsb_jax.data import datasets, images, pipeline, records
 from dsb_jax.data.builders import BUILDERS
 
 
@@ -198,6 +199,19 @@ def test_a_label_outside_of_the_classes_is_named(own_copy, label):
         _ = split.labels
     with pytest.raises(ValueError, match=message):
         _ = split.source[123]
+
+
+def test_labels_that_took_long_to_read_are_kept(own_copy, monkeypatch, caplog):
+    """As of a large dataset that TFDS itself has prepared."""
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(records, "_SECONDS_BETWEEN_LOGS", 0.0)
+    monkeypatch.setattr(records, "_RECORDS_PER_READ", 150)
+    labels = data.load("digits", "test", data_dir=own_copy).labels
+    assert "Reading the labels of digits/test: 300 of 400, once" in caplog.messages
+    (file,) = own_copy.glob("digits/*/labels-*.npy")
+    np.testing.assert_array_equal(np.load(file), labels)
+    monkeypatch.setattr(records.RecordSource, "_read", None)
+    np.testing.assert_array_equal(data.load("digits", "test", data_dir=own_copy).labels, labels)
 
 
 def png(shape):

@@ -136,13 +136,14 @@ def test_a_resident_set_needs_nothing_of_the_host():
 @pytest.mark.parametrize("where", [None, "sharded"])
 def test_samplers_are_the_same_from_either_place(where):
     options = {"seed": 7, "sampling": ("class_balanced", "plain", "reversed")}
+    options["environments"] = {"second": np.arange(53)}
     taken = [
         list(itertools.islice(make(sharding=where and sharding()).shuffled(16, **options), 4))
         for make in (resident, streamed)
     ]
     for from_device, from_disk in zip(*taken, strict=True):
-        assert from_device.keys() == from_disk.keys() == {"image", "label", "plain", "reversed"}
-        for name in ("plain", "reversed"):
+        assert from_device.keys() == from_disk.keys() == {"image", "label", "plain", "reversed", "second"}
+        for name in ("plain", "reversed", "second"):
             assert from_device[name].keys() == {"image", "label"}
         jax.tree.map(np.testing.assert_array_equal, from_device, from_disk)
     plain = take(resident().shuffled(16, seed=7 + 2**32), 1)[0]  # a further sampler has a seed of its own

@@ -19,12 +19,6 @@ MIXES = {
 }
 
 
-def of_many_keys(function, images, samples):
-    """Images and shares for many keys."""
-    mixed = jax.jit(jax.vmap(lambda key: function(images, key)))(jax.random.split(jax.random.key(11), samples))
-    return np.asarray(mixed.images), np.asarray(mixed.share)
-
-
 @pytest.mark.usefixtures("strict_dtypes")
 def test_mixup_equals_float64():
     function = jax.jit(MIXES["mixup"])
@@ -55,49 +49,53 @@ def test_cutmix_replaces_one_box():
 
 
 @pytest.fixture(scope="module")
-def shares():
-    """Five thousand λ for an α."""
-    draw = jax.jit(jax.vmap(lambda key, alpha: mixing._draw(key, alpha)[0], in_axes=(0, None)))
-    return lambda alpha: np.asarray(draw(jax.random.split(jax.random.key(6), 5_000), alpha))
+def draws():
+    """Five thousand λ and centres for an α."""
+    draw = jax.jit(jax.vmap(mixing._draw, in_axes=(0, None)))
+    return lambda alpha: map(np.asarray, draw(jax.random.split(jax.random.key(6), 5_000), alpha))
 
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 3.0])
-def test_shares_are_beta(shares, alpha):
-    assert scipy.stats.kstest(shares(alpha), scipy.stats.beta(alpha, alpha).cdf).pvalue > 1e-3
+def test_shares_are_beta(draws, alpha):
+    shares, _ = draws(alpha)
+    assert scipy.stats.kstest(shares, scipy.stats.beta(alpha, alpha).cdf).pvalue > 1e-3
 
 
 @pytest.mark.parametrize("alpha", [1e-4, 1e4])
-def test_an_extreme_alpha_is_no_trouble(shares, alpha):
-    drawn = shares(alpha)
-    assert ((drawn >= 0) & (drawn <= 1)).all()
-    distance = np.abs(drawn - 0.5) if alpha > 1 else np.minimum(drawn, 1 - drawn)
+def test_an_extreme_alpha_is_no_trouble(draws, alpha):
+    shares, _ = draws(alpha)
+    assert ((shares >= 0) & (shares <= 1)).all()
+    distance = np.abs(shares - 0.5) if alpha > 1 else np.minimum(shares, 1 - shares)
     assert np.median(distance) < 0.01
 
 
+def test_centres_are_uniform_and_independent(draws):
+    shares, centres = draws(1.0)
+    for centre in centres.T:
+        assert scipy.stats.kstest(centre, scipy.stats.uniform.cdf).pvalue > 1e-3
+    correlations = np.corrcoef([shares, *centres.T])
+    assert np.abs(correlations - np.eye(3)).max() < 4 / np.sqrt(len(shares))
+
+
 def test_boxes_are_those_of_the_paper():
-    alpha, samples, height, width = 0.5, 3_000, 40, 56
-    images = jnp.zeros((2, height, width, 1)).at[1].set(1.0)
-    replaced, shares = of_many_keys(lambda x, rng: mixing.cutmix(x, rng, alpha=alpha), images, samples)
-    replaced = replaced[:, 0, :, :, 0]
-    np.testing.assert_allclose(shares, 1 - replaced.mean((1, 2)), rtol=0, atol=1e-6)
+    height, width, samples = 40, 57, 300
     rng = np.random.default_rng(0)
-    side = np.sqrt(1 - rng.beta(alpha, alpha, samples))
-    expected = np.zeros((samples, height, width))
-    for box, part in zip(expected, side, strict=True):
-        cut_height, cut_width = int(height * part), int(width * part)
-        top, left = rng.integers(height) - cut_height // 2, rng.integers(width) - cut_width // 2
-        box[max(top, 0) : max(top + cut_height, 0), max(left, 0) : max(left + cut_width, 0)] = 1
-    assert scipy.stats.ks_2samp(shares, 1 - expected.mean((1, 2))).pvalue > 1e-3
-    # How often each row and each column is in the box.
-    for axis in (1, 2):
-        often, wanted = (boxes.any(3 - axis).mean(0) for boxes in (replaced, expected))
-        assert np.abs(often - wanted).max() < 4 * np.sqrt(0.5 / samples)
+    drawn = rng.beta(0.5, 0.5, samples).astype(np.float32), rng.random((samples, 2), np.float32)
+    weights, shares = jax.jit(jax.vmap(lambda *drawn: mixing._box(np.zeros((2, height, width, 1)), drawn)))(*drawn)
+    expected = np.ones((samples, height, width))
+    for own, share, (centre_y, centre_x) in zip(expected, *drawn, strict=True):
+        cut_height, cut_width = (int(size * np.sqrt(1.0 - float(share))) for size in (height, width))
+        top, left = int(centre_y * height) - cut_height // 2, int(centre_x * width) - cut_width // 2
+        own[max(top, 0) : max(top + cut_height, 0), max(left, 0) : max(left + cut_width, 0)] = 0
+    np.testing.assert_array_equal(weights, expected)
+    np.testing.assert_allclose(shares, expected.mean((1, 2)), rtol=0, atol=1e-6)
 
 
 def test_one_of_both_is_drawn_with_probability_half():
     images = jnp.zeros((2, 6, 6, 1)).at[1].set(1.0)
     samples = 2_000
-    mixed, shares = of_many_keys(MIXES["mix"], images, samples)
+    keys = jax.random.split(jax.random.key(11), samples)
+    mixed, _, shares = map(np.asarray, jax.jit(jax.vmap(lambda key: MIXES["mix"](images, key)))(keys))
     boxes = np.isin(mixed, [0, 1]).all((1, 2, 3, 4))
     assert abs(boxes.mean() - 0.5) < 4 * 0.5 / np.sqrt(samples)
     np.testing.assert_allclose(1 - mixed[:, 0].mean((1, 2, 3)), shares, rtol=0, atol=1e-6)

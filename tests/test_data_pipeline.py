@@ -258,12 +258,28 @@ def test_samplers_give_batches_of_their_own():
     assert first["image"].shape == (8, 4, 3, 1)
 
 
+def test_environments_are_drawn_by_their_weights():
+    weights = np.where(np.arange(len(SUBSET)) == 5, 9.0, 1.0)
+    batches = pipeline.train_batches(SPLIT, SUBSET, 8, seed=0, environments={"second": weights})
+    batches = list(itertools.islice(batches, 200))
+    plain = list(itertools.islice(pipeline.train_batches(SPLIT, SUBSET, 8, seed=0), 200))
+    np.testing.assert_array_equal([batch["index"] for batch in batches], [batch["index"] for batch in plain])
+    drawn = np.concatenate([batch["second"]["index"] for batch in batches])
+    assert set(drawn) <= set(SUBSET)
+    assert abs((drawn == SUBSET[5]).mean() - 9 / 30) < 0.05
+    resumed = pipeline.train_batches(SPLIT, SUBSET, 8, seed=0, environments={"second": weights}, start_step=77)
+    np.testing.assert_array_equal(next(resumed)["second"]["index"], batches[77]["second"]["index"])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"sampling": ("plian",)}, "unknown sampler 'plian'; did you mean 'plain'"),
         ({"sampling": ()}, "sampling must be the names of different samplers"),
         ({"sampling": ("plain", "plain")}, "sampling must be the names of different samplers"),
+        ({"environments": {"plain": np.ones(22)}}, "sampling must be the names of different samplers"),
+        ({"environments": {"env": np.ones(21)}}, r"environment 'env' must have a weight for each of 22 examples, got"),
+        ({"environments": {"env": np.zeros(22)}}, "weights must be finite numbers >= 0"),
         ({"reader": (2, 2)}, r"reader must lie in \[0, 2\), got 2"),
         ({"reader": (0, 3)}, "batch_size must be a multiple of the 3 readers, got 8"),
         ({"reader": (0, 0)}, "readers must be an integer >= 1, got 0"),

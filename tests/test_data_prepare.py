@@ -306,6 +306,8 @@ def test_an_index_must_make_sense(tmp_path, items, message):
     [
         ("images_per_split", {"train": 3}, "listed/train must have 3 images, but 2 are in "),
         ("images_per_class", {"train": [1, 2]}, "listed/train must have 2 images of class b, but 1 are in "),
+        ("images_per_split", {"train": 2, "val": 2}, "listed must have the split val, but .* has none"),
+        ("image_shape", (30, 41, 3), r"1.png: its image has shape \(30, 40, 3\), but \(30, 41, 3\) is wanted"),
     ],
 )
 def test_numbers_are_compared_with_the_published_ones(tmp_path, monkeypatch, attribute, value, message):
@@ -317,25 +319,6 @@ def test_numbers_are_compared_with_the_published_ones(tmp_path, monkeypatch, att
 def test_class_names_must_differ(tmp_path):
     with pytest.raises(ValueError, match="class names must differ, got 'a' more than once"):
         build(tmp_path, class_names=("a", "a"), train=[Item("0.png", 0), Item("1.png", 1)])
-
-
-def test_boxes_are_cut_out(tmp_path):
-    rng = np.random.default_rng(0)
-    smooth = np.kron(rng.integers(0, 256, (3, 4, 3)), np.ones((10, 10, 1))).astype(np.uint8)
-    (tmp_path / "scene.png").write_bytes(images.encode_png(smooth))
-    boxes = [(0.0, 0.0, 20.0, 10.0), (10.5, 4.2, 9.0, 20.0), (30.0, 20.0, 50.0, 50.0)]
-    items = [Item("scene.png", row % 2, box=box, key=str(row)) for row, box in enumerate(boxes)]
-    builder = build(tmp_path, train=items)
-    source = builder.as_data_source("train")
-    parts = [smooth[0:10, 0:20], smooth[4:25, 10:20], smooth[20:30, 30:40]]
-    for example, part in zip(source, parts, strict=True):
-        assert example["image"].shape == part.shape
-        assert np.abs(example["image"].astype(int) - part).mean() < 12  # chroma of a JPEG bleeds at edges
-    outside = [Item("scene.png", 0, box=(50.0, 0.0, 5.0, 5.0), key="x"), Item("0.png", 1)]
-    (tmp_path / "more").mkdir()
-    (tmp_path / "scene.png").rename(tmp_path / "more" / "scene.png")
-    with pytest.raises(ValueError, match=r"scene\.png: box .* lies outside of the image, 40x30"):
-        build(tmp_path / "more", train=outside)
 
 
 def test_labels_lie_beside_the_records(archive, monkeypatch):

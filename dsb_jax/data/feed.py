@@ -9,7 +9,7 @@ import collections
 import itertools
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -88,6 +88,7 @@ class Examples:
         start_step: int = 0,
         views: int = 1,
         sampling: Sequence[str] = ("plain",),
+        environments: Mapping[str, np.ndarray] | None = None,
     ) -> Iterator[dict[str, Any]]:
         """Endless batches, drawn at random; all arguments are those of :func:`dsb_jax.data.pipeline.train_batches`.
 
@@ -97,25 +98,25 @@ class Examples:
           start_step: the number of the first batch.
           views: of each image, where the host crops at random.
           sampling: names of samplers, of which the first is at the top level of a batch.
+          environments: weights of the examples by name.
 
         Returns:
           Batches ``start_step``, ``start_step + 1``, …: ``image`` uint8 ``[batch_size, height, width, channels]`` and
-          ``label`` int32 ``[batch_size]``, further views and the batches of further samplers.
+          ``label`` int32 ``[batch_size]``, further views and the batches of further samplers and environments.
 
         Raises:
           ValueError: a batch size, seed or step out of range; and from ``next``, an example that cannot be read.
         """
         validation.integer("start_step", start_step, lowest=0)
-        draws = pipeline.draws_of(self._split, self._rows, batch_size, seed=seed, sampling=sampling)
+        drawn = {"seed": seed, "sampling": sampling, "environments": environments}
+        draws = pipeline.draws_of(self._split, self._rows, batch_size, **drawn)
         self._check_divisible(batch_size)
-        options = {"seed": seed, "start_step": start_step, "sampling": sampling}
         if not self.resident:
-            return self._transferred(
-                pipeline.train_batches(self._split, self._rows, batch_size, views=views, **options)
-            )
-        if tuple(sampling) == ("plain",):
+            options = {"start_step": start_step, "views": views, **drawn}
+            return self._transferred(pipeline.train_batches(self._split, self._rows, batch_size, **options))
+        if tuple(draws) == ("plain",):
             return self._permuted(batch_size, seed, start_step)
-        return (self._gathered(sampling, [draw(step) for draw in draws]) for step in itertools.count(start_step))
+        return (self._gathered(draws, step) for step in itertools.count(start_step))
 
     def _permuted(self, batch_size, seed, start_step):
         """The plain order, made on the devices; the host knows when an epoch ends, and has nothing to send."""
@@ -131,9 +132,8 @@ class Examples:
                 first += batch_size
             first -= samples
 
-    def _gathered(self, sampling, positions):
-        first, *others = (self._gather(self._examples, drawn) for drawn in positions)
-        return first | dict(zip(sampling[1:], others, strict=True))
+    def _gathered(self, draws, step):
+        return pipeline.nested({name: self._gather(self._examples, draw(step)) for name, draw in draws.items()})
 
     def in_order(self, batch_size: int) -> Iterator[dict[str, Any]]:
         """All examples once, in the order of ``indices``, in batches of one shape.

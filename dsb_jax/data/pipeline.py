@@ -5,9 +5,10 @@ of a loader belongs in a checkpoint: a run goes on at step k by asking for step 
 read shares; neither can change the order.
 """
 
+import itertools
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import grain
@@ -33,6 +34,7 @@ def train_batches(
     start_step: int = 0,
     views: int = 1,
     sampling: Sequence[str] = ("plain",),
+    environments: Mapping[str, np.ndarray] | None = None,
     reader: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
     """Endless batches of some examples of a split.
@@ -45,13 +47,14 @@ def train_batches(
       start_step: the number of the first batch.
       views: how many random crops of each image there are, if the split has such; of others the device makes views.
       sampling: names of :func:`dsb_jax.data.samplers.create`; a batch of each further one stands under its name.
+      environments: by name, weights ``[n]`` with which a further batch is drawn, as in invariant feature learning.
       reader: number of this reader and how many there are; each reads as many examples, the first one the first of each
         batch, so that their shares in a row are the batch of a single one.
 
     Returns:
       Batches ``start_step``, ``start_step + 1``, …, with b = ``batch_size`` / readers: ``image`` uint8 ``[b, height,
       width, channels]``, further views of it ``view_1``, ``view_2`` …, ``label`` int32 ``[b]`` and ``index`` int32
-      ``[b]``, the row in the split; and a dictionary of the same for each further sampler.
+      ``[b]``, the row in the split; and a dictionary of the same for each further sampler and environment.
 
     Raises:
       ValueError: indices that are not of the split, a batch larger than the set, an unknown sampler, a reader that is
@@ -68,30 +71,51 @@ def train_batches(
     validation.integer("start_step", start_step, lowest=0)
     validation.positive_int("views", views)
     share = _share(batch_size, reader)
-    draws = draws_of(split, indices, batch_size, seed=seed, sampling=sampling)
+    draws = draws_of(split, indices, batch_size, seed=seed, sampling=sampling, environments=environments)
 
     def batch(step: int) -> Batch:
-        first, *others = (
-            _read_drawn(split, indices[draw(step)], share, views, (seed, step, number))
-            for number, draw in enumerate(draws)
-        )
-        return first | dict(zip(sampling[1:], others, strict=True))
+        parts = {
+            name: _read_drawn(split, indices[draw(step)], share, views, (seed, step, number))
+            for number, (name, draw) in enumerate(draws.items())
+        }
+        return nested(parts)
 
     steps = grain.MapDataset.range(start_step, sys.maxsize)
     return iter(steps.map(batch).to_iter_dataset(_READ_OPTIONS))
 
 
 def draws_of(
-    split: Split, indices: np.ndarray, batch_size: int, *, seed: int, sampling: Sequence[str]
-) -> list[samplers.Sampler]:
-    """The samplers by their names, each with a seed of its own; ``"plain"`` and the first one have that of the run."""
-    if not sampling or len(set(sampling)) < len(sampling):
-        raise ValueError(f"sampling must be the names of different samplers, got {tuple(sampling)}")
+    split: Split,
+    indices: np.ndarray,
+    batch_size: int,
+    *,
+    seed: int,
+    sampling: Sequence[str],
+    environments: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, samplers.Sampler]:
+    """The samplers and environments of :func:`train_batches` by name, each with a seed of its own."""
+    environments = environments or {}
+    names = [*sampling, *environments]
+    if not sampling or len(set(names)) < len(names):
+        raise ValueError(f"sampling must be the names of different samplers, got {tuple(names)}")
+    if wrong := [name for name, weights in environments.items() if np.shape(weights) != (len(indices),)]:
+        shape = list(np.shape(environments[wrong[0]]))
+        raise ValueError(
+            f"environment {wrong[0]!r} must have a weight for each of {len(indices)} examples, got {shape}"
+        )
     # The plain order needs no labels, which may take a while to read.
     labels = np.zeros(len(indices), np.int32) if tuple(sampling) == ("plain",) else split.labels[indices]
-    return [
-        samplers.create(name, labels, batch_size, seed=seed + 2**32 * number) for number, name in enumerate(sampling)
-    ]
+    seeds = itertools.count(seed, 2**32)  # the first one has the run's
+    draws = {name: samplers.create(name, labels, batch_size, seed=next(seeds)) for name in sampling}
+    for name, weights in environments.items():
+        draws[name] = samplers.weighted(weights, batch_size, seed=next(seeds))
+    return draws
+
+
+def nested(parts: Mapping[str, Batch]) -> Batch:
+    """One batch of several: the first one, with the others in it by name."""
+    first, *others = parts
+    return parts[first] | {name: parts[name] for name in others}
 
 
 def eval_batches(split: Split, batch_size: int, *, indices: np.ndarray | None = None) -> Iterator[Batch]:

@@ -1,9 +1,13 @@
 """One split of a dataset on disk: random access to its examples, and its labels at once."""
 
+import contextlib
 import dataclasses
 import functools
+import logging
 import operator
+import os
 import pathlib
+import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -14,6 +18,9 @@ from dsb_jax.data.decoding import Decoding
 
 Example = dict[str, Any]
 
+_logger = logging.getLogger(__name__)
+
+_SECONDS_BETWEEN_LOGS = 10.0
 # Bounds the memory of reading all labels: records carry their images with them.
 _RECORDS_PER_READ = 4096
 
@@ -83,7 +90,7 @@ class RecordSource:
       where: what errors call this source, such as ``"mnist/train"``.
       num_classes: labels must lie in ``[0, num_classes)``.
       decoding: what makes images of encoded bytes.
-      labels_file: where all labels are; without it they are read from the records.
+      labels_file: where all labels are; without it they are read from the records, and put there if that took long.
     """
 
     def __init__(
@@ -117,10 +124,23 @@ class RecordSource:
         if self._labels_file is not None and self._labels_file.exists():
             return self._filed_labels()
         labels = np.empty(len(self), np.int32)
+        begin = next_log = time.monotonic()
         for start in range(0, len(self), _RECORDS_PER_READ):
+            if (now := time.monotonic()) > next_log + _SECONDS_BETWEEN_LOGS:
+                _logger.info("Reading the labels of %s: %d of %d, once", self._where, start, len(self))
+                next_log = now
             for index, _, label in self._read(range(start, min(start + _RECORDS_PER_READ, len(self)))):
                 labels[index] = label
+        if time.monotonic() - begin > _SECONDS_BETWEEN_LOGS and self._labels_file is not None:
+            self._file(labels)
         return labels
+
+    def _file(self, labels):
+        """Keeps labels that took long to read, where the folder lets us."""
+        partial = self._labels_file.with_suffix(f".{os.getpid()}.npy")
+        with contextlib.suppress(OSError):
+            np.save(partial, labels)
+            partial.rename(self._labels_file)
 
     def _decoded(self, indices, decoders):
         examples = []

@@ -11,7 +11,6 @@ import dataclasses
 import hashlib
 import io
 import json
-import math
 import os
 import pathlib
 import shutil
@@ -42,14 +41,12 @@ class Item(NamedTuple):
     Attributes:
       path: the file's name in the archive; the example's key, so that no two of a split have the same.
       label: its class.
-      box: left, top, width and height in pixels of the part that is the example; None for the whole image.
       features: what the example has besides ``image`` and ``label``.
       key: of the example where one file has several; the path by default.
     """
 
     path: str
     label: int
-    box: tuple[float, float, float, float] | None = None
     features: dict[str, Any] = {}  # noqa: RUF012  (never written to)
     key: str = ""
 
@@ -186,6 +183,8 @@ def _check_numbers(
     name: str, index: Index, per_split: dict[str, int], per_class: dict[str, Sequence[int] | np.ndarray]
 ) -> None:
     """Raises unless the index is complete."""
+    if lacking := (per_split.keys() | per_class.keys()) - index.splits.keys():
+        raise ValueError(f"{name} must have the split {min(lacking)}, but {index.archive} has none")
     for split, items in index.splits.items():
         if not items:
             raise ValueError(f"{name}/{split} has no images in {index.archive}")
@@ -228,7 +227,7 @@ class _ShardWriter:
 
     def __init__(self, folder: pathlib.Path, index: Index, features: Any, *, skip_bad: bool) -> None:
         self.folder, self._index, self._skip_bad = folder, index, skip_bad
-        self._features = features
+        self._features, self._shape = features, tuple(features["image"].shape)
         self._serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
         self._plan = _plan(index)
         if (folder / "plan").exists() and (folder / "plan").read_text() != self._plan:
@@ -302,9 +301,9 @@ class _ShardWriter:
         """The bytes of an image that decodes, or what is wrong with it."""
         try:
             content = self._index.archive.read(item.path)
-            if item.box is not None:
-                return _cut(content, item.box)
             images.check(content)
+            if None not in self._shape:
+                images.decode(content, self._shape)
         except ValueError as error:
             return str(error)
         except FileNotFoundError:
@@ -314,17 +313,6 @@ class _ShardWriter:
     def _record(self, item, content):
         example = {"image": io.BytesIO(content), "label": item.label, **item.features}
         return self._serializer.serialize_example(self._features.encode_example(example))
-
-
-def _cut(content: bytes, box: tuple[float, float, float, float]) -> bytes:
-    """A part of an image as a JPEG file of its own, of a quality at which nothing is to be seen of that."""
-    image = images.decode(content, (None, None, 3))
-    left, top, width, height = box
-    first = max(int(top), 0), max(int(left), 0)
-    part = image[first[0] : math.ceil(top + height), first[1] : math.ceil(left + width)]
-    if not part.size:
-        raise ValueError(f"box {box} lies outside of the image, {image.shape[1]}x{image.shape[0]}")
-    return images.encode_jpeg(part)
 
 
 def _plan(index: Index) -> str:
