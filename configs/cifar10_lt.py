@@ -13,8 +13,8 @@ augmentation, is in ``configs/cifar10.py``. Prepare the dataset once from the pu
 
 The last one is small enough for a CPU, ten minutes on one core. Top-1 over its seeds 0-2: plain CE
 (``:balancer=uniform``) 41.4 ± 0.2 %, DSB-CE 42.1 ± 0.3 %, with ``dsb.power=6.0`` 45.0 ± 0.2 %; class accuracy goes with
-semantic scale at r = .89 and with the number of samples at r = .87 (DSB-CE). The paper gives no accuracies for this
-dataset.
+semantic scale at r = .89 and with the number of samples at r = .87 (DSB-CE). These were measured with another random
+order of examples, before devices made it. The paper gives no accuracies for this dataset.
 """
 
 from dsb_jax.training.config import base_config, with_arguments
