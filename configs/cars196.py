@@ -13,7 +13,7 @@ which ``learning_rate=0.001,adam_epsilon=1e-8`` is nearer to what is usual.
 
 To prepare are 2 GB:
 
-  python -m dsb_jax.main --config=configs/cars196.py:data=synthetic --workdir=runs/cars196/rehearsal
+  python -m dsb_jax.main --config=configs/cars196.py:data=synthetic
   python -m dsb_jax.data.prepare cars196 --archive DIR
   python -m dsb_jax.main --config=configs/cars196.py
   python -m dsb_jax.main --config=configs/cars196.py:balancer=uniform

@@ -9,7 +9,7 @@ padded by 4. Flips, which the caption has not, belong to them (``flip=False`` is
 
 The archive has 170 MB:
 
-  python -m dsb_jax.main --config=configs/cifar100_table3.py:data=synthetic --workdir=runs/cifar100_table3/rehearsal
+  python -m dsb_jax.main --config=configs/cifar100_table3.py:data=synthetic
   python -m dsb_jax.data.prepare cifar100 --archive DIR
   python -m dsb_jax.main --config=configs/cifar100_table3.py
   python -m dsb_jax.main --config=configs/cifar100_table3.py:balancer=uniform

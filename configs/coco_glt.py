@@ -11,7 +11,7 @@ at random.
 
 To prepare are 20 GB of COCO 2014 and its attributes:
 
-  python -m dsb_jax.main --config=configs/coco_glt.py:data=synthetic --workdir=runs/coco_glt/rehearsal
+  python -m dsb_jax.main --config=configs/coco_glt.py:data=synthetic
   python -m dsb_jax.data.prepare coco_glt --archive DIR
   python -m dsb_jax.main --config=configs/coco_glt.py:loss=ldam
   python -m dsb_jax.main --config=configs/coco_glt.py:loss=ldam,protocol=glt --workdir=runs/coco_glt/glt-dsb-ldam-seed0

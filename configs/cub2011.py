@@ -13,7 +13,7 @@ which ``learning_rate=0.001,adam_epsilon=1e-8`` is nearer to what is usual.
 
 To prepare are 1.2 GB:
 
-  python -m dsb_jax.main --config=configs/cub2011.py:data=synthetic --workdir=runs/cub2011/rehearsal
+  python -m dsb_jax.main --config=configs/cub2011.py:data=synthetic
   python -m dsb_jax.data.prepare cub2011 --archive DIR
   python -m dsb_jax.main --config=configs/cub2011.py
   python -m dsb_jax.main --config=configs/cub2011.py:balancer=uniform

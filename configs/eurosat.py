@@ -6,7 +6,7 @@ Sec. 4.2, with a cosine instead of steps), as in ``configs/tiny_imagenet.py``.
 
 To prepare are 90 MB:
 
-  python -m dsb_jax.main --config=configs/eurosat.py:data=synthetic --workdir=runs/eurosat/rehearsal
+  python -m dsb_jax.main --config=configs/eurosat.py:data=synthetic
   python -m dsb_jax.data.prepare eurosat --archive DIR
   python -m dsb_jax.main --config=configs/eurosat.py
   python -m dsb_jax.main --config=configs/eurosat.py:long_tail=exponential,imbalance=100 --workdir=runs/eurosat_lt

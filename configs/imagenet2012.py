@@ -11,7 +11,7 @@ caption has not, belong to them (``flip=False`` is the caption to the letter).
 The archives have 153 GB, and what is prepared of them as many again. The rehearsal has the classes and numbers of the
 dataset, and pixels that mean nothing:
 
-  python -m dsb_jax.main --config=configs/imagenet2012.py:data=synthetic --workdir=runs/imagenet2012/rehearsal
+  python -m dsb_jax.main --config=configs/imagenet2012.py:data=synthetic
   python -m dsb_jax.data.prepare imagenet2012 --archive DIR
   python -m dsb_jax.main --config=configs/imagenet2012.py
   python -m dsb_jax.main --config=configs/imagenet2012.py:balancer=uniform

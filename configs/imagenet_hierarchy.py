@@ -13,8 +13,7 @@ least is the child's.
 ImageNet's archives have 153 GB, and what is prepared of them, which ``configs/imagenet2012.py`` reads too, as many
 again:
 
-  python -m dsb_jax.main --config=configs/imagenet_hierarchy.py:data=synthetic \\
-    --workdir=runs/imagenet_hierarchy/rehearsal
+  python -m dsb_jax.main --config=configs/imagenet_hierarchy.py:data=synthetic
   python -m dsb_jax.data.prepare imagenet_hierarchy --archive DIR
   python -m dsb_jax.main --config=configs/imagenet_hierarchy.py:balancer=uniform
 

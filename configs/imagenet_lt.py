@@ -12,7 +12,7 @@ which most work reports and which are the default.
 Lists and ImageNet's archives have 153 GB, of which 22 are prepared. The rehearsal has the classes and numbers of the
 dataset, and pixels that mean nothing:
 
-  python -m dsb_jax.main --config=configs/imagenet_lt.py:data=synthetic --workdir=runs/imagenet_lt/rehearsal
+  python -m dsb_jax.main --config=configs/imagenet_lt.py:data=synthetic
   python -m dsb_jax.data.prepare imagenet_lt --archive DIR
   python -m dsb_jax.main --config=configs/imagenet_lt.py
   python -m dsb_jax.main --config=configs/imagenet_lt.py:balancer=uniform

@@ -9,7 +9,7 @@ flips and no change of colours. Weights begin at random, as theirs.
 The archives have 120 GB, and what is prepared of them as many again. The rehearsal has the classes and numbers of the
 dataset, and pixels that mean nothing:
 
-  python -m dsb_jax.main --config=configs/inat2018.py:data=synthetic --workdir=runs/inat2018/rehearsal
+  python -m dsb_jax.main --config=configs/inat2018.py:data=synthetic
   python -m dsb_jax.data.prepare inat2018 --archive DIR
   python -m dsb_jax.main --config=configs/inat2018.py
   python -m dsb_jax.main --config=configs/inat2018.py:balancer=uniform

@@ -7,7 +7,7 @@ large enough for the network to begin as on ImageNet.
 
 To prepare are at most 3 GB:
 
-  python -m dsb_jax.main --config=configs/mini_imagenet.py:data=synthetic --workdir=runs/mini_imagenet/rehearsal
+  python -m dsb_jax.main --config=configs/mini_imagenet.py:data=synthetic
   python -m dsb_jax.data.prepare mini_imagenet --archive DIR
   python -m dsb_jax.main --config=configs/mini_imagenet.py
   python -m dsb_jax.main --config=configs/mini_imagenet.py:balancer=uniform

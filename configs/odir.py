@@ -10,7 +10,7 @@ random. It measures average precision; here are accuracies.
 How the classes of eyes are told from the keywords, and what is the test, is in ``dsb_jax/data/builders/fundus.py``. To
 prepare are 1.6 GB:
 
-  python -m dsb_jax.main --config=configs/odir.py:data=synthetic --workdir=runs/odir/rehearsal
+  python -m dsb_jax.main --config=configs/odir.py:data=synthetic
   python -m dsb_jax.data.prepare odir --archive DIR
   python -m dsb_jax.main --config=configs/odir.py
   python -m dsb_jax.main --config=configs/odir.py:loss=balanced_softmax

@@ -6,7 +6,7 @@ below, a tenth of it after every 10), which is not among the models, nor are suc
 
 The small images of Places365 have 27 GB, of which 1.6 are prepared:
 
-  python -m dsb_jax.main --config=configs/places_lt.py:data=synthetic --workdir=runs/places_lt/rehearsal
+  python -m dsb_jax.main --config=configs/places_lt.py:data=synthetic
   python -m dsb_jax.data.prepare places_lt --archive DIR
   python -m dsb_jax.main --config=configs/places_lt.py
   python -m dsb_jax.main --config=configs/places_lt.py:balancer=uniform

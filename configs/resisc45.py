@@ -7,7 +7,7 @@ images, 224x224 as usual for these networks. Weights begin at random; whether th
 
 To prepare are 0.4 GB:
 
-  python -m dsb_jax.main --config=configs/resisc45.py:data=synthetic --workdir=runs/resisc45/rehearsal
+  python -m dsb_jax.main --config=configs/resisc45.py:data=synthetic
   python -m dsb_jax.data.prepare resisc45 --archive DIR
   python -m dsb_jax.main --config=configs/resisc45.py
   python -m dsb_jax.main --config=configs/resisc45.py:balancer=uniform

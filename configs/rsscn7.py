@@ -7,7 +7,7 @@ learning rate that "decays 10 times every 50 epochs", until convergence. The def
 
 To prepare are 0.4 GB:
 
-  python -m dsb_jax.main --config=configs/rsscn7.py:data=synthetic --workdir=runs/rsscn7/rehearsal
+  python -m dsb_jax.main --config=configs/rsscn7.py:data=synthetic
   python -m dsb_jax.data.prepare rsscn7 --archive DIR
   python -m dsb_jax.main --config=configs/rsscn7.py
   python -m dsb_jax.main --config=configs/rsscn7.py:balancer=uniform

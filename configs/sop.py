@@ -11,7 +11,7 @@ results.
 
 To prepare are 3 GB:
 
-  python -m dsb_jax.main --config=configs/sop.py:data=synthetic --workdir=runs/sop/rehearsal
+  python -m dsb_jax.main --config=configs/sop.py:data=synthetic
   python -m dsb_jax.data.prepare sop --archive DIR
   python -m dsb_jax.main --config=configs/sop.py
 

@@ -7,7 +7,7 @@ padded crops.
 
 To prepare are 250 MB:
 
-  python -m dsb_jax.main --config=configs/tiny_imagenet.py:data=synthetic --workdir=runs/tiny_imagenet/rehearsal
+  python -m dsb_jax.main --config=configs/tiny_imagenet.py:data=synthetic
   python -m dsb_jax.data.prepare tiny_imagenet --archive DIR
   python -m dsb_jax.main --config=configs/tiny_imagenet.py
   python -m dsb_jax.main --config=configs/tiny_imagenet.py:long_tail=exponential,imbalance=100 \\

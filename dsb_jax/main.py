@@ -89,7 +89,8 @@ def _compare(workdirs):
 
 def _default_workdir(config) -> pathlib.Path:
     file, _, _ = flags.FLAGS["config"].config_filename.partition(":")
-    return pathlib.Path("runs") / pathlib.Path(file).stem / f"{method(config).lower()}-seed{config.seed}"
+    rehearsal = "-rehearsal" if config.data == "synthetic" else ""
+    return pathlib.Path("runs") / pathlib.Path(file).stem / f"{method(config).lower()}-seed{config.seed}{rehearsal}"
 
 
 def _parse(arguments: Sequence[str]) -> Sequence[str]:

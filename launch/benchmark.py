@@ -14,10 +14,10 @@ shape: 32x32 images, 10 and 100 classes, a pool of 50,000; and an update of the 
 ``data``: images per second of this pipeline, ``tf.data`` and PyTorch's ``DataLoader``: of 32x32, flipped and cropped
 after padding; and of JPEG files of 500x375, of which random parts are resized to 224x224 and flipped. And the share of
 its time that training waits for them. All have the same cores: this pipeline as many threads, ``tf.data`` a private
-pool of as many, ``DataLoader`` as many workers. All end with augmented batches on JAX's device. Each has its images where
-they mostly are: this pipeline in ArrayRecord files, ``tf.data`` in TFRecord files, ``DataLoader`` in image files; and the
-small ones the rivals in memory. A rival that is not installed is left out. ``--images`` takes JPEG files of one's own
-instead of made-up ones.
+pool of as many, ``DataLoader`` as many workers. All end with augmented batches on JAX's device. Each has its images
+where they mostly are: this pipeline in ArrayRecord files, ``tf.data`` in TFRecord files, ``DataLoader`` in image files,
+and both of them the small ones in memory. A rival that is not installed is left out. ``--images`` takes JPEG files of
+one's own instead of made-up ones.
 """
 
 import argparse
@@ -258,19 +258,21 @@ class Records:
         source = RecordSource(records, where=name, num_classes=10, decoding=decoding)
         self.split = Split(name, "train", source, tuple("0123456789"), decoding.shape, decoding.random)
 
-    def batches(self, batch_size, *, resident, crop_padding):
-        """Ours: on the device, flipped and cropped."""
-        examples = feed.Examples(self.split, resident_bytes=2**30 if resident else 0)
 
-        @jax.jit
-        def augmented(batch, step):
-            rng = jax.random.fold_in(jax.random.key(0), step)
-            return batch | {"image": preprocess.augment(batch["image"], rng, flip=True, crop_padding=crop_padding)}
+def ours(records, batch_size, crop_padding):
+    """This pipeline: batches on the device, flipped and cropped."""
 
-        def start():
-            return map(augmented, examples.shuffled(batch_size, seed=0), itertools.count())
+    @jax.jit
+    def augmented(batch, step):
+        rng = jax.random.fold_in(jax.random.key(0), step)
+        return batch | {"image": preprocess.augment(batch["image"], rng, flip=True, crop_padding=crop_padding)}
 
-        return start
+    def of(resident_bytes):
+        examples = feed.Examples(records.split, resident_bytes=resident_bytes)
+        return lambda: map(augmented, examples.shuffled(batch_size, seed=0), itertools.count())
+
+    streamed = {"ours, streamed": of(0)}
+    return streamed if records.decoding.random else streamed | {"ours, resident": of(2**30)}
 
 
 def serialized(file, label):
@@ -316,9 +318,10 @@ def photograph_records(folder, directory, number=500):
     paths = sorted(path for path in directory.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
     if not paths:
         raise SystemExit(f"no JPEG files in {directory}")
-    paths = list(itertools.islice(itertools.cycle(paths), max(number, min(len(paths), 4 * number))))
+    paths = paths[: 4 * number]
+    print(f"{len(paths)} JPEG files of {statistics.mean(path.stat().st_size for path in paths) / 1024:.0f} KiB")
+    paths *= -(-number // len(paths))
     files = [path.read_bytes() for path in paths]
-    print(f"{len(files)} JPEG files of {np.mean([len(file) for file in files]) / 1024:.0f} KiB on average")
     decoding = Decoding.of("photographs", (None, None, 3), image_size=224, random_crop="resize")
     return Records("photographs", files, paths, decoding, folder)
 
@@ -485,7 +488,7 @@ def waiting(title, training, start, steps):
         progress(title, begin, done + 1, steps)
     jax.block_until_ready(running)
     total = time.perf_counter() - begin
-    print(f"{title:40} {100 * waited / total:6.2f} % of a step of {1e3 * total / steps:,.0f} ms", flush=True)
+    print(f"{title:52} {100 * waited / total:6.2f} % of a step of {1e3 * total / steps:,.0f} ms", flush=True)
 
 
 def data(rounds, directory, cores):
@@ -498,26 +501,24 @@ def data(rounds, directory, cores):
         print(f"{name} is not installed, and left out")
     print(f"{machine()}, {cores} cores")
     with tempfile.TemporaryDirectory() as folder:
-        cases = {}
-        for title, records, batch_size, padding, by_tf, by_pillow in (
-            ("32x32", small_records(folder), 128, 4, shifted_by_tf, shifted_by_pillow),
-            ("500x375 to 224x224", photograph_records(folder, directory), 64, 0, cut_by_tf, cut_by_pillow),
+        small = "32x32", small_records(folder), 128, 4
+        large = "500x375 to 224x224", photograph_records(folder, directory), 64, 0
+        for (title, records, batch_size, padding), by_tf, by_pillow in (
+            (small, shifted_by_tf, shifted_by_pillow),
+            (large, cut_by_tf, cut_by_pillow),
         ):
-            ours = {"ours, streamed": records.batches(batch_size, resident=False, crop_padding=padding)}
-            if not records.decoding.random:
-                ours["ours, resident"] = records.batches(batch_size, resident=True, crop_padding=padding)
-            rivals = {}
+            alternatives = ours(records, batch_size, padding)
             if "tensorflow" not in missing:
-                rivals["tf.data"] = tf_data(records, batch_size, cores, by_tf)
+                alternatives["tf.data"] = tf_data(records, batch_size, cores, by_tf)
             if "torch" not in missing:
-                rivals["DataLoader"] = data_loader(records, batch_size, cores, by_pillow)
-            paces(f"{title}, batches of {batch_size}", ours | rivals, batch_size, rounds, cores)
-            cases |= {(title, name, batch_size, records.decoding.shape[0]): start for name, start in ours.items()}
+                alternatives["DataLoader"] = data_loader(records, batch_size, cores, by_pillow)
+            paces(f"{title}, batches of {batch_size}", alternatives, batch_size, rounds, cores)
         print("\nWaiting for input, resnet8")
-        for (title, name, batch_size, size), start in cases.items():
-            uniform = balancers.uniform(10)
-            training = Training(models.create("resnet8", 10), uniform, uniform.init(), batch_size, 10, size)
-            waiting(f"{title}, {name}", training, start, 50 if size == 32 else 5)
+        for (title, records, _, padding), batch_size, steps in ((small, 128, 30), (large, 16, 10)):
+            for name, start in ours(records, batch_size, padding).items():
+                model, uniform = models.create("resnet8", 10), balancers.uniform(10)
+                training = Training(model, uniform, uniform.init(), batch_size, 10, records.decoding.shape[0])
+                waiting(f"{title}, batches of {batch_size}, {name}", training, start, steps)
 
 
 def machine():

@@ -192,9 +192,25 @@ def test_the_header_of_a_jpeg_says_what_pillow_finds(size, options):
     assert images._jpeg_header(save(smooth(height, width), "PNG")) is None
 
 
+def test_segments_of_a_jpeg_may_come_in_another_order_and_padded():
+    encoded = rotated(6, smooth(20, 30), "JPEG")
+    start, tables = 2, []
+    while encoded[start + 1] != 0xDA:  # the scan
+        end = start + 2 + int.from_bytes(encoded[start + 2 : start + 4], "big")
+        tables.append(encoded[start:end])
+        start = end
+    huffman_first = b"".join(sorted(tables, key=lambda table: table[1] != 0xC4))
+    padded = b"".join(b"\xff" * (1 + number) + table for number, table in enumerate(tables))
+    for segments in (huffman_first, padded):
+        other = encoded[:2] + segments + encoded[start:]
+        assert images._jpeg_header(other) == (20, 30, 6)
+        np.testing.assert_array_equal(images.decode_square(other, 16, 3), images.decode_square(encoded, 16, 3))
+
+
 @pytest.mark.parametrize(
     ("exif", "orientation"),
     [
+        (b"MM\0*\0\0\0\x08\0\x02" + 12 * b"\x01" + b"\x01\x12\0\x03\0\0\0\x01\0\x06\0\0", 6),
         (b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0", 6),
         (b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0", 6),
         (b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x09\0\0\0\0\0\0", 1),
@@ -310,6 +326,14 @@ def test_the_middle_of_the_scaled_image(height, width, size, shorter_side, file_
     assert mean_difference(grey[..., 0], np.asarray(PIL.Image.fromarray(wanted).convert("L"))) < 2
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_what_shrinks_much_is_the_mean_over_areas(channels):
+    noise = np.random.default_rng(1).integers(0, 256, (60, 90, channels), np.uint8)
+    blocks = noise[:, 15:75].reshape(20, 3, 20, 3, channels).mean((1, 3))
+    square = images.decode_square(images.encode_png(noise.squeeze()), 20, channels)
+    np.testing.assert_allclose(square, blocks, rtol=0, atol=0.51)
+
+
 def test_a_random_crop_is_a_window_and_all_places_are_equally_likely():
     picture = places(20, 23)
     encoded, rng = images.encode_png(picture), np.random.default_rng(0)
@@ -374,6 +398,15 @@ def test_areas_shapes_and_places_of_rectangles_are_uniform():
     names = list(shares)
     correlations = np.corrcoef([shares[name] for name in names]) - np.eye(len(names))
     assert np.abs(correlations).max() < 0.06
+
+
+def test_all_places_of_a_rectangle_are_equally_likely():
+    rng, corners = np.random.default_rng(0), np.zeros((4, 6), int)
+    for _ in range(5000):
+        top, left, bottom, right = images._draw_rectangle(8, 10, rng, (0.3125, 0.3125), (1, 1))
+        assert (bottom - top, right - left) == (5, 5)
+        corners[top, left] += 1
+    assert scipy.stats.chisquare(corners.ravel()).pvalue > 1e-3
 
 
 @pytest.mark.parametrize(

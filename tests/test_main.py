@@ -32,6 +32,7 @@ def test_an_unknown_dataset_as_a_setting_leaves_no_folder_behind(trains, tmp_pat
         (":loss=focal,balancer=class_balanced", "runs/digits_lt/cb-focal-seed0"),
         (":loss=ldam,balancer=uniform --config.seed=3", "runs/digits_lt/ldam-seed3"),
         (":dsb.alpha=1.5,data_dir=/some/where.else", "runs/digits_lt/dsb-ce-seed0"),
+        (":data=synthetic", "runs/digits_lt/dsb-ce-seed0-rehearsal"),
         (" --workdir=some/folder", "some/folder"),
     ],
 )

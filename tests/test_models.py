@@ -260,7 +260,16 @@ def test_initial_values():
 
 
 def test_names_match_a_pattern():
-    assert models.names() == ["lenet", "resnet18", "resnet20", "resnet32", "resnet34", "resnet50", "resnet8"]
+    assert models.names() == [
+        "lenet",
+        "resnet18",
+        "resnet20",
+        "resnet32",
+        "resnet34",
+        "resnet50",
+        "resnet8",
+        "resnext50_32x4d",
+    ]
     assert models.names("resnet?") == ["resnet8"]
     assert models.names("vit*") == []
 
@@ -275,7 +284,10 @@ def test_names_match_a_pattern():
         ({"name": "lenet", "head": "cosine", "head_scale": 0.0}, "head_scale must be a finite number > 0, got 0.0"),
         ({"name": "lenet", "num_classes": 0}, "num_classes must be an integer >= 1, got 0"),
         ({"name": "lenet", "dtype": "int32"}, "dtype must be bfloat16, float16 or float32, got int32"),
-        ({"name": "lenet", "stem": "cifar"}, "stem belongs to resnet18, .*resnet50, got stem='cifar' with lenet"),
+        (
+            {"name": "lenet", "stem": "cifar"},
+            "stem belongs to resnet18, .*resnext50_32x4d, got stem='cifar' with lenet",
+        ),
         ({"name": "resnet8", "stem": "imagenet"}, "stem belongs to .*, got stem='imagenet' with resnet8"),
         ({"name": "resnet18", "stem": "cifra"}, "unknown stem 'cifra'; did you mean 'cifar'"),
         ({"name": "resnet18", "setm": "cifar"}, "unknown model option 'setm'; did you mean 'stem'"),

@@ -15,7 +15,8 @@ from dsb_jax.data.decoding import Decoding
 from dsb_jax.data.records import RecordSource, Split
 from dsb_jax.data.specs import Spec
 
-_FILES = 64  # different ones; every example is one of them
+_FILES = 64  # different ones at most; every example is one of them
+_PIXELS = 2**24  # of all files together
 _DETAIL = 24.0  # standard deviation of single pixels, for which a photograph's JPEG has its size
 
 
@@ -85,7 +86,7 @@ def _files(spec: Spec, seed: int) -> list[bytes]:
     rng = np.random.default_rng([seed, height, width])
     encode = images.encode_jpeg if spec.encoding == ".jpg" and channels == 3 else images.encode_png
     files = []
-    for _ in range(_FILES):
+    for _ in range(max(min(_FILES, _PIXELS // (height * width)), 2)):
         coarse = cv2.resize(rng.uniform(0, 255, (5, 7, channels)), (width, height), interpolation=cv2.INTER_CUBIC)
         detail = rng.normal(0, _DETAIL, (height, width, 1))
         image = coarse.reshape(height, width, channels) + detail
