@@ -455,7 +455,8 @@ def test_a_folder_of_something_else_says_what_is_wanted(tmp_path, capsys):
     assert run("cifar100", "--archive", tmp_path, "--data-dir", tmp_path / "data") == 2
     assert capsys.readouterr().err.splitlines()[-1] == (
         f"error: no files of CIFAR-100 are in {tmp_path}; wanted is the folder of cifar-100-binary.tar.gz or "
-        "cifar-100-python.tar.gz, of their files, or of train|test/CLASS_00.webp …"
+        "cifar-100-python.tar.gz, of their files, or of train|test/CLASS_00.webp …; the archives are of "
+        "https://www.cs.toronto.edu/~kriz/cifar.html"
     )
 
 

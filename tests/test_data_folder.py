@@ -186,7 +186,7 @@ def one_level_too_high(archive):
     archive.rename(archive.parent / "upper" / "inner")
     archive.parent.joinpath("upper").rename(archive)
     fill(archive / "more" / "a", {"deep": 1})
-    return f"{archive / 'inner'} has no images (bmp, jpeg, jpg, png, tif, tiff, webp), but folders; is it the one to"
+    return f"{archive / 'inner'}, {archive / 'more'} have no images (bmp, jpeg, jpg, png, tif, tiff, webp), but folders"
 
 
 def empty_class(archive):
@@ -316,7 +316,7 @@ def test_names_and_sizes_are_checked(tmp_path, capsys):
         data.load("folder/x", "train", data_dir=tmp_path, image_size=0)
     for name in ("folder", "folder/", "folder/../x", "folder/a b"):
         with pytest.raises(
-            ValueError, match=r"own images are called folder/NAME, NAME of letters, digits and '_-\.', got"
+            ValueError, match=r"own images are called folder/NAME, NAME of letters, digits and '_-\.' and of"
         ):
             data.load(name, "train", data_dir=tmp_path, image_size=8)
     with pytest.raises(ValueError, match="unknown dataset 'digits/x'; did you mean 'digits'"):

@@ -557,3 +557,20 @@ def test_arguments_are_checked():
     for ratio in ((0, 1), (2, 1), (1, math.inf), (1, math.nan)):
         with pytest.raises(ValueError, match="ratio must be two finite numbers, 0 < least <= greatest, got"):
             images.decode_random_resized_crop(encoded, 32, 3, rng, ratio=ratio)
+
+
+@pytest.mark.parametrize("shape", [(3, 4000), (4000, 3), (1, 900)])
+def test_of_a_strip_the_middle_is_seen(shape):
+    """Brought to 256 pixels in its shorter side, the whole of it would be an image of 256x340,000."""
+    strip = np.zeros((*shape, 3), np.uint8)
+    strip[...] = (
+        np.linspace(0, 255, max(shape))
+        .astype(np.uint8)
+        .reshape([-1 if side == max(shape) else 1 for side in shape] + [1])
+    )
+    encoded = images.encode_png(strip)
+    square = images.decode_square(encoded, 224, 3, shorter_side=256)
+    assert square.shape == (224, 224, 3)
+    assert abs(square.mean() - 127) < 3
+    shifted = images.decode_random_crop(encoded, 224, 3, np.random.default_rng(0), shorter_side=256)
+    assert abs(shifted.mean() - 127) < 5

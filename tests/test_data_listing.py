@@ -10,6 +10,7 @@ from pyarrow import parquet
 
 from dsb_jax import data
 from dsb_jax.data import images, prepare
+from dsb_jax.data.builders import listing
 
 
 def fill(folder, count=12):
@@ -73,6 +74,14 @@ def test_numbers_are_classes_in_their_order(tmp_path):
     assert train.class_names == ("2", "9", "10")
 
 
+def test_cells_of_parquet_are_texts(tmp_path):
+    rows = [row | {"label": float(number % 3)} for number, row in enumerate(fill(tmp_path))]
+    assert run(write(tmp_path / "floats.PARQUET".lower(), rows)) == 0
+    assert data.load("listing/floats", "train", data_dir=tmp_path / "data", image_size=4).class_names == ("0", "1", "2")
+    assert [listing._text(value) for value in (None, float("nan"), 1.5, 7, "a")] == ["", "", "1.5", "7", "a"]
+    assert listing._ordered({"1", "01", "10", "2"}) == ["01", "1", "2", "10"]
+
+
 def test_headings_may_be_capitals_and_more(tmp_path):
     rows = [{"Path": row["path"], "LABEL": row["label"], "age": 3} for row in fill(tmp_path)]
     assert run(write(tmp_path / "animals.csv", rows)) == 0
@@ -81,7 +90,7 @@ def test_headings_may_be_capitals_and_more(tmp_path):
 def damaged(path, rows, kind):
     match kind:
         case "no_label":
-            rows[3]["label"] = ""
+            rows[3]["label"] = rows[5]["label"] = ""
             write(path, rows)
         case "no_path":
             rows[0]["path"] = ""
@@ -96,7 +105,13 @@ def damaged(path, rows, kind):
             write(path, rows)
             path.write_text(path.read_text() + "pictures/00.png\n")
         case "duplicate":
-            write(path, [*rows, rows[2]])
+            write(path, [*rows, rows[2], rows[4] | {"path": "./pictures/../pictures/04.png"}])
+        case "contradiction":
+            splits = ["train"] * 11 + ["test"]
+            rows = [row | {"split": split} for row, split in zip(rows, splits, strict=True)]
+            write(path, [*rows, {"path": "pictures/02.png", "label": "b", "split": "test"}])
+        case "one_class":
+            write(path, [row | {"label": "a"} for row in rows])
         case "missing":
             write(path, [*rows, {"path": "pictures/99.png", "label": "a"}])
         case "single":
@@ -112,13 +127,15 @@ def damaged(path, rows, kind):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("no_label", "row 4 has no label"),
+        ("no_label", "row 4 has no label, row 6 has no label"),
+        ("contradiction", "pictures/02.png is listed 2 times"),
+        ("one_class", "must have at least two classes, got a"),
         ("no_path", "row 1 has no path"),
-        ("split", "split must be one of train, test, val, validation, got 'dev' in row 1"),
-        ("half_split", "1 rows have no split"),
+        ("split", "row 1 must have a split of train, test, val, validation, got 'dev', row 2 must have"),
+        ("half_split", "row 1 must have a split of train, test, val, validation, got ''"),
         ("columns", "must have the columns path and label, got file, label"),
         ("cells", "row 13 has 1 cells, but 2 are named"),
-        ("duplicate", "lists pictures/02.png more than once"),
+        ("duplicate", "pictures/02.png is listed 2 times, pictures/04.png is listed 2 times"),
         (
             "missing",
             "1 of 13 images cannot be used; mend them, or leave them out with --skip-bad: pictures/99.png: it is",

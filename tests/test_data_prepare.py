@@ -1,5 +1,6 @@
 """Image files become a dataset whole or not at all: bad ones are named at once, and what was written is not lost."""
 
+import errno
 import io
 import json
 import os
@@ -7,6 +8,8 @@ import pathlib
 import signal
 import subprocess
 import sys
+import tempfile
+import zipfile
 
 import numpy as np
 import PIL.Image
@@ -15,8 +18,9 @@ import pytest
 from dsb_jax import data
 from dsb_jax.data import datasets, images, prepare
 from dsb_jax.data.archive import Archive
-from dsb_jax.data.builders import from_files
-from dsb_jax.data.builders.from_files import FromFiles, Index, Item
+from dsb_jax.data.builders import from_files, shards
+from dsb_jax.data.builders.from_files import FromFiles
+from dsb_jax.data.builders.index import Index, Item
 
 
 def encoded(colour, kind="JPEG", size=(40, 30), mode="RGB", **options):
@@ -39,7 +43,7 @@ def fill(folder, classes=("ant", "bee"), count=9):
 @pytest.fixture
 def archive(tmp_path, monkeypatch):
     """18 training images, in shards of four."""
-    monkeypatch.setattr(from_files, "_EXAMPLES_PER_SHARD", 4)
+    monkeypatch.setattr(shards, "_EXAMPLES_PER_SHARD", 4)
     return fill(tmp_path / "insects")
 
 
@@ -69,8 +73,7 @@ def counted(monkeypatch, stop_at=None, stop=KeyboardInterrupt):
 def stopped(archive, monkeypatch, stop_at):
     with monkeypatch.context() as patch:
         counted(patch, stop_at)
-        with pytest.raises(KeyboardInterrupt):
-            run(archive)
+        assert run(archive) == 130
 
 
 def test_records_are_the_files_in_order(archive):
@@ -89,7 +92,7 @@ def test_records_are_the_files_in_order(archive):
 @pytest.mark.parametrize("stop_at", [0, 1, 4, 9, 17, 20, 23])
 def test_a_stopped_preparation_goes_on(archive, stop_at, monkeypatch):
     # One thread, so that what was seen before the stop is known.
-    monkeypatch.setattr(from_files, "_THREADS", 1)
+    monkeypatch.setattr(shards, "_THREADS", 1)
     stopped(archive, monkeypatch, stop_at)
     assert not (where(archive) / "1.0.0").exists()
     # Shards of 4 in a split of 18, then of 4 in one of 6.
@@ -105,8 +108,8 @@ def test_a_killed_preparation_goes_on(archive, monkeypatch):
     program = f"""
 import os, signal
 from dsb_jax.data import images, prepare
-from dsb_jax.data.builders import from_files
-from_files._EXAMPLES_PER_SHARD = 4
+from dsb_jax.data.builders import from_files, shards
+shards._EXAMPLES_PER_SHARD = 4
 check, seen = images.check, []
 def killing(content):
     seen.append(content)
@@ -145,6 +148,13 @@ def damage(archive):
     return ["train/ant/01.jpg", "train/ant/08.jpg", "train/bee/03.jpg", "test/bee/00.jpg", "test/bee/02.jpg"]
 
 
+def mend(archive, bad):
+    """As they were; the other files are not touched."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in bad:
+            (archive / name).write_bytes((fill(pathlib.Path(folder, "again")) / name).read_bytes())
+
+
 def test_all_bad_files_are_named_at_once(archive, capsys):
     bad = damage(archive)
     assert run(archive) == 2
@@ -155,21 +165,21 @@ def test_all_bad_files_are_named_at_once(archive, capsys):
 
 
 def test_many_bad_files_are_listed_in_a_file(archive, capsys, monkeypatch):
-    monkeypatch.setattr(from_files, "_NAMES_SHOWN", 2)
+    monkeypatch.setattr(shards, "_REASONS_SHOWN", 2)
     bad = damage(archive)
     assert run(archive) == 2
     message = capsys.readouterr().err
     listed = where(archive) / "unfinished.1.0.0" / "bad.txt"
-    assert f"all 5 are listed in {listed}" in message
+    assert f"all are listed in {listed}, such as train/ant/01.jpg: " in message
     assert "train/ant/08.jpg" in message
     assert "train/bee/03.jpg" not in message
     assert [line.partition(": ")[0] for line in listed.read_text().splitlines()] == bad
 
 
 def test_mended_files_are_read_again_and_the_others_not(archive, monkeypatch):
-    damage(archive)
+    bad = damage(archive)
     run(archive)
-    fill(archive)
+    mend(archive, bad)
     seen = counted(monkeypatch)
     assert run(archive) == 0
     # Of the five shards of train those with ant/01, ant/08 and bee/03, and both of test.
@@ -207,6 +217,134 @@ def turned():
     return exif
 
 
+def test_files_mended_meanwhile_are_not_left_out(archive):
+    bad = damage(archive)
+    run(archive)
+    mend(archive, bad[1:])
+    assert run(archive, "--skip-bad") == 0
+    metadata = json.loads((where(archive) / "1.0.0" / "metadata.json").read_text())
+    assert [line.partition(": ")[0] for line in metadata["skipped"]] == bad[:1]
+
+
+def test_another_archive_of_the_same_names_is_read_anew(archive, monkeypatch):
+    """Originals and copies of another size, say."""
+    stopped(archive, monkeypatch, 17)
+    aside = archive.rename(archive.with_name("first"))
+    fill(archive)
+    for path in archive.glob("*/*/*.jpg"):
+        path.write_bytes(encoded(150))
+    assert run(archive) == 0
+    train = data.load("folder/insects", "train", data_dir=archive.parent / "data", image_size=30)
+    assert min(example["image"].mean() for example in train.source) > 140
+    assert aside.exists()
+
+
+@pytest.mark.parametrize(
+    "moment", ["numpy.save", "tensorflow_datasets.core.dataset_info.DatasetInfo.write_to_directory"]
+)
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError("No space left on device")], ids=["ctrl-c", "full disk"])
+def test_a_stop_after_the_last_shard_loses_none(archive, moment, stop, monkeypatch):
+    def stopping(*arguments, **options):
+        raise stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(moment, stopping)
+        run(archive)
+    assert not datasets.is_prepared("folder/insects", archive.parent / "data")
+    seen = counted(monkeypatch)
+    assert run(archive) == 0
+    assert seen == []
+    test_records_are_the_files_in_order(archive)
+
+
+def test_a_shard_that_is_gone_is_written_again(archive, monkeypatch):
+    stopped(archive, monkeypatch, 17)
+    unfinished = where(archive) / "unfinished.1.0.0"
+    (unfinished / "train-00000").unlink()
+    (unfinished / "train-00001.json").write_bytes(b"")
+    (unfinished / "train-00002").write_bytes((unfinished / "train-00002").read_bytes()[:-5])
+    seen = counted(monkeypatch)
+    assert run(archive) == 0
+    assert len(seen) == 24 - 4
+    test_records_are_the_files_in_order(archive)
+
+
+def test_interruption_is_one_line(archive, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        counted(patch, 9)
+        assert run(archive) == 130
+    assert capsys.readouterr().err.rstrip().endswith("stopped; the same command goes on from here")
+
+
+def test_files_that_cannot_be_read_are_bad_ones(archive, monkeypatch, capsys):
+    """For root every file can be read."""
+    read = Archive.read
+
+    def refusing(self, name, **options):
+        if name.endswith("ant/03.jpg"):
+            raise PermissionError(errno.EACCES, "Permission denied", name)
+        return read(self, name, **options)
+
+    monkeypatch.setattr(Archive, "read", refusing)
+    assert run(archive) == 2
+    assert "train/ant/03.jpg: it cannot be read: Permission denied" in capsys.readouterr().err
+    assert run(archive, "--skip-bad") == 0
+
+
+def test_links_to_nowhere_are_missing_files(archive, capsys):
+    (archive / "train" / "ant" / "09.jpg").symlink_to("nowhere.jpg")
+    assert run(archive) == 2
+    assert (
+        "1 of 25 images cannot be used; mend them, or leave them out with --skip-bad: train/ant/09.jpg: it is missing"
+        in (capsys.readouterr().err)
+    )
+    assert run(archive, "--skip-bad") == 0
+
+
+def test_a_class_that_is_left_empty_is_named(archive, capsys):
+    for path in (archive / "train" / "bee").glob("*.jpg"):
+        path.write_bytes(b"")
+    assert run(archive, "--skip-bad") == 2
+    assert "folder/train: no image of bee can be used" in capsys.readouterr().err
+
+
+def test_a_damaged_member_of_a_package_is_a_bad_file(tmp_path):
+    for number in range(4):
+        (tmp_path / f"{number}.png").write_bytes(encoded(number, "PNG"))
+    with zipfile.ZipFile(tmp_path / "files.zip", "w") as file:
+        for number in range(4, 6):
+            file.writestr(f"{number}.png", encoded(number, "PNG"))
+    content = bytearray((tmp_path / "files.zip").read_bytes())
+    content[200:210] = bytes(10)
+    (tmp_path / "files.zip").write_bytes(content)
+    with pytest.raises(ValueError, match=r"1 of 3 images .* 4\.png: it cannot be unpacked: Bad CRC-32"):
+        build(tmp_path, train=[Item("0.png", 0), Item("4.png", 1), Item("5.png", 1)])
+
+
+@pytest.mark.parametrize("name", ["a\nb", " b", "b ", ""])
+def test_class_names_are_lines(tmp_path, name):
+    with pytest.raises(ValueError, match="class names must be one line without outer blanks, got"):
+        build(tmp_path, class_names=("a", name), train=[Item("0.png", 0), Item("1.png", 1)])
+
+
+def test_names_that_are_no_text_are_named(archive, capsys):
+    os.rename(archive / "train" / "ant" / "00.jpg", os.fsencode(archive / "train" / "ant") + b"/\xff.jpg")
+    assert run(archive) == 2
+    assert r"names must be UTF-8, got 'train/ant/\udcff.jpg'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("file", ["dataset_info.json", "features.json", "metadata.json"])
+def test_a_damaged_dataset_is_one_line(archive, file, capsys):
+    assert run(archive) == 0
+    (where(archive) / "1.0.0" / file).write_bytes(b"")
+    message = f"{where(archive) / '1.0.0'} is damaged"
+    with pytest.raises(ValueError, match=message):
+        data.load("folder/insects", "train", data_dir=archive.parent / "data", image_size=8)
+    capsys.readouterr()
+    assert run(archive) == 2
+    assert capsys.readouterr().err.startswith(f"error: {message}")
+
+
 ODD = {
     "cmyk.jpg": {"mode": "CMYK"},
     "grey.jpg": {"mode": "L"},
@@ -232,21 +370,21 @@ def test_odd_images_are_no_bad_ones(archive):
 
 
 def test_a_full_disk_is_one_line_and_shards_stay(archive, capsys, monkeypatch):
-    class Full(from_files.array_record_module.ArrayRecordWriter):
+    class Full(shards.array_record_module.ArrayRecordWriter):
         def write(self, record):
-            if len(shards()) == 3:
+            if len(finished()) == 3:
                 raise RuntimeError("write() failed: No space left on device; writing somewhere")
             super().write(record)
 
-    def shards():
+    def finished():
         return list((where(archive) / "unfinished.1.0.0").glob("*.json"))
 
     with monkeypatch.context() as patch:
-        patch.setattr(from_files.array_record_module, "ArrayRecordWriter", Full)
+        patch.setattr(shards.array_record_module, "ArrayRecordWriter", Full)
         assert run(archive) == 2
     message = capsys.readouterr().err
     assert "error: folder/insects could not be written: write() failed: No space left on device" in message
-    assert len(shards()) == 3
+    assert len(finished()) == 3
     seen = counted(monkeypatch)
     assert run(archive) == 0
     assert len(seen) == 24 - 12

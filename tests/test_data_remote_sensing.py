@@ -6,11 +6,40 @@ import cv2
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from tensorflow_datasets.datasets.resisc45 import resisc45_dataset_builder
+from tensorflow_datasets.image_classification import eurosat
 
 from dsb_jax.data.builders import remote_sensing
 from dsb_jax.data.builders.remote_sensing import Eurosat, Resisc45, Rsscn7
 
 BUILDERS = pytest.mark.parametrize("builder", [Rsscn7, Resisc45, Eurosat])
+
+
+# The layouts as they were published, whatever the builders say.
+LAYOUTS = {
+    "rsscn7": {
+        "Grass": "aGrass/a",
+        "Field": "bField/b",
+        "Industry": "cIndustry/c",
+        "RiverLake": "dRiverLake/d",
+        "Forest": "eForest/e",
+        "Resident": "fResident/f",
+        "Parking": "gParking/g",
+    },
+    "eurosat": {name: f"{name}/{name}_" for name in eurosat._LABELS},
+}
+
+
+@pytest.mark.parametrize("builder", [remote_sensing.Rsscn7, remote_sensing.Eurosat])
+def test_layouts_are_the_published_ones(builder):
+    found = {name: f"{folder}/{builder.prefixes[name]}" for name, folder in builder.folders.items()}
+    assert list(found.items()) == list(LAYOUTS[builder.name].items())
+
+
+def test_resisc45_has_the_classes_of_tfds():
+    names = resisc45_dataset_builder._LABELS
+    assert remote_sensing.Resisc45.folders == {name: name for name in names}
+    assert list(remote_sensing.Resisc45.folders) == list(names)
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """Draws are pure functions of the seed and the step, with the frequencies that they promise."""
 
+import concurrent.futures
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -59,20 +61,20 @@ def test_weights_decide():
     assert samplers.weighted(np.array([1.0, 0.0]), 1000, seed=0)(0).max() == 0
 
 
-def test_groups_are_of_different_classes_and_images():
-    draw = samplers.class_groups(LABELS, 3, 4, seed=2)
-    seen = set()
-    for step in range(200):
-        groups = draw(step).reshape(3, 4)
-        labels = LABELS[groups]
-        assert (labels == labels[:, :1]).all()
-        assert len(set(labels[:, 0])) == 3
-        for group, label in zip(groups, labels[:, 0], strict=True):
-            assert len(set(group)) == min(4, COUNTS[label])
-            # Of two images both are there twice.
-            assert np.ptp(np.bincount(group)[np.unique(group)]) == 0
-        seen |= set(labels[:, 0].tolist())
-    assert seen == set(range(5))
+def test_seeds_and_steps_are_told_apart():
+    seeds = (0, 1, 7, 7 + 2**32, 7 + 2**33)
+    batches = {tuple(samplers.create("reversed", LABELS, 20, seed=seed)(step)) for seed in seeds for step in range(4)}
+    assert len(batches) == 4 * len(seeds)
+
+
+def test_threads_make_an_epoch_once(monkeypatch):
+    made = []
+    permutation = samplers.permutation
+    monkeypatch.setattr(samplers, "permutation", lambda *arguments: made.append(arguments) or permutation(*arguments))
+    batch = samplers.order(10_000, 500, seed=0)
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        list(pool.map(batch, range(40)))  # two epochs
+    assert sorted(int(epoch[1]) for _, epoch, _ in made) == [0, 1]
 
 
 @pytest.mark.parametrize(
@@ -85,8 +87,6 @@ def test_groups_are_of_different_classes_and_images():
         (lambda: samplers.weighted(np.array([1.0, -1.0]), 8, seed=0), "weights must be finite numbers >= 0"),
         (lambda: samplers.weighted(np.array([1.0, np.nan]), 8, seed=0), "weights must be finite numbers >= 0"),
         (lambda: samplers.weighted(np.ones(3), 8, seed=-1), "seed must be an integer >= 0, got -1"),
-        (lambda: samplers.class_groups(LABELS, 6, 2, seed=0), "classes must be at most the 5 that there are images of"),
-        (lambda: samplers.class_groups(LABELS, 2, 0, seed=0), "images must be an integer >= 1, got 0"),
     ],
 )
 def test_refusals(call, message):

@@ -158,8 +158,11 @@ def test_training_images_are_shown_with_their_classes(tmp_path):
 @pytest.mark.usefixtures("without_plots")
 def test_a_rehearsal_says_that_it_is_one(tmp_path):
     results, metrics, config = a_run()
-    text, _ = write_report(tmp_path, results | {"data": "synthetic", "eval_split": "val"}, metrics, config)
+    text, _ = write_report(
+        tmp_path, results | {"data": "synthetic", "eval_split": "val", "numbers": "made up <here>"}, metrics, config
+    )
     assert "<b>A rehearsal:</b> the images are made up" in text
+    assert "Numbers of images: made up &lt;here&gt;." in text
     assert "top-1 accuracy (val split)" in text
     text, _ = write_report(tmp_path, results | {"data": "prepared"}, metrics, config)
     assert "rehearsal" not in text

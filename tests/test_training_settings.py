@@ -278,3 +278,40 @@ def test_settings_without_effect_are_said(arguments, warning, caplog):
     experiment.build(digits(arguments))
     said = [record.message for record in caplog.records if record.name.startswith("dsb_jax")]
     assert warning in said if warning else not said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "alpha"),
+    [
+        ("dataset=digits", 1.0),
+        ("dataset=digits,long_tail=exponential,imbalance=20", 2.0),
+        ("dataset=digits,long_tail=exponential", 1.0),  # which leaves all classes alike
+        ("dataset=digits,long_tail=balanced,images_per_class=50", 1.0),
+        ("dataset=mnist_lt_2,data=synthetic", 2.0),
+        ("dataset=cifar10_lt,protocol=50,data=synthetic", 2.0),
+        ("dataset=coco_glt,protocol=glt,data=synthetic,image_size=8", 2.0),
+        ("dataset=coco_glt,protocol=alt,data=synthetic,image_size=8", 1.0),
+    ],
+)
+def test_alpha_follows_what_is_trained_on(arguments, alpha):
+    config = training.config.with_arguments(training.base_config(), f"{arguments},model=lenet,devices=1")
+    assert experiment.build(config).alpha == alpha
+
+
+def test_a_subset_is_not_thinned_again():
+    config = training.config.with_arguments(
+        training.base_config(), "dataset=cifar10_lt,data=synthetic,long_tail=exponential,imbalance=10,devices=1"
+    )
+    with pytest.raises(ValueError, match="long_tail must be 'none', got 'exponential': cifar10_lt is a subset already"):
+        experiment.build(config)
+
+
+def test_statistics_are_the_datasets_unless_they_are_set():
+    arguments = "dataset=cifar10,data=synthetic,model=lenet,devices=1"
+    config = training.config.with_arguments(training.base_config(), arguments)
+    assert experiment.build(config).preprocessing.mean == (0.4914, 0.4822, 0.4465)
+    config = training.config.with_arguments(training.base_config(), f"{arguments},mean=(0.1,0.2,0.3)")
+    assert experiment.build(config).preprocessing.mean == (0.1, 0.2, 0.3)
+    config = training.config.with_arguments(training.base_config(), f"{arguments},std=(0.1,)")
+    with pytest.raises(ValueError, match=r"std must be one number per channel \(3\), got \[0.1\]"):
+        experiment.build(config)

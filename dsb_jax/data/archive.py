@@ -6,6 +6,7 @@ import os
 import pathlib
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -73,13 +74,25 @@ class Archive:
         if path.is_file():
             content = path.read_bytes()
         elif full in self._members.content:
-            content = self._members.content[full]()
+            try:
+                content = self._members.content[full]()
+            except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+                raise ValueError(f"it cannot be unpacked: {error}") from error
         else:
             raise FileNotFoundError(f"{name} is not in {self}{self._packed()}")
         known = (md5,) if isinstance(md5, str) else tuple(md5)
         if known and (found := hashlib.md5(content, usedforsecurity=False).hexdigest()) not in known:
             raise ValueError(f"{path} is damaged or another version: its MD5 is {found}, not {' or '.join(known)}")
         return content
+
+    def stamp(self, name: str) -> str:
+        """Size and time of change of a file, or of the package that it is in; of what is missing, nothing."""
+        full = self._prefix + name
+        try:
+            status = (self.folder / full).stat()
+        except OSError:
+            return self._members.stamp if full in self._members.content else ""
+        return f"{status.st_size} {status.st_mtime_ns}"
 
     def text(self, name: str, *, md5: str | Sequence[str] = ()) -> str:
         """The content of a text file, UTF-8; raises as :meth:`read`, and ValueError where it is no text."""
@@ -129,6 +142,12 @@ class _Members:
 
     def __init__(self, folder: pathlib.Path) -> None:
         self._folder = folder
+
+    @functools.cached_property
+    def stamp(self) -> str:
+        """Names, sizes and times of change of the packages."""
+        packages = [path for path in sorted(self._folder.glob("*")) if path.suffix in _READERS]
+        return " ".join(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in packages)
 
     @functools.cached_property
     def content(self) -> dict[str, Callable[[], bytes]]:

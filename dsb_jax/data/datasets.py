@@ -125,7 +125,7 @@ def load(
         if _builder(name).MANUAL_DOWNLOAD_INSTRUCTIONS:
             raise FileNotFoundError(f"{name} is not in {folder}; prepare it with: {_command(name, data_dir)}")
         prepare(name, data_dir=data_dir)
-    builder = tfds.builder_from_directory(folder)
+    builder = _prepared(name, folder)
     part, class_names = _part(name, split, protocol, builder.info)
     decoding = Decoding.of(
         name,
@@ -138,8 +138,17 @@ def load(
     sources = [_source(name, stored, builder, decoding) for stored in part.stored]
     source = sources[0]
     if len(sources) > 1 or part.relabel is not None or part.choose is not None:
-        source = _selection(sources, part, seed)
+        source = _selection(f"{name}/{split}", sources, part, seed)
     return Split(name, split, source, class_names, decoding.shape, decoding.random)
+
+
+def _prepared(name, folder):
+    try:
+        builder = tfds.builder_from_directory(folder)
+        _ = builder.info.features["label"].names, builder.info.metadata  # read now
+        return builder
+    except Exception as error:  # of damaged files of TFDS nearly any
+        raise ValueError(f"{folder} is damaged ({error or error!r}): remove it and prepare {name} again") from error
 
 
 def _part(name, split, protocol, info):
@@ -179,10 +188,13 @@ def _source(name, stored, builder, decoding):
     )
 
 
-def _selection(sources, part, seed):
+def _selection(where, sources, part, seed):
     labels = np.concatenate([source.labels() for source in sources])
     labels = labels if part.relabel is None else part.relabel[labels]
-    rows = np.flatnonzero(labels >= 0) if part.choose is None else part.choose(labels, seed)
+    try:
+        rows = np.flatnonzero(labels >= 0) if part.choose is None else part.choose(labels, seed)
+    except ValueError as error:
+        raise ValueError(f"{where} cannot be chosen of what is prepared: {error}") from error
     return Selection(sources, rows, part.relabel)
 
 
@@ -277,7 +289,9 @@ def _builder(name: str) -> type[tfds.core.DatasetBuilder]:
     kind, slash, own_name = name.partition("/")
     if kind in OWN:
         if not re.fullmatch(r"\w[\w.-]*", own_name):
-            raise ValueError(f"own images are called {kind}/NAME, NAME of letters, digits and '_-.', got {name!r}")
+            raise ValueError(
+                f"own images are called {kind}/NAME, NAME of letters, digits and '_-.' and of your choice, got {name!r}"
+            )
         return OWN[kind]
     if kind not in SPECS or slash:
         raise validation.unknown_name("dataset", name, names())
@@ -296,7 +310,7 @@ def _is_complete(folder: pathlib.Path) -> bool:
 
 def _refuse_other_images(name: str, folder: pathlib.Path, archive: PathLike | None) -> None:
     """A name for own images is taken by the first that got it, and a part of a dataset is not taken for more of it."""
-    prepared = tfds.builder_from_directory(folder).info.metadata or {}
+    prepared = _prepared(name, folder).info.metadata or {}
     if archive is None or "listing" not in prepared:
         return
     if prepared["listing"] != (listing.digest(archive) if os.path.isfile(archive) else folders.listing(archive)):

@@ -45,6 +45,7 @@ _REDUCED = {
     1: 0,
 }
 _CROP_TRIES = 10
+_LONGEST = 16  # times the shorter side: scaled up to some pixels wide, a longer image may not fit into memory
 _MEAN_FROM = 4
 
 
@@ -298,7 +299,7 @@ def _draw_rectangle(height, width, rng, scale, ratio) -> tuple[int, int, int, in
 
 
 def _scaled(encoded: bytes, size: int, channels: int, shorter_side: int) -> np.ndarray:
-    """The upright image whose shorter side has ``shorter_side`` pixels."""
+    """The upright image whose shorter side has ``shorter_side`` pixels; of a strip the middle."""
     validation.positive_int("size", size)
     if validation.positive_int("shorter_side", shorter_side) < size:
         raise ValueError(f"shorter_side must be at least the size {size}, got {shorter_side}")
@@ -310,8 +311,18 @@ def _scaled(encoded: bytes, size: int, channels: int, shorter_side: int) -> np.n
         height, width = jpeg.upright
         # With pixels to spare: the last ones of a reduced image reach beyond the edge, which shifts it a little.
         image = _decode_jpeg(encoded, channels, jpeg, _factor(min(height, width), 2 * shorter_side))
+    longest = _LONGEST * min(height, width)
+    if max(height, width) > longest:
+        image = _middle(image, round(_LONGEST * min(image.shape[:2])))
+        height, width = min(height, longest), min(width, longest)
     scale = shorter_side / min(height, width)
     return _resized(image, max(round(height * scale), shorter_side), max(round(width * scale), shorter_side))
+
+
+def _middle(image: np.ndarray, longest: int) -> np.ndarray:
+    """The part in the middle of which no side has more than ``longest`` pixels."""
+    top, left = (max(side - longest, 0) // 2 for side in image.shape[:2])
+    return image[top : top + longest, left : left + longest]
 
 
 def _resized(image: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -17,6 +17,7 @@ import numpy as np
 from dsb_jax import validation
 from dsb_jax.data import samplers
 from dsb_jax.data.records import Split
+from dsb_jax.data.samplers import words
 
 Batch = dict[str, Any]
 
@@ -75,7 +76,7 @@ def train_batches(
 
     def batch(step: int) -> Batch:
         parts = {
-            name: _read_drawn(split, indices[draw(step)], share, views, (seed, step, number))
+            name: _read_drawn(split, indices[draw(step)], share, views, [*words(seed), *words(step), number])
             for number, (name, draw) in enumerate(draws.items())
         }
         return nested(parts)
@@ -181,7 +182,7 @@ def _share(batch_size: int, reader: tuple[int, int]) -> range:
     return range(number * length, (number + 1) * length)
 
 
-def _read_drawn(split: Split, rows: np.ndarray, share: range, views: int, entropy: tuple[int, ...]) -> Batch:
+def _read_drawn(split: Split, rows: np.ndarray, share: range, views: int, entropy: list[int]) -> Batch:
     """A reader's share of a batch; where crops are random, each has a generator of its own, by its place."""
     rows = rows[share.start : share.stop]
     if not split.random_crops:

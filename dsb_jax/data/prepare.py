@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
       arguments: the command line without the program's name; ``sys.argv`` by default.
 
     Returns:
-      The exit code: 0, or 2 after one line on stderr about what is wrong with the input.
+      The exit code: 0; 2 after one line on stderr about what is wrong with the input; 130 when it was interrupted.
 
     Example:
       >>> main(["mnits"])  # error: unknown dataset 'mnits'; did you mean 'mnist'? Valid names: cifar10, …
@@ -50,6 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
     info = tfds.builder_from_directory(folder).info
     examples = ", ".join(f"{part.num_examples} {split}" for split, part in info.splits.items())
     print(f"{name} is {'now' if written else 'already'} in {folder}: {examples}")

@@ -1,6 +1,7 @@
 """Which examples a training batch holds: random orders and draws, each a pure function of the seed and the step."""
 
 import functools
+import threading
 from collections.abc import Callable
 
 import jax
@@ -86,8 +87,14 @@ def order(samples: int, batch_size: int, *, seed: int) -> Sampler:
 
     # One call per epoch: an index at a time, as Grain shuffles, took 2 ms for a batch of 128.
     @functools.lru_cache(maxsize=2)
-    def of_epoch(epoch: int) -> np.ndarray:
+    def made(epoch: int) -> np.ndarray:
         return np.asarray(permutation(words(seed), words(epoch), samples))
+
+    lock = threading.Lock()
+
+    def of_epoch(epoch: int) -> np.ndarray:
+        with lock:  # several threads come to a new epoch at once
+            return made(epoch)
 
     def batch(step: int) -> np.ndarray:
         epoch, first = divmod(step * batch_size, samples)
@@ -157,52 +164,8 @@ def weighted(weights: np.ndarray, batch_size: int, *, seed: int) -> Sampler:
     upto, last = np.cumsum(weights), np.flatnonzero(weights)[-1]
 
     def batch(step: int) -> np.ndarray:
-        heights = np.random.default_rng([seed, step]).random(batch_size) * upto[-1]
+        heights = np.random.default_rng([*words(seed), *words(step)]).random(batch_size) * upto[-1]
         # From the right, so that an example of weight 0 has no height of its own.
         return np.searchsorted(upto, heights, side="right").clip(max=last).astype(np.int32)
 
     return batch
-
-
-def class_groups(labels: np.ndarray, classes: int, images: int, *, seed: int) -> Sampler:
-    """Batches of ``classes`` different classes and ``images`` of each, as losses on pairs want them.
-
-    A class of fewer images gives some of them more than once.
-
-    Args:
-      labels: of the examples, integers ``[n]``.
-      classes: at most the classes that there are images of.
-      images: of each class.
-      seed: not negative.
-
-    Returns:
-      A function from the number of a batch, an integer >= 0, to its positions, int32 ``[classes·images]``: class after
-      class.
-
-    Raises:
-      ValueError: more classes than there are, or an argument out of range.
-
-    Example:
-      >>> labels = np.array([0, 0, 1, 1, 2, 2])
-      >>> labels[class_groups(labels, 2, 2, seed=1)(0)].tolist()
-      [0, 0, 1, 1]
-    """
-    validation.positive_int("classes", classes)
-    validation.positive_int("images", images)
-    validation.integer("seed", seed, lowest=0)
-    rows = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-    if classes > len(rows):
-        raise ValueError(f"classes must be at most the {len(rows)} that there are images of, got {classes}")
-
-    def batch(step: int) -> np.ndarray:
-        rng = np.random.default_rng([seed, step])
-        chosen = (rows[number] for number in rng.permutation(len(rows))[:classes])
-        return np.concatenate([_several(own, images, rng) for own in chosen]).astype(np.int32)
-
-    return batch
-
-
-def _several(rows: np.ndarray, number: int, rng: np.random.Generator) -> np.ndarray:
-    """So many of ``rows``, every one before any for the second time."""
-    passes = -(-number // len(rows))
-    return np.concatenate([rng.permutation(rows) for _ in range(passes)])[:number]

@@ -61,6 +61,7 @@ def write(
 def _body(loaded: list[Run], grouped: list[Group]) -> str:
     compared = groups.compare(grouped)
     sections = (
+        _rehearsals(loaded),
         page.section("Results", _group_table(grouped), _run_table(grouped)),
         page.section(
             "Differences",
@@ -73,6 +74,15 @@ def _body(loaded: list[Run], grouped: list[Group]) -> str:
         page.section("Settings that differ", _setting_table(loaded)),
     )
     return "\n".join(filter(None, sections))
+
+
+def _rehearsals(loaded: list[Run]) -> str:
+    number = sum(run.results.get("data") == "synthetic" for run in loaded)
+    if not number:
+        return ""
+    what = "is a rehearsal" if number == 1 else "are rehearsals"
+    return f"""<p class="reading"><b>{number} of these runs {what}</b> with made-up images, whose accuracies mean
+nothing.</p>"""
 
 
 def _group_table(grouped: list[Group]) -> str:

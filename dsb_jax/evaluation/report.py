@@ -83,8 +83,10 @@ def _body(run: Run) -> str:
 def _rehearsal(run: Run) -> str:
     if run.results.get("data") != "synthetic":
         return ""
-    return """<p class="reading"><b>A rehearsal:</b> the images are made up, and no accuracy or scale on this page means
-anything.</p>"""
+    numbers = run.results.get("numbers", "true")
+    profile = "" if numbers == "true" else f" Numbers of images: {escape(numbers)}."
+    return f"""<p class="reading"><b>A rehearsal:</b> the images are made up, and no accuracy or scale on this page
+means anything.{profile}</p>"""
 
 
 def _facts(run: Run) -> dict[str, str]:

@@ -52,10 +52,12 @@ class Objective(Protocol):
     ``other_label`` is the label of what else is in it.
 
     Attributes:
+      loss: ``(logits, labels) -> [batch]``, what evaluation reports.
       views: how many augmented views of each image it asks of the pipeline.
       samplers: the samplers whose batches it asks for, names of :func:`dsb_jax.data.samplers.create`.
     """
 
+    loss: Callable[[jax.Array, jax.Array], jax.Array]
     views: int
     samplers: tuple[str, ...]
 

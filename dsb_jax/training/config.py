@@ -69,7 +69,7 @@ def base_config() -> ConfigDict:
     config.sampler = "plain"
 
     config.model = "resnet8"
-    config.stem = config_dict.placeholder(str)  # of resnet18, 34 and 50: cifar | imagenet
+    config.stem = config_dict.placeholder(str)  # of resnet18 to resnext50: cifar | imagenet
     config.head = config_dict.placeholder(str)  # what the loss wants: cosine for ldam, else linear
     config.head_scale = 30.0  # of a cosine head under a loss that has no scale of its own
     config.dtype = "float32"  # in which the backbone computes

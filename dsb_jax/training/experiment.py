@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from dsb_jax import balancers, data, losses, models, validation
 from dsb_jax.balancers import Balancer
-from dsb_jax.data import long_tail, synthetic
+from dsb_jax.data import long_tail, samplers, synthetic
 from dsb_jax.objectives import Supervised
 from dsb_jax.training import optimizers
 from dsb_jax.training.config import base_config
@@ -136,6 +136,8 @@ def _check_numbers(config):
             raise ValueError(f"{name} must lie in [0, 2**32), got {config[name]}")
     if config.start_epoch is not None and config.start_epoch < 0:
         raise ValueError(f"start_epoch must be >= 0, got {config.start_epoch}")
+    if config.sampler not in samplers.names():
+        raise validation.unknown_name("sampler", config.sampler, samplers.names())
     if config.batch_size % config.accumulate:
         raise ValueError(f"batch_size must be a multiple of accumulate = {config.accumulate}, got {config.batch_size}")
 
@@ -180,13 +182,15 @@ def _splits(config):
         raise ValueError(f"data=synthetic needs a dataset whose numbers are known, and {config.dataset} is your own")
     else:
         load = functools.partial(synthetic.load, spec)
-        profile = f"; its numbers are {spec.profile}" if spec.profile else ""
+        profile = f"; numbers of images: {spec.profile}" if spec.profile else ""
         _logger.warning("A rehearsal: %s with made-up pixels%s", spec.title, profile)
     return load("train", **options, **crops), load(evaluation, **options)
 
 
 def _is_long_tailed(config):
     spec = data.spec(config.dataset)
+    if config.long_tail == "exponential":
+        return config.imbalance > 1
     if config.long_tail != "none":
         return config.long_tail != "balanced"
     return spec is not None and (spec.long_tailed or spec.protocol(config.protocol).long_tailed)
@@ -196,6 +200,9 @@ def _training_rows(config, train):
     if config.long_tail not in _LONG_TAILS:
         raise validation.unknown_name("long_tail", config.long_tail, _LONG_TAILS)
     _warn_of_idle_settings(config)
+    spec = data.spec(config.dataset)
+    if config.long_tail != "none" and spec is not None and spec.part("train", config.protocol).choose is not None:
+        raise ValueError(f"long_tail must be 'none', got {config.long_tail!r}: {config.dataset} is a subset already")
     if config.long_tail == "none":
         return np.arange(len(train))
     smallest = int(np.bincount(train.labels, minlength=train.num_classes).min())
@@ -216,11 +223,17 @@ def _training_rows(config, train):
 
 
 def _warn_of_idle_settings(config):
-    users = {"imbalance": ("exponential",), "images_per_class": ("exponential", "balanced")}
+    users = {
+        "imbalance": ("long_tail", ("exponential",)),
+        "images_per_class": ("long_tail", ("exponential", "balanced")),
+        "crop_scale": ("random_crop", ("resize",)),
+    }
     defaults = base_config()
-    for name, kinds in users.items():
-        if config[name] != defaults[name] and config.long_tail not in kinds:
-            _logger.warning("%s=%s has no effect with long_tail=%s", name, config[name], config.long_tail)
+    for name, (setting, kinds) in users.items():
+        if config[name] != defaults[name] and config[setting] not in kinds:
+            _logger.warning("%s=%s has no effect with %s=%s", name, config[name], setting, config[setting])
+    if config.long_tail == "exponential" and config.imbalance == 1:
+        _logger.warning("long_tail=exponential leaves all classes alike: imbalance is 1")
 
 
 def _schedule(config, steps, examples):
@@ -251,6 +264,8 @@ def _preprocessing(config, channels):
         if config[name] is None and spec is None:
             raise ValueError(f"{name} must be set for own images: {channels} numbers, of images in [0, 1]")
         statistics[name] = tuple(config[name] if config[name] is not None else getattr(spec, name))
+        if len(statistics[name]) != channels:
+            raise ValueError(f"{name} must be one number per channel ({channels}), got {list(statistics[name])}")
     return Preprocessing.of(config, **statistics)
 
 

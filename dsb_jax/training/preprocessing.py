@@ -47,6 +47,7 @@ class Preprocessing:
         jitter = tuple(config.color_jitter)
         if len(jitter) != 3 or not all(0 <= strength < math.inf for strength in jitter):
             raise ValueError(f"color_jitter must be brightness, contrast and saturation, each >= 0, got {jitter}")
+        validation.integer("crop_padding", config.crop_padding, lowest=0)
         validation.integer("randaugment_layers", config.randaugment_layers, lowest=0)
         if not 0 <= config.randaugment_magnitude <= 10:
             raise ValueError(f"randaugment_magnitude must lie in [0, 10], got {config.randaugment_magnitude}")

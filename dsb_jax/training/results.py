@@ -10,6 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import dsb_jax
+from dsb_jax import data
 from dsb_jax.evaluation import metrics
 from dsb_jax.training import experiment as experiments
 from dsb_jax.training.experiment import Experiment
@@ -60,6 +61,8 @@ def results(
     return {
         "dataset": config.dataset,
         "data": config.data,
+        "numbers": _numbers(config),
+        "protocol": _protocol(config),
         "eval_split": experiment.test.split,
         "model": config.model,
         "loss": config.loss,
@@ -84,6 +87,20 @@ def results(
             name: metrics.correlations_by_alpha(accuracy, **space) for name, space in sorted(spaces.items())
         },
     }
+
+
+def _protocol(config: ConfigDict) -> str | None:
+    """How the dataset is divided; own images are in one way only."""
+    spec = data.spec(config.dataset)
+    if spec is None or config.protocol is not None:
+        return config.protocol
+    return next(iter(spec.protocols))
+
+
+def _numbers(config: ConfigDict) -> str:
+    """Whether the numbers of images are the dataset's, in words."""
+    spec = data.spec(config.dataset)
+    return spec.profile if config.data == "synthetic" and spec.profile else "true"
 
 
 def confusions(experiment: Experiment, predictions: np.ndarray) -> dict[str, np.ndarray]:

@@ -8,7 +8,8 @@ from scipy import io as scipy_io
 
 from dsb_jax.data import long_tail, specs
 from dsb_jax.data.archive import Archive
-from dsb_jax.data.builders.from_files import FromFiles, Index, Item
+from dsb_jax.data.builders.from_files import FromFiles
+from dsb_jax.data.builders.index import Index, Item
 from dsb_jax.data.specs import Part, Protocol, Spec
 
 _COUNTS = {split: specs.listed(f"cars196_{split}") for split in ("train", "test")}

@@ -154,12 +154,12 @@ def wanted(layout: Layout) -> str:
     """What the folder of an archive may hold, for messages.
 
     Example:
-      >>> wanted(CIFAR10)
-      'the folder of cifar-10-binary.tar.gz or cifar-10-python.tar.gz, of their files, or of train|test/CLASS_00.webp …'
+      >>> wanted(CIFAR10)[:72]
+      'the folder of cifar-10-binary.tar.gz or cifar-10-python.tar.gz, of their'
     """
     return (
         f"the folder of {layout.binary.archive} or {layout.python.archive}, of their files, "
-        "or of train|test/CLASS_00.webp …"
+        "or of train|test/CLASS_00.webp …; the archives are of https://www.cs.toronto.edu/~kriz/cifar.html"
     )
 
 

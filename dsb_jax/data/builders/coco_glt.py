@@ -11,7 +11,8 @@ import tensorflow_datasets as tfds
 
 from dsb_jax.data import images, specs
 from dsb_jax.data.archive import Archive
-from dsb_jax.data.builders.from_files import FromFiles, Index, Item
+from dsb_jax.data.builders.from_files import FromFiles
+from dsb_jax.data.builders.index import Index, Item
 from dsb_jax.data.specs import Part, Protocol, Spec
 
 # The objects with attributes, most of them first: that is the order of the labels.
@@ -193,6 +194,9 @@ class _Objects(Archive):
     @staticmethod
     def path(image: str, box: Sequence[float]) -> str:
         return f"{image}#{','.join(map(repr, box))}"
+
+    def stamp(self, name: str) -> str:
+        return self._archive.stamp(name.rpartition("#")[0])
 
     def read(self, name: str, *, md5: str | Sequence[str] = ()) -> bytes:
         del md5

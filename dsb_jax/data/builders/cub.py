@@ -4,7 +4,8 @@ from collections.abc import Iterable
 
 from dsb_jax.data import specs
 from dsb_jax.data.archive import Archive
-from dsb_jax.data.builders.from_files import FromFiles, Index, Item
+from dsb_jax.data.builders.from_files import FromFiles
+from dsb_jax.data.builders.index import Index, Item
 from dsb_jax.data.specs import Part, Protocol, Spec
 
 _COUNTS = {split: specs.listed(f"cub2011_{split}") for split in ("train", "test")}

@@ -8,7 +8,8 @@ import pathlib
 import numpy as np
 
 from dsb_jax.data.archive import Archive
-from dsb_jax.data.builders.from_files import SUFFIXES, FromFiles, Index, Item, held_out
+from dsb_jax.data.builders.from_files import SUFFIXES, FromFiles, held_out
+from dsb_jax.data.builders.index import Index, Item, shown
 
 _logger = logging.getLogger(__name__)
 
@@ -35,25 +36,27 @@ class Folder(FromFiles, skip_registration=True):
     def _index(self, archive: Archive) -> Index:
         splits = _find(archive.folder)
         self.info.metadata["listing"] = listing(archive.folder)
-        class_names = list(splits["train"])
+        labels = {name: label for label, name in enumerate(splits["train"])}
         items = {
             split: [
-                Item(path.relative_to(archive.folder).as_posix(), class_names.index(name))
+                Item(path.relative_to(archive.folder).as_posix(), labels[name])
                 for name, paths in classes.items()
                 for path in paths
             ]
             for split, classes in splits.items()
         }
-        return Index(class_names, items, archive)
+        return Index(list(labels), items, archive)
 
 
 def listing(archive: str | os.PathLike[str]) -> str:
-    """A digest of the paths and sizes of the images under a folder: other images have another one."""
+    """A digest of the paths and sizes of the images under a folder, which other images hardly share."""
     archive = pathlib.Path(archive)
     # Spelt out to the depth of SPLIT/CLASS/IMAGE: these patterns follow links to folders, and ** does not.
     paths = sorted(path for depth in ("*/*", "*/*/*") for path in archive.glob(depth) if _is_image(path))
-    lines = (f"{path.relative_to(archive).as_posix()}\t{path.stat().st_size}\n" for path in paths)
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    lines = (
+        f"{path.relative_to(archive).as_posix()}\t{path.stat().st_size if path.exists() else 0}\n" for path in paths
+    )
+    return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
 def _find(archive: pathlib.Path) -> dict[str, _Classes]:
@@ -106,19 +109,22 @@ def _holds_classes(folder: pathlib.Path) -> bool:
 
 
 def _classes(folder: pathlib.Path) -> _Classes:
-    classes, ignored = {}, []
+    classes, ignored, empty = {}, [], []
     for entry in sorted(folder.iterdir()):
         if not entry.is_dir() or entry.name.startswith("."):
             ignored.append(entry)
             continue
         files = sorted(entry.iterdir())
-        paths = [path for path in files if _is_image(path)]
-        if not paths:
-            kinds = ", ".join(suffix[1:] for suffix in SUFFIXES)
-            deeper = ", but folders; is it the one to prepare?" if any(path.is_dir() for path in files) else ""
-            raise ValueError(f"{entry} has no images ({kinds}){deeper}")
+        classes[entry.name] = [path for path in files if _is_image(path)]
         ignored += [path for path in files if not _is_image(path)]
-        classes[entry.name] = paths
+        if not classes[entry.name]:
+            empty.append(entry)
+    if empty:
+        kinds = ", ".join(suffix[1:] for suffix in SUFFIXES)
+        inner = any(path.is_dir() for path in empty[0].iterdir())
+        deeper = ", but folders; is it the one to prepare?" if inner else ""
+        has = "has" if len(empty) == 1 else "have"
+        raise ValueError(f"{shown([str(entry) for entry in empty])} {has} no images ({kinds}){deeper}")
     if ignored:
         text = "%d entries of %s are no images of a class and are left out, such as %s"
         _logger.warning(text, len(ignored), folder, ignored[0])
@@ -126,7 +132,9 @@ def _classes(folder: pathlib.Path) -> _Classes:
 
 
 def _is_image(path: pathlib.Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    """Whether a file is called one; a link to nowhere is missed when it is read."""
+    named = path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    return named and (path.is_file() or (path.is_symlink() and not path.exists()))
 
 
 def _drawn(classes: _Classes) -> dict[str, _Classes]:

@@ -6,64 +6,20 @@ dataset appears whole or not at all.
 """
 
 import collections
-import concurrent.futures
-import dataclasses
-import hashlib
-import io
-import json
 import os
 import pathlib
 import shutil
-import sys
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-import tqdm
-from array_record.python import array_record_module
-from tensorflow_datasets.core import example_serializer
 
-from dsb_jax.data import images
 from dsb_jax.data.archive import Archive
+from dsb_jax.data.builders.index import Index, shown
+from dsb_jax.data.builders.shards import Shard, ShardWriter, place
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-
-_EXAMPLES_PER_SHARD = 2048
-_NAMES_SHOWN = 20
-_THREADS = min(32, 2 * (os.cpu_count() or 1))
-_SECONDS_BETWEEN_LINES = 30.0  # of progress where no one watches
-
-
-class Item(NamedTuple):
-    """One image of a split.
-
-    Attributes:
-      path: the file's name in the archive; the example's key, so that no two of a split have the same.
-      label: its class.
-      features: what the example has besides ``image`` and ``label``.
-      key: of the example where one file has several; the path by default.
-    """
-
-    path: str
-    label: int
-    features: dict[str, Any] = {}  # noqa: RUF012  (never written to)
-    key: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Index:
-    """What a dataset consists of.
-
-    Attributes:
-      class_names: in the order of the labels.
-      splits: the images of each.
-      archive: what paths are relative to.
-    """
-
-    class_names: Sequence[str]
-    splits: dict[str, list[Item]]
-    archive: Archive
 
 
 class FromFiles(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=True):
@@ -103,20 +59,25 @@ class FromFiles(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=T
             metadata=tfds.core.MetadataDict(),
         )
 
+    def download_and_prepare(self, **options: Any) -> None:
+        """As TFDS has it; shards are kept until the dataset is there."""
+        super().download_and_prepare(**options)
+        shutil.rmtree(self._unfinished_folder(), ignore_errors=True)
+
     def _download_and_prepare(self, dl_manager: Any, download_config: Any = None) -> None:
-        """Writes all shards, then moves them to where TFDS makes the dataset appear."""
+        """Writes all shards, then puts them where TFDS makes the dataset appear."""
         del download_config
         index = self._index(Archive(dl_manager.manual_dir))
         _check(self.name, index)
         _check_numbers(self.name, index, self.images_per_split, self.images_per_class)
         self.info.features["label"].names = list(index.class_names)
-        writer = _ShardWriter(self._unfinished_folder(), index, self.info.features, skip_bad=self.skip_bad)
-        shards = writer.write_all()
-        splits = []
+        writer = ShardWriter(self._unfinished_folder(), index, self.info.features, skip_bad=self.skip_bad)
+        shards, splits = writer.write_all(), []
+        _check_labels(self.name, index, shards)
         for split, parts in shards.items():
             template = self._get_filename_template(split_name=split)
             for number, part in enumerate(parts):
-                part.path.rename(template.sharded_filepath(shard_index=number, num_shards=len(parts)))
+                place(part.path, template.sharded_filepath(shard_index=number, num_shards=len(parts)))
             splits.append(
                 tfds.core.SplitInfo(
                     name=split,
@@ -130,7 +91,6 @@ class FromFiles(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=T
         self.info.set_splits(tfds.core.splits.SplitDict(splits))
         if skipped := [bad for parts in shards.values() for part in parts for bad in part.bad]:
             self.info.metadata["skipped"] = skipped
-        shutil.rmtree(writer.folder)
 
     def _unfinished_folder(self) -> pathlib.Path:
         """Where shards are until they are all there: beside the dataset."""
@@ -170,13 +130,23 @@ def _check(name: str, index: Index) -> None:
     classes = len(index.class_names)
     if repeated := [name for name, number in collections.Counter(index.class_names).items() if number > 1]:
         raise ValueError(f"{name}: class names must differ, got {repeated[0]!r} more than once")
+    # TFDS keeps them as the lines of a text.
+    if wrong := [name for name in index.class_names if name != name.strip() or "\n" in name or not name]:
+        raise ValueError(f"{name}: class names must be one line without outer blanks, got {wrong[0]!r}")
+    texts = [*index.class_names, *(item.path for items in index.splits.values() for item in items)]
+    if wrong := [text for text in texts if not text.isprintable() and _is_no_unicode(text)]:
+        raise ValueError(f"{name}: names must be UTF-8, got {wrong[0]!r}")
     for split, items in index.splits.items():
         keys = collections.Counter(item.key or item.path for item in items)
         if repeated := [key for key, number in keys.items() if number > 1]:
-            raise ValueError(f"{name}/{split} lists {_shown(repeated)} more than once")
+            raise ValueError(f"{name}/{split} lists {shown(repeated)} more than once")
         if wrong := [item for item in items if not 0 <= item.label < classes]:
             label, path = wrong[0].label, wrong[0].path
             raise ValueError(f"{name}/{split}: labels must lie in [0, {classes}), got {label} of {path}")
+
+
+def _is_no_unicode(text: str) -> bool:
+    return any(0xD800 <= ord(character) < 0xE000 for character in text)  # how Python keeps other bytes
 
 
 def _check_numbers(
@@ -203,122 +173,12 @@ def _check_numbers(
             raise ValueError(f"{name}/train has no images of class {index.class_names[int(np.argmin(counts))]}")
 
 
-def _shown(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMES_SHOWN:,} more" if len(names) > _NAMES_SHOWN else ""
-    return ", ".join(names[:_NAMES_SHOWN]) + more
-
-
-@dataclasses.dataclass(frozen=True)
-class _Shard:
-    """A file of records that is complete; ``bad`` are the files that it lacks, with what is wrong with them."""
-
-    path: pathlib.Path
-    labels: list[int]
-    size: int
-    bad: list[str]
-
-    @property
-    def examples(self) -> int:
-        return len(self.labels)
-
-
-class _ShardWriter:
-    """Writes the shards of an index into a folder, and finds again those that an earlier call wrote."""
-
-    def __init__(self, folder: pathlib.Path, index: Index, features: Any, *, skip_bad: bool) -> None:
-        self.folder, self._index, self._skip_bad = folder, index, skip_bad
-        self._features, self._shape = features, tuple(features["image"].shape)
-        self._serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
-        self._plan = _plan(index)
-        if (folder / "plan").exists() and (folder / "plan").read_text() != self._plan:
-            shutil.rmtree(folder)  # of other images
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "plan").write_text(self._plan)
-
-    def write_all(self) -> dict[str, list[_Shard]]:
-        """All shards by split; raises ValueError naming every bad file, unless they are to be skipped."""
-        total = sum(map(len, self._index.splits.values()))
-        interval = 0.1 if sys.stderr.isatty() else _SECONDS_BETWEEN_LINES
-        shards: dict[str, list[_Shard]] = {}
-        progress = tqdm.tqdm(total=total, unit=" images", mininterval=interval, leave=False)
-        with progress, concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-            for split, items in self._index.splits.items():
-                numbers = range(-(-len(items) // _EXAMPLES_PER_SHARD))
-                shards[split] = [self._shard(split, number, pool, progress) for number in numbers]
-        bad = [text for parts in shards.values() for part in parts for text in part.bad]
-        if bad and not self._skip_bad:
-            raise ValueError(
-                f"{len(bad)} of {total:,} images cannot be used; mend them, or leave them out with --skip-bad: "
-                + "; ".join(bad[:_NAMES_SHOWN])
-                + self._all_bad(bad)
-            )
-        for split, parts in shards.items():
-            if not sum(part.examples for part in parts):
-                raise ValueError(f"no image of {split} can be used")
-        return shards
-
-    def _all_bad(self, bad):
-        if len(bad) <= _NAMES_SHOWN:
-            return ""
-        path = self.folder / "bad.txt"
-        path.write_text("\n".join(bad) + "\n")
-        return f"; … all {len(bad)} are listed in {path}"
-
-    def _shard(self, split, number, pool, progress):
-        """One shard; whatever stops its writing, a file of its name is complete."""
-        first = number * _EXAMPLES_PER_SHARD
-        items = self._index.splits[split][first : first + _EXAMPLES_PER_SHARD]
-        path = self.folder / f"{split}-{number:05d}"
-        record = path.with_suffix(".json")
-        if record.exists():
-            found = json.loads(record.read_text())
-            if not found["bad"] or self._skip_bad:
-                progress.update(len(items))
-                return _Shard(path, **found)
-        partial = path.with_suffix(".partial")
-        labels, bad = self._write(partial, items, pool, progress)
-        content = {"labels": labels, "size": partial.stat().st_size, "bad": bad}
-        partial.rename(path)
-        record.with_suffix(".tmp").write_text(json.dumps(content))
-        record.with_suffix(".tmp").rename(record)
-        return _Shard(path, **content)
-
-    def _write(self, path, items, pool, progress):
-        """The labels of the images that are written, and what is wrong with the others."""
-        labels, bad = [], []
-        writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
-        for item, content in zip(items, pool.map(self._content, items), strict=True):
-            if isinstance(content, str):
-                bad.append(f"{item.path}: {content}")
-            else:
-                writer.write(self._record(item, content))
-                labels.append(item.label)
-            progress.update()
-        writer.close()
-        return labels, bad
-
-    def _content(self, item: Item) -> bytes | str:
-        """The bytes of an image that decodes, or what is wrong with it."""
-        try:
-            content = self._index.archive.read(item.path)
-            images.check(content)
-            if None not in self._shape:
-                images.decode(content, self._shape)
-        except ValueError as error:
-            return str(error)
-        except FileNotFoundError:
-            return "it is missing"
-        return content
-
-    def _record(self, item, content):
-        example = {"image": io.BytesIO(content), "label": item.label, **item.features}
-        return self._serializer.serialize_example(self._features.encode_example(example))
-
-
-def _plan(index: Index) -> str:
-    """A digest of all that decides what is written."""
-    digest = hashlib.sha256(f"{_EXAMPLES_PER_SHARD} {list(index.class_names)}".encode())
-    for split, items in sorted(index.splits.items()):
-        for item in items:
-            digest.update(repr((split, *item)).encode())
-    return digest.hexdigest()
+def _check_labels(name: str, index: Index, shards: dict[str, list[Shard]]) -> None:
+    """Raises if a class was left without images to train on."""
+    written = np.bincount([label for part in shards.get("train", ()) for label in part.labels], minlength=1)
+    planned = np.bincount([item.label for item in index.splits.get("train", ())], minlength=1)
+    written = np.pad(written, (0, len(planned) - len(written)))
+    if (empty := np.flatnonzero((written == 0) & (planned > 0))).size:
+        raise ValueError(
+            f"{name}/train: no image of {shown([index.class_names[label] for label in empty])} can be used"
+        )

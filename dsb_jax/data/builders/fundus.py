@@ -12,7 +12,8 @@ import tensorflow_datasets as tfds
 
 from dsb_jax.data import specs
 from dsb_jax.data.archive import Archive
-from dsb_jax.data.builders.from_files import FromFiles, Index, Item
+from dsb_jax.data.builders.from_files import FromFiles
+from dsb_jax.data.builders.index import Index, Item
 from dsb_jax.data.specs import IMAGENET_MEAN, IMAGENET_STD, Choice, Part, Protocol, Spec
 
 # By the letters of the annotations; "O", other diseases, is no class (Sec. D.6.1).

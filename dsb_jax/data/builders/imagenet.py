@@ -8,7 +8,8 @@ import tensorflow_datasets as tfds
 
 from dsb_jax.data import specs
 from dsb_jax.data.archive import Archive
-from dsb_jax.data.builders.from_files import FromFiles, Index, Item, image_files
+from dsb_jax.data.builders.from_files import FromFiles, image_files
+from dsb_jax.data.builders.index import Index, Item
 from dsb_jax.data.specs import Part, Protocol, Spec
 
 IMAGES = (
@@ -197,6 +198,7 @@ def _spec(name: str, title: str, protocols: dict[str, Protocol], **facts: Any) -
         licence=LICENCE,
         gigabytes=GIGABYTES,
         sizes_differ=True,
+        class_names=tuple(wnids()),
         **facts,
     )
 

@@ -8,7 +8,8 @@ import tensorflow_datasets as tfds
 from dsb_jax.data import specs
 from dsb_jax.data.archive import Archive
 from dsb_jax.data.builders import imagenet
-from dsb_jax.data.builders.from_files import FromFiles, Index, Item
+from dsb_jax.data.builders.from_files import FromFiles
+from dsb_jax.data.builders.index import Index, Item
 from dsb_jax.data.specs import Part, Protocol, Spec
 
 _LISTS = {"train": "ImageNet_LT_train.txt", "validation": "ImageNet_LT_val.txt", "test": "ImageNet_LT_test.txt"}
@@ -114,7 +115,7 @@ SPECS = (
         std=specs.IMAGENET_STD,
         licence=imagenet.LICENCE,
         # What is kept of ImageNet's; all of those have to be there.
-        gigabytes=22.0,
+        gigabytes=imagenet.GIGABYTES,
         sizes_differ=True,
         long_tailed=True,
     ),

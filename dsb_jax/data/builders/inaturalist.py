@@ -9,7 +9,8 @@ import tensorflow_datasets as tfds
 
 from dsb_jax.data import specs
 from dsb_jax.data.archive import Archive
-from dsb_jax.data.builders.from_files import FromFiles, Index, Item
+from dsb_jax.data.builders.from_files import FromFiles
+from dsb_jax.data.builders.index import Index, Item
 from dsb_jax.data.specs import Part, Protocol, Spec
 
 _LISTS = {"train": "train2018.json", "validation": "val2018.json"}
@@ -136,6 +137,7 @@ SPECS = (
         gigabytes=120.0,
         sizes_differ=True,
         long_tailed=True,
+        class_names=tuple(species()),
         profile="made up: a seeded long-tailed profile with exactly 437,513 images, 2 to 1,000 of each class",
     ),
 )

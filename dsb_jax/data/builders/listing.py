@@ -1,16 +1,21 @@
 """Images that a table lists: a CSV or Parquet file of paths and labels."""
 
+import collections
 import csv
 import hashlib
 import io
+import math
 import os
 import pathlib
+import posixpath
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from dsb_jax.data.archive import Archive
-from dsb_jax.data.builders.from_files import FromFiles, Index, Item, held_out
+from dsb_jax.data.builders.from_files import FromFiles, held_out
+from dsb_jax.data.builders.index import Index, Item, shown
 
 _SPLITS = {"train": "train", "test": "test", "val": "test", "validation": "test"}
 
@@ -32,15 +37,19 @@ class Listing(FromFiles, skip_registration=True):
     table: str = ""  # the file's name in the archive's folder
 
     def _index(self, archive: Archive) -> Index:
+        where = archive.folder / self.table
         rows = _read(archive, self.table)
-        self.info.metadata["listing"] = digest(archive.folder / self.table)
-        names = _ordered({label for _, label, _ in rows})
-        labels = np.array([names.index(label) for _, label, _ in rows])
-        divided = [split for _, _, split in rows if split]
-        if divided and len(divided) < len(rows):
-            raise ValueError(f"{archive.folder / self.table}: {len(rows) - len(divided)} rows have no split")
-        in_test = np.array([split == "test" for _, _, split in rows]) if divided else _drawn(labels, names)
-        items = [Item(path, int(label)) for (path, _, _), label in zip(rows, labels, strict=True)]
+        _check(where, rows)
+        self.info.metadata["listing"] = digest(where)
+        names = _ordered({row.label for row in rows})
+        if len(names) < 2:
+            raise ValueError(f"{where} must have at least two classes, got {shown(names)}")
+        numbers = {name: number for number, name in enumerate(names)}
+        labels = np.array([numbers[row.label] for row in rows])
+        in_test = np.array([row.split == "test" for row in rows])
+        if not any(row.split for row in rows):
+            in_test = _drawn(labels, names)
+        items = [Item(row.path, int(label)) for row, label in zip(rows, labels, strict=True)]
         splits = {
             split: [item for item, chosen in zip(items, in_test == is_test, strict=True) if chosen]
             for split, is_test in (("train", False), ("test", True))
@@ -48,30 +57,44 @@ class Listing(FromFiles, skip_registration=True):
         return Index(names, splits, archive)
 
 
+class _Row(NamedTuple):
+    """A row as texts: ``split`` is train, test, or empty where the table has no such column."""
+
+    path: str
+    label: str
+    split: str
+
+
 def digest(table: str | os.PathLike[str]) -> str:
     """Tells a table from another one."""
     return hashlib.sha256(pathlib.Path(table).read_bytes()).hexdigest()
 
 
-def _read(archive: Archive, table: str) -> list[tuple[str, str, str]]:
-    """Path, label and split of each row, as text."""
+def _read(archive: Archive, table: str) -> list[_Row]:
     where, content = archive.folder / table, archive.read(table)
-    columns = _parquet_columns(where, content) if table.endswith(".parquet") else _csv_columns(where, content)
+    columns = _parquet_columns(where, content) if table.lower().endswith(".parquet") else _csv_columns(where, content)
     for wanted in ("path", "label"):
         if wanted not in columns:
             raise ValueError(f"{where} must have the columns path and label, got {', '.join(columns) or 'none'}")
-    splits = columns.get("split") or [""] * len(columns["path"])
-    rows = list(zip(columns["path"], columns["label"], splits, strict=True))
-    read = []
-    for number, (path, label, split) in enumerate(rows, start=1):
-        if not path or not label:
-            raise ValueError(f"{where}: row {number} has no {'path' if not path else 'label'}")
-        if split and split.lower() not in _SPLITS:
-            raise ValueError(f"{where}: split must be one of {', '.join(_SPLITS)}, got {split!r} in row {number}")
-        read.append((pathlib.PurePath(path).as_posix(), label, _SPLITS.get(split.lower(), "")))
-    if not read:
+    if not columns["path"]:
         raise ValueError(f"{where} has no rows")
-    return read
+    splits = [_SPLITS.get(split.lower(), split) for split in columns.get("split") or [""] * len(columns["path"])]
+    paths = [path and posixpath.normpath(pathlib.PurePath(path).as_posix()) for path in columns["path"]]
+    return [_Row(*row) for row in zip(paths, columns["label"], splits, strict=True)]
+
+
+def _check(where: pathlib.Path, rows: list[_Row]) -> None:
+    """Raises ValueError naming all that is wrong with the rows."""
+    wrong = []
+    divided = any(row.split for row in rows)
+    for number, row in enumerate(rows, start=1):
+        wrong += [f"row {number} has no {name}" for name in ("path", "label") if not getattr(row, name)]
+        if divided and row.split not in ("train", "test"):
+            wrong.append(f"row {number} must have a split of {', '.join(_SPLITS)}, got {row.split!r}")
+    repeated = collections.Counter(row.path for row in rows if row.path)
+    wrong += [f"{path} is listed {number} times" for path, number in repeated.items() if number > 1]
+    if wrong:
+        raise ValueError(f"{where} (rows without the headings and blank lines): {shown(wrong)}")
 
 
 def _csv_columns(where: pathlib.Path, content: bytes) -> dict[str, list[str]]:
@@ -94,16 +117,23 @@ def _parquet_columns(where: pathlib.Path, content: bytes) -> dict[str, list[str]
     except pa.ArrowException as error:
         raise ValueError(f"{where} is no Parquet file: {error}") from error
     return {
-        name.lower(): ["" if value is None else str(value) for value in table.column(name).to_pylist()]
+        name.lower(): [_text(value) for value in table.column(name).to_pylist()]
         for name in table.column_names
         if name.lower() in ("path", "label", "split")
     }
 
 
+def _text(value: object) -> str:
+    """A cell as it stands in a CSV file; whole numbers among floats, as of a column with gaps, are whole."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
 def _ordered(labels: set[str]) -> list[str]:
     """Class names in their order: of numbers that of their values."""
     try:
-        return sorted(labels, key=int)
+        return sorted(labels, key=lambda label: (int(label), label))
     except ValueError:
         return sorted(labels)
 

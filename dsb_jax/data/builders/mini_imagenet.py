@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 from dsb_jax.data import specs
 from dsb_jax.data.archive import Archive
-from dsb_jax.data.builders.from_files import FromFiles, Index, Item
+from dsb_jax.data.builders.from_files import FromFiles
+from dsb_jax.data.builders.index import Index, Item
 from dsb_jax.data.specs import Part, Protocol, Spec
 
 _CLASSES = {"train": 64, "val": 16, "test": 20}  # of each list

@@ -42,13 +42,13 @@ _FILES = {
 _FASHION_FILES = {split: tuple(file._replace(md5=None) for file in files) for split, files in _FILES.items()}
 
 
+_WANTED = "the folder of " + ", ".join(f"{file.name}[.gz]" for files in _FILES.values() for file in files)
+
+
 class _FromIdxFiles:
     """Name, version, features and order of examples are those of TFDS, so either one's files serve the other."""
 
     url_infos = None  # see builders/__init__.py
-    MANUAL_DOWNLOAD_INSTRUCTIONS = "the folder of " + ", ".join(
-        f"{file.name}[.gz]" for files in _FILES.values() for file in files
-    )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Sized]:
         # All four files are read and checked before the first record is written.
@@ -64,6 +64,7 @@ class Mnist(_FromIdxFiles, tfds.image_classification.MNIST, skip_registration=Tr
     """70,000 handwritten digits of 28x28 (LeCun et al., 1998)."""
 
     name = "mnist"
+    MANUAL_DOWNLOAD_INSTRUCTIONS = f"{_WANTED} of http://yann.lecun.com/exdb/mnist"
 
     def _arrays(self, archive: pathlib.Path) -> dict[str, list[np.ndarray]]:
         return {split: [_read(archive, file) for file in files] for split, files in _FILES.items()}
@@ -73,6 +74,7 @@ class FashionMnist(_FromIdxFiles, tfds.image_classification.FashionMNIST, skip_r
     """70,000 images of clothes, 28x28, in the files of MNIST (Xiao et al., 2017)."""
 
     name = "fashion_mnist"
+    MANUAL_DOWNLOAD_INSTRUCTIONS = f"{_WANTED} of https://github.com/zalandoresearch/fashion-mnist"
 
     def _arrays(self, archive: pathlib.Path) -> dict[str, list[np.ndarray]]:
         arrays = {split: [_read(archive, file) for file in files] for split, files in _FASHION_FILES.items()}

@@ -7,9 +7,10 @@ import tensorflow_datasets as tfds
 
 from dsb_jax.data import specs
 from dsb_jax.data.archive import Archive
-from dsb_jax.data.builders.from_files import FromFiles, Index, Item
+from dsb_jax.data.builders.from_files import FromFiles
 from dsb_jax.data.builders.imagenet import missing
 from dsb_jax.data.builders.imagenet_lt import folder_of_lists, read_list
+from dsb_jax.data.builders.index import Index, Item
 from dsb_jax.data.specs import Part, Protocol, Spec
 
 _LISTS = {"train": "Places_LT_train.txt", "val": "Places_LT_val.txt", "test": "Places_LT_test.txt"}
@@ -130,8 +131,7 @@ SPECS = (
         mean=specs.IMAGENET_MEAN,
         std=specs.IMAGENET_STD,
         licence="for academic research and education",
-        # What is kept of the images of Places365, 26.6 GB, of which all have to be there.
-        gigabytes=1.6,
+        gigabytes=26.6,  # of all images of Places365, of which 1.6 GB are kept
         sizes_differ=True,
         long_tailed=True,
     ),

@@ -11,7 +11,8 @@ import tensorflow_datasets as tfds
 
 from dsb_jax.data import specs
 from dsb_jax.data.archive import Archive
-from dsb_jax.data.builders.from_files import FromFiles, Index, Item, image_files
+from dsb_jax.data.builders.from_files import FromFiles, image_files
+from dsb_jax.data.builders.index import Index, Item
 from dsb_jax.data.specs import IMAGENET_MEAN, IMAGENET_STD, Part, Protocol, Spec
 
 _RSSCN7 = ("Grass", "Field", "Industry", "RiverLake", "Forest", "Resident", "Parking")

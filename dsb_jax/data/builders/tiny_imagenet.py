@@ -2,7 +2,8 @@
 
 from dsb_jax.data import specs
 from dsb_jax.data.archive import Archive
-from dsb_jax.data.builders.from_files import FromFiles, Index, Item, image_files
+from dsb_jax.data.builders.from_files import FromFiles, image_files
+from dsb_jax.data.builders.index import Index, Item
 from dsb_jax.data.specs import Part, Protocol, Spec
 
 _COUNTS = {"train": specs.alike(500, 200), "val": specs.alike(50, 200)}
