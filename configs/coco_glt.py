@@ -7,7 +7,7 @@ experimental settings as IFL" (Tang et al., Invariant Feature Learning for Gener
 weight decay 5e-4; parts of 0.5 to 1 of the area brought to 112x112, flips; for the test the middle of images whose
 shorter side has 128 pixels. The numbers there, of which most of the table is, were measured without momentum, by
 mistake, as the authors report: hence ``momentum = 0``. That the network is ResNeXt-50 is theirs as well. Weights begin
-at random.
+at random. The paper's α = 2 is that of long-tailed classes: ``alt`` trains on balanced ones, and has α = 1.
 
 To prepare are 20 GB of COCO 2014 and its attributes:
 

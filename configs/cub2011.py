@@ -8,8 +8,9 @@ of the classes, whose rate is 0.01 there and the same here. Crops are out of ima
 
 This is not yet the paper's experiment, which is one of retrieval: the first 100 classes train and the others are
 searched. Here are all 200 classes in the published split. The paper's BN-Inception, which is not among the models, is a
-ResNet-50; its embedding in 64 or 512 dimensions the network's own 2,048; and its weights, of ImageNet, are random, for
-which ``learning_rate=0.001,adam_epsilon=1e-8`` is nearer to what is usual.
+ResNet-50; its embedding in 64 or 512 dimensions the network's own 2,048, without NormSoftmax's normalisation of layers;
+batches are not balanced and batch statistics not frozen, as they are in the published codes; and its weights, of
+ImageNet, are random, for which ``learning_rate=0.001,adam_epsilon=1e-8`` is nearer to what is usual.
 
 To prepare are 1.2 GB:
 

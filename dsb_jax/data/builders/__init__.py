@@ -7,6 +7,8 @@ Nothing is downloaded, so builders set ``url_infos = None``: TFDS 4.9.10 looks f
 package that it does not declare (https://github.com/tensorflow/datasets/issues/11212).
 """
 
+import sys
+
 import tensorflow_datasets as tfds
 
 from dsb_jax.data.builders import (
@@ -59,21 +61,5 @@ BUILDERS: dict[str, type[tfds.core.DatasetBuilder]] = {
 # Of own images; a name of the user's choice follows: ``folder/NAME``.
 OWN: dict[str, type[tfds.core.DatasetBuilder]] = {builder.name: builder for builder in (Folder, Listing)}
 
-_MODULES = (
-    cars,
-    cifar,
-    coco_glt,
-    cub,
-    digits,
-    fundus,
-    imagenet,
-    imagenet_lt,
-    inaturalist,
-    mini_imagenet,
-    mnist,
-    places_lt,
-    products,
-    remote_sensing,
-    tiny_imagenet,
-)
+_MODULES = dict.fromkeys(sys.modules[builder.__module__] for builder in BUILDERS.values())
 SPECS: dict[str, Spec] = {spec.name: spec for module in _MODULES for spec in module.SPECS}
