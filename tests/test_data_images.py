@@ -306,6 +306,7 @@ def test_damage_is_refused_or_decodes_to_the_size_wanted(kind, damage, size):
 
 @hypothesis.given(st.binary(max_size=200))
 def test_no_bytes_break_the_reader_of_headers(tail):
+    assert images._jpeg_header(b"\xff\xd8\xff\xc0\0\x11\x08\0\0\0\x09" + tail) is None  # without a height
     for start in (b"", b"\xff\xd8", b"\xff\xd8\xff", b"\xff\xd8\xff\xe1\x00\x50Exif\0\0MM\0*"):
         images._jpeg_header(start + tail)
 
@@ -532,9 +533,10 @@ def test_the_generator_decides_alone():
     assert [crop.shape for crop in first] == [(32, 32, 3)] * 4 + [(32, 32, 1)] * 4
 
 
-def test_what_is_returned_can_be_written_to():
-    encoded = save(smooth(40, 40), "PNG")
-    square = images.decode_square(encoded, 40, 3)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_what_is_returned_can_be_written_to(channels):
+    encoded = save(smooth(40, 60), "PNG")
+    square = images.decode_square(encoded, 40, channels)
     assert square.flags.writeable
     assert square.flags.c_contiguous
     assert square.base is None

@@ -16,6 +16,7 @@ import PIL.Image
 import pytest
 
 from dsb_jax import data
+from dsb_jax.data import __main__ as overview
 from dsb_jax.data import datasets, images, prepare
 from dsb_jax.data.archive import Archive
 from dsb_jax.data.builders import from_files, shards
@@ -199,6 +200,9 @@ def test_bad_files_can_be_left_out_and_are_recorded(archive, capsys, monkeypatch
     assert "15 train, 4 test" in out
     assert f"without 5 files that are missing or damaged: {metadata} lists them" in out
     assert [line.partition(": ")[0] for line in json.loads(metadata.read_text())["skipped"]] == bad
+    assert datasets.state("folder/insects", archive.parent / "data") == "without 5 files"
+    assert overview.main(["--data-dir", str(archive.parent / "data")]) == 0
+    assert "folder/insects      without 5 files" in capsys.readouterr().out
     train = data.load("folder/insects", "train", data_dir=archive.parent / "data", image_size=8)
     assert np.bincount(train.labels).tolist() == [7, 8]
     assert len([example["image"] for example in train.source]) == 15

@@ -175,5 +175,7 @@ def test_the_list_of_datasets(capsys, tmp_path):
     for name in SPECS:
         assert listing.main([name, "--data-dir", str(tmp_path)]) == 0
         assert "protocol=" in capsys.readouterr().out
+    assert listing.main(["folder/birds", "--data-dir", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith("folder/birds: your own images; here: no; to prepare: the folder of")
     assert listing.main(["digit"]) == 2
     assert capsys.readouterr().err.startswith("error: unknown dataset 'digit'; did you mean 'digits'")

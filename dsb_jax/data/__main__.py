@@ -43,10 +43,13 @@ def _listed(data_dir: str | None) -> str:
         protocol = spec.protocol()
         images = " + ".join(f"{part.counts.sum():,} {split}" for split, part in protocol.splits.items())
         span = f"{counts.max():,}" if counts.min() == counts.max() else f"{counts.min():,} … {counts.max():,}"
-        here = "yes" if datasets.is_prepared(name, data_dir) else "–"
+        state = datasets.state(name, data_dir)
+        here = "–" if state == "no" else state
         made_up = "*" if spec.profile else ""
         rows.append((name, here, f"{len(counts):,}", images, span + made_up, _size(spec), spec.licence))
-    rows += [(name, "yes", "", "", "", "", "your own") for name in datasets.own_names(data_dir)]
+    rows += [
+        (name, datasets.state(name, data_dir), "", "", "", "", "your own") for name in datasets.own_names(data_dir)
+    ]
     text = _table(rows)
     if any(spec.profile for spec in SPECS.values()):
         text += "\n* a profile: the published list of these numbers is not part of this package"
@@ -56,7 +59,8 @@ def _listed(data_dir: str | None) -> str:
 def _described(name: str, data_dir: str | None) -> str:
     spec = datasets.spec(name)
     if spec is None:
-        return f"{name}: your own images, {'prepared' if datasets.is_prepared(name, data_dir) else 'not prepared'} here"
+        state, wanted = datasets.state(name, data_dir), datasets.instructions(name)
+        return f"{name}: your own images; here: {state}; to prepare: {wanted}"
     lines = [f"{spec.name}: {spec.title}", f"licence: {spec.licence}", f"to prepare: {_size(spec)}"]
     if wanted := datasets.instructions(name):
         lines.append(f"prepared by: python -m dsb_jax.data.prepare {name} --archive DIR, {wanted}")
@@ -72,7 +76,7 @@ def _described(name: str, data_dir: str | None) -> str:
         for split, part in protocol.splits.items():
             lines.append(f"  {split}: {part.counts.sum():,} images of {len(part.counts):,} classes")
         lines.append(f"  classes: {groups}")
-    lines.append(f"here: {'yes' if datasets.is_prepared(name, data_dir) else 'no'}")
+    lines.append(f"here: {datasets.state(name, data_dir)}")
     return "\n".join(lines)
 
 

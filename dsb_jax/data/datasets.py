@@ -62,6 +62,22 @@ def is_prepared(name: str, data_dir: PathLike | None = None) -> bool:
     return _is_complete(_folder(name, data_dir))
 
 
+def state(name: str, data_dir: PathLike | None = None) -> str:
+    """``"yes"`` for a dataset that is prepared, ``"no"``, or in words what a prepared one lacks.
+
+    Raises:
+      ValueError: an unknown name, or a dataset that is damaged.
+    """
+    folder = _folder(name, data_dir)
+    if not _is_complete(folder):
+        return "no"
+    metadata = _prepared(name, folder).info.metadata or {}
+    if "skipped" in metadata:
+        return f"without {len(metadata['skipped']):,} files"
+    # Of published datasets only a part needs to be told from others.
+    return "a part" if "listing" in metadata and name in SPECS else "yes"
+
+
 def own_names(data_dir: PathLike | None = None) -> list[str]:
     """The names of own images that are prepared in ``data_dir``, sorted."""
     files = (file for kind in OWN for file in _data_dir(data_dir).glob(f"{kind}/*/*/{constants.DATASET_INFO_FILENAME}"))
