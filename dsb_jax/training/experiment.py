@@ -196,12 +196,19 @@ def _is_long_tailed(config):
     return spec is not None and (spec.long_tailed or spec.protocol(config.protocol).long_tailed)
 
 
+def _is_drawn_tail(config):
+    """Whether the dataset is a long-tailed part of another one, as cifar10_lt is of cifar10."""
+    spec = data.spec(config.dataset)
+    if spec is None or not (spec.long_tailed or spec.protocol(config.protocol).long_tailed):
+        return False
+    return spec.part("train", config.protocol).choose is not None
+
+
 def _training_rows(config, train):
     if config.long_tail not in _LONG_TAILS:
         raise validation.unknown_name("long_tail", config.long_tail, _LONG_TAILS)
     _warn_of_idle_settings(config)
-    spec = data.spec(config.dataset)
-    if config.long_tail != "none" and spec is not None and spec.part("train", config.protocol).choose is not None:
+    if config.long_tail != "none" and _is_drawn_tail(config):
         raise ValueError(f"long_tail must be 'none', got {config.long_tail!r}: {config.dataset} is a subset already")
     if config.long_tail == "none":
         return np.arange(len(train))
