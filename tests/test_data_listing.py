@@ -105,7 +105,7 @@ def damaged(path, rows, kind):
             write(path, rows)
             path.write_text(path.read_text() + "pictures/00.png\n")
         case "duplicate":
-            write(path, [*rows, rows[2], rows[4] | {"path": "./pictures/../pictures/04.png"}])
+            write(path, [*rows, rows[2], rows[4] | {"path": str(path.parent.resolve() / "pictures" / "04.png")}])
         case "contradiction":
             splits = ["train"] * 11 + ["test"]
             rows = [row | {"split": split} for row, split in zip(rows, splits, strict=True)]

@@ -62,7 +62,7 @@ def counted(monkeypatch, stop_at=None, stop=KeyboardInterrupt):
     seen, check = [], images.check
 
     def counting(content):
-        if len(seen) == stop_at:
+        if stop_at is not None and len(seen) >= stop_at:
             raise stop
         seen.append(content)
         check(content)
@@ -134,7 +134,8 @@ def test_other_images_do_not_go_on_from_these(archive, monkeypatch):
     (archive / "train" / "ant" / "00.jpg").rename(archive / "train" / "ant" / "new.jpg")
     seen = counted(monkeypatch)
     assert run(archive) == 0
-    assert len(seen) == 24
+    # Of the four shards that were there one has the images that it had.
+    assert len(seen) == 24 - 4
 
 
 def damage(archive):
@@ -273,11 +274,84 @@ def test_a_shard_that_is_gone_is_written_again(archive, monkeypatch):
     test_records_are_the_files_in_order(archive)
 
 
+def test_without_links_nothing_is_lost_either(archive, monkeypatch):
+    def refuse(*arguments):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    test_a_stop_after_the_last_shard_loses_none(archive, "numpy.save", KeyboardInterrupt, monkeypatch)
+
+
+def test_a_bad_file_that_is_taken_away_costs_one_shard(archive, monkeypatch):
+    (archive / "test" / "bee" / "02.jpg").write_bytes(b"")
+    assert run(archive) == 2
+    (archive / "test" / "bee" / "02.jpg").unlink()
+    seen = counted(monkeypatch)
+    assert run(archive) == 0
+    assert len(seen) == 1
+
+
+def test_labels_belong_to_what_a_shard_is_made_of(tmp_path, monkeypatch):
+    """A corrected table must not go on from the shards of the old one, whatever is left of them."""
+    for number in range(4):
+        (tmp_path / f"{number}.png").write_bytes(encoded(number, "PNG"))
+    monkeypatch.setattr(shards, "_THREADS", 1)
+    with monkeypatch.context() as patch:
+        counted(patch, 3)
+        with pytest.raises(KeyboardInterrupt):
+            build(tmp_path, train=[Item("0.png", 0), Item("1.png", 1)], test=[Item("2.png", 0), Item("3.png", 1)])
+    builder = build(tmp_path, train=[Item("0.png", 1), Item("1.png", 0)], test=[Item("2.png", 0), Item("3.png", 1)])
+    assert [example["label"] for example in builder.as_data_source("train")] == [1, 0]
+
+
+def test_a_disk_that_is_gone_is_no_bad_file(archive, monkeypatch, capsys):
+    check = images.check
+
+    def unplugging(content):
+        if archive.exists():
+            archive.rename(archive.with_name("unplugged"))
+        check(content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(images, "check", unplugging)
+        assert run(archive, "--skip-bad") == 2
+    assert "is not in" in capsys.readouterr().err
+    archive.with_name("unplugged").rename(archive)
+    assert run(archive, "--skip-bad") == 0
+    test_records_are_the_files_in_order(archive)
+
+
+def test_a_prepared_dataset_needs_its_archive_no_more(archive, capsys):
+    assert run(archive) == 0
+    archive.rename(archive.with_name("elsewhere"))
+    assert run(archive) == 0
+    assert "already in" in capsys.readouterr().out
+
+
+def test_a_damaged_dataset_is_a_cell_of_the_list(archive, capsys):
+    assert run(archive) == 0
+    (where(archive) / "1.0.0" / "dataset_info.json").write_bytes(b"")
+    capsys.readouterr()
+    assert overview.main(["--data-dir", str(archive.parent / "data")]) == 0
+    assert "folder/insects      damaged" in capsys.readouterr().out
+
+
+def test_skipping_is_refused_where_files_are_no_images(tmp_path, capsys):
+    (tmp_path / "x").write_text("")
+    assert prepare.main(["mnist", "--archive", str(tmp_path), "--data-dir", str(tmp_path / "data"), "--skip-bad"]) == 2
+    assert "error: --skip-bad is for datasets of image files, which mnist is not" in capsys.readouterr().err
+
+
+def test_another_file_format_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="listed is written as array_record, got file_format="):
+        Listed(data_dir=tmp_path).download_and_prepare()
+
+
 def test_interruption_is_one_line(archive, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         counted(patch, 9)
         assert run(archive) == 130
-    assert capsys.readouterr().err.rstrip().endswith("stopped; the same command goes on from here")
+    assert capsys.readouterr().err.rstrip().endswith("stopped; the same command goes on")
 
 
 def test_files_that_cannot_be_read_are_bad_ones(archive, monkeypatch, capsys):
@@ -325,7 +399,7 @@ def test_a_damaged_member_of_a_package_is_a_bad_file(tmp_path):
         build(tmp_path, train=[Item("0.png", 0), Item("4.png", 1), Item("5.png", 1)])
 
 
-@pytest.mark.parametrize("name", ["a\nb", " b", "b ", ""])
+@pytest.mark.parametrize("name", ["a\nb", "a\rb", " b", "b ", ""])
 def test_class_names_are_lines(tmp_path, name):
     with pytest.raises(ValueError, match="class names must be one line without outer blanks, got"):
         build(tmp_path, class_names=("a", name), train=[Item("0.png", 0), Item("1.png", 1)])

@@ -43,13 +43,11 @@ def _listed(data_dir: str | None) -> str:
         protocol = spec.protocol()
         images = " + ".join(f"{part.counts.sum():,} {split}" for split, part in protocol.splits.items())
         span = f"{counts.max():,}" if counts.min() == counts.max() else f"{counts.min():,} … {counts.max():,}"
-        state = datasets.state(name, data_dir)
+        state = _state(name, data_dir)
         here = "–" if state == "no" else state
         made_up = "*" if spec.profile else ""
         rows.append((name, here, f"{len(counts):,}", images, span + made_up, _size(spec), spec.licence))
-    rows += [
-        (name, datasets.state(name, data_dir), "", "", "", "", "your own") for name in datasets.own_names(data_dir)
-    ]
+    rows += [(name, _state(name, data_dir), "", "", "", "", "your own") for name in datasets.own_names(data_dir)]
     text = _table(rows)
     if any(spec.profile for spec in SPECS.values()):
         text += "\n* a profile: the published list of these numbers is not part of this package"
@@ -78,6 +76,13 @@ def _described(name: str, data_dir: str | None) -> str:
         lines.append(f"  classes: {groups}")
     lines.append(f"here: {datasets.state(name, data_dir)}")
     return "\n".join(lines)
+
+
+def _state(name: str, data_dir: str | None) -> str:
+    try:
+        return datasets.state(name, data_dir)
+    except ValueError:
+        return "damaged"
 
 
 def _size(spec: Spec) -> str:

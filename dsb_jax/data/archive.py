@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import lzma
 import os
 import pathlib
 import tarfile
@@ -9,6 +10,8 @@ import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
+
+_DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError)
 
 # What cannot be read at random has to be unpacked first, by the command beside it.
 _UNPACK = {".tar.gz": "tar -xzf", ".tgz": "tar -xzf", ".rar": "unrar x", ".7z": "7z x"}
@@ -76,7 +79,7 @@ class Archive:
         elif full in self._members.content:
             try:
                 content = self._members.content[full]()
-            except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+            except (*_DAMAGE, RuntimeError) as error:  # the last one of a member that is encrypted
                 raise ValueError(f"it cannot be unpacked: {error}") from error
         else:
             raise FileNotFoundError(f"{name} is not in {self}{self._packed()}")
@@ -92,7 +95,7 @@ class Archive:
             status = (self.folder / full).stat()
         except OSError:
             return self._members.stamp if full in self._members.content else ""
-        return f"{status.st_size} {status.st_mtime_ns}"
+        return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
 
     def text(self, name: str, *, md5: str | Sequence[str] = ()) -> str:
         """The content of a text file, UTF-8; raises as :meth:`read`, and ValueError where it is no text."""
@@ -146,7 +149,7 @@ class _Members:
     @functools.cached_property
     def stamp(self) -> str:
         """Names, sizes and times of change of the packages."""
-        packages = [path for path in sorted(self._folder.glob("*")) if path.suffix in _READERS]
+        packages = [path for path in sorted(self._folder.glob("*")) if path.suffix in _READERS and path.is_file()]
         return " ".join(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in packages)
 
     @functools.cached_property
@@ -157,7 +160,7 @@ class _Members:
             if path.suffix in _READERS and path.is_file():
                 try:
                     content |= _READERS[path.suffix](path)
-                except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+                except (tarfile.TarError, *_DAMAGE) as error:
                     raise ValueError(f"{path} is no complete {path.suffix} file: {error}") from error
         return content
 

@@ -1,6 +1,7 @@
 """Datasets by name: prepared once into a folder in TFDS's layout, then read from it."""
 
 import contextlib
+import errno
 import fcntl
 import io
 import logging
@@ -81,7 +82,7 @@ def state(name: str, data_dir: PathLike | None = None) -> str:
 def own_names(data_dir: PathLike | None = None) -> list[str]:
     """The names of own images that are prepared in ``data_dir``, sorted."""
     files = (file for kind in OWN for file in _data_dir(data_dir).glob(f"{kind}/*/*/{constants.DATASET_INFO_FILENAME}"))
-    return sorted("/".join(file.parts[-4:-2]) for file in files)
+    return sorted({"/".join(file.parts[-4:-2]) for file in files if file.parts[-2] == str(OWN[file.parts[-4]].VERSION)})
 
 
 def instructions(name: str) -> str:
@@ -163,7 +164,11 @@ def _prepared(name, folder):
         builder = tfds.builder_from_directory(folder)
         _ = builder.info.features["label"].names, builder.info.metadata  # read now
         return builder
+    except (MemoryError, PermissionError):
+        raise
     except Exception as error:  # of damaged files of TFDS nearly any
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            raise
         raise ValueError(f"{folder} is damaged ({error or error!r}): remove it and prepare {name} again") from error
 
 
@@ -245,7 +250,7 @@ def prepare(
     """
     folder = _folder(name, data_dir)
     wanted = _builder(name).MANUAL_DOWNLOAD_INSTRUCTIONS
-    if wanted and archive is not None:
+    if wanted and archive is not None and not _is_complete(folder):
         _require_archive(name, archive, wanted)
     if _is_complete(folder):
         _refuse_other_images(name, folder, archive)
@@ -267,9 +272,9 @@ def prepare(
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{error}; wanted is {wanted}") from error
         except RuntimeError as error:
-            if "write() failed" not in str(error):
+            if "() failed" not in str(error):
                 raise
-            # What array_record makes of a full disk; its message names the file.
+            # What array_record makes of a full disk, say; its message names the file.
             raise OSError(f"{name} could not be written: {error}") from error
     return folder, True
 
@@ -281,6 +286,8 @@ def _write(name, archive, data_dir, skip_bad):
         builder = _builder(name)(data_dir=_data_dir(data_dir), config=config, file_format="array_record")
         if isinstance(builder, FromFiles):
             builder.skip_bad = skip_bad
+        elif skip_bad:
+            raise ValueError(f"--skip-bad is for datasets of image files, which {name} is not")
         if isinstance(builder, listing.Listing):
             builder.table, archive = os.path.basename(archive), os.path.dirname(archive) or "."
         builder.download_and_prepare(
@@ -327,7 +334,7 @@ def _is_complete(folder: pathlib.Path) -> bool:
 def _refuse_other_images(name: str, folder: pathlib.Path, archive: PathLike | None) -> None:
     """A name for own images is taken by the first that got it, and a part of a dataset is not taken for more of it."""
     prepared = _prepared(name, folder).info.metadata or {}
-    if archive is None or "listing" not in prepared:
+    if archive is None or "listing" not in prepared or not os.path.exists(archive):
         return
     if prepared["listing"] != (listing.digest(archive) if os.path.isfile(archive) else folders.listing(archive)):
         another = "choose another NAME, or " if "/" in name else ""

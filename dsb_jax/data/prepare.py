@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
+        print("stopped; the same command goes on", file=sys.stderr)
         return 130
     info = tfds.builder_from_directory(folder).info
     examples = ", ".join(f"{part.num_examples} {split}" for split, part in info.splits.items())

@@ -52,7 +52,8 @@ def listing(archive: str | os.PathLike[str]) -> str:
     """A digest of the paths and sizes of the images under a folder, which other images hardly share."""
     archive = pathlib.Path(archive)
     # Spelt out to the depth of SPLIT/CLASS/IMAGE: these patterns follow links to folders, and ** does not.
-    paths = sorted(path for depth in ("*/*", "*/*/*") for path in archive.glob(depth) if _is_image(path))
+    found = (path for depth in ("[!.]*/*", "[!.]*/[!.]*/*") for path in archive.glob(depth))
+    paths = sorted(path for path in found if _is_image(path))
     lines = (
         f"{path.relative_to(archive).as_posix()}\t{path.stat().st_size if path.exists() else 0}\n" for path in paths
     )
@@ -103,7 +104,7 @@ def _holds_classes(folder: pathlib.Path) -> bool:
     if not folder.is_dir():
         return False
     entries = list(folder.iterdir())
-    folders = [entry for entry in entries if entry.is_dir()]
+    folders = [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
     own_images = any(_is_image(entry) for entry in entries)
     return any(_is_image(path) for folder in folders for path in folder.iterdir()) or bool(folders and not own_images)
 

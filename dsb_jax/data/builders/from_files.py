@@ -60,7 +60,13 @@ class FromFiles(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=T
         )
 
     def download_and_prepare(self, **options: Any) -> None:
-        """As TFDS has it; shards are kept until the dataset is there."""
+        """As TFDS has it, with a ``manual_dir`` and nothing to download; shards are kept until the dataset is there.
+
+        Raises:
+          ValueError: another file format than array_record, or files that cannot be used.
+        """
+        if self.info.file_format is None or self.info.file_format.value != "array_record":
+            raise ValueError(f"{self.name} is written as array_record, got file_format={self.info.file_format}")
         super().download_and_prepare(**options)
         shutil.rmtree(self._unfinished_folder(), ignore_errors=True)
 
@@ -131,10 +137,10 @@ def _check(name: str, index: Index) -> None:
     if repeated := [name for name, number in collections.Counter(index.class_names).items() if number > 1]:
         raise ValueError(f"{name}: class names must differ, got {repeated[0]!r} more than once")
     # TFDS keeps them as the lines of a text.
-    if wrong := [name for name in index.class_names if name != name.strip() or "\n" in name or not name]:
+    if wrong := [name for name in index.class_names if name != name.strip() or name.splitlines() != [name]]:
         raise ValueError(f"{name}: class names must be one line without outer blanks, got {wrong[0]!r}")
     texts = [*index.class_names, *(item.path for items in index.splits.values() for item in items)]
-    if wrong := [text for text in texts if not text.isprintable() and _is_no_unicode(text)]:
+    if wrong := [text for text in texts if not text.isprintable() and _is_no_text(text)]:
         raise ValueError(f"{name}: names must be UTF-8, got {wrong[0]!r}")
     for split, items in index.splits.items():
         keys = collections.Counter(item.key or item.path for item in items)
@@ -145,8 +151,9 @@ def _check(name: str, index: Index) -> None:
             raise ValueError(f"{name}/{split}: labels must lie in [0, {classes}), got {label} of {path}")
 
 
-def _is_no_unicode(text: str) -> bool:
-    return any(0xD800 <= ord(character) < 0xE000 for character in text)  # how Python keeps other bytes
+def _is_no_text(text: str) -> bool:
+    # Other bytes than UTF-8 are surrogates to Python.
+    return "\0" in text or any(0xD800 <= ord(character) < 0xE000 for character in text)
 
 
 def _check_numbers(

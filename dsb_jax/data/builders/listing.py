@@ -23,10 +23,10 @@ _SPLITS = {"train": "train", "test": "test", "val": "test", "validation": "test"
 class Listing(FromFiles, skip_registration=True):
     """The images in the rows of a table with the columns ``path`` and ``label``, and ``split`` where there is one.
 
-    Paths are relative to the folder of the table. Labels are class names, numbered in their order; where all of them
-    are integers, in that of the integers. ``split`` is ``train``, or ``test`` (or ``val``); without it, a fifth of each
-    class, at least one image, is drawn for the test with a fixed seed. The config of this builder has the name that the
-    user gives to the dataset.
+    Paths are relative to the folder of the table, or absolute. Labels are class names, numbered in their order; where
+    all of them are integers, in that of the integers. ``split`` is ``train``, or ``test`` (or ``val``); without it, a
+    fifth of each class, at least one image, is drawn for the test with a fixed seed. The config of this builder has the
+    name that the user gives to the dataset.
     """
 
     name = "listing"
@@ -91,7 +91,9 @@ def _check(where: pathlib.Path, rows: list[_Row]) -> None:
         wrong += [f"row {number} has no {name}" for name in ("path", "label") if not getattr(row, name)]
         if divided and row.split not in ("train", "test"):
             wrong.append(f"row {number} must have a split of {', '.join(_SPLITS)}, got {row.split!r}")
-    repeated = collections.Counter(row.path for row in rows if row.path)
+    folder = str(where.parent.resolve())
+    places = [posixpath.normpath(posixpath.join(folder, row.path)) for row in rows if row.path]
+    repeated = collections.Counter(place.removeprefix(f"{folder}/") for place in places)
     wrong += [f"{path} is listed {number} times" for path, number in repeated.items() if number > 1]
     if wrong:
         raise ValueError(f"{where} (rows without the headings and blank lines): {shown(wrong)}")

@@ -1,7 +1,7 @@
 """Record files of image files, written one by one; those that are there are found again.
 
-A shard is read again when one of its files has changed since, so that mended images come in, and a new preparation that
-other files are given does not go on from the old.
+A shard has a stamp of all that it was made of: names, labels, sizes and times of change. So mended images come in, and
+a preparation of other images does not go on from this one.
 """
 
 import collections
@@ -30,7 +30,11 @@ _EXAMPLES_PER_SHARD = 2048
 _REASONS_SHOWN = 20
 _THREADS = min(32, 2 * (os.cpu_count() or 1))
 _SECONDS_BETWEEN_LINES = 30.0  # of progress where no one watches
-_NOT_THE_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # errors for which it is not to blame
+# Errors for which a file is not to blame.
+_NOT_THE_FILES = (
+    *(errno.EMFILE, errno.ENFILE, errno.ENOMEM),
+    *(errno.ENODEV, errno.ENOTCONN, errno.ESTALE, errno.ETIMEDOUT),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +65,7 @@ class ShardWriter:
     """Writes the shards of an index into a folder.
 
     Args:
-      folder: where they are kept; of another index it is emptied first.
+      folder: where they are kept; what is there of other images is written over.
       index: the images.
       features: of the examples, in TFDS's form.
       skip_bad: go on without files that cannot be used.
@@ -71,11 +75,7 @@ class ShardWriter:
         self._folder, self._index, self._skip_bad = folder, index, skip_bad
         self._features, self._shape = features, tuple(features["image"].shape)
         self._serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
-        plan = _plan(index)
-        if (folder / "plan").exists() and (folder / "plan").read_text() != plan:
-            shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "plan").write_text(plan)
 
     def write_all(self) -> dict[str, list[Shard]]:
         """All shards by split.
@@ -166,6 +166,8 @@ class ShardWriter:
         except ValueError as error:
             return str(error)
         except FileNotFoundError:
+            if not self._index.archive.folder.is_dir():
+                raise  # a disk that is gone
             return "it is missing"
         except OSError as error:
             if error.errno in _NOT_THE_FILES:
@@ -174,8 +176,9 @@ class ShardWriter:
         return content
 
     def _stamp(self, items: Sequence[Item]) -> str:
-        stamps = (self._index.archive.stamp(item.path) for item in items)
-        return hashlib.sha256("\n".join(stamps).encode()).hexdigest()
+        stamps = (f"{item!r} {self._index.archive.stamp(item.path)}" for item in items)
+        text = "\n".join([str(self._features), *stamps])
+        return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 
 def place(path: pathlib.Path, target: str | os.PathLike[str]) -> None:
@@ -183,7 +186,7 @@ def place(path: pathlib.Path, target: str | os.PathLike[str]) -> None:
     try:
         os.link(path, target)
     except OSError:  # a file system without links
-        path.rename(target)
+        shutil.copyfile(path, target)
 
 
 def _found(path: pathlib.Path) -> Shard | None:
@@ -199,13 +202,3 @@ def _sync(path):
     """Has a file on the disk before another one says that it is there."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
-
-
-def _plan(index: Index) -> str:
-    """A digest of all that decides what is written."""
-    where = index.archive.folder.resolve()
-    digest = hashlib.sha256(f"{_EXAMPLES_PER_SHARD} {where} {list(index.class_names)}".encode(errors="surrogateescape"))
-    for split, items in sorted(index.splits.items()):
-        for item in items:
-            digest.update(repr((split, *item)).encode())
-    return digest.hexdigest()
