@@ -188,7 +188,7 @@ def test_the_header_of_a_jpeg_says_what_pillow_finds(size, options):
     width, height = size
     for orientation in (1, 3, 6, 8):
         encoded = rotated(orientation, smooth(height, width), "JPEG", **options)
-        assert images._jpeg_header(encoded) == (height, width, orientation)
+        assert images._jpeg_header(encoded)[:3] == (height, width, orientation)
     assert images._jpeg_header(save(smooth(height, width), "PNG")) is None
 
 
@@ -203,7 +203,7 @@ def test_segments_of_a_jpeg_may_come_in_another_order_and_padded():
     padded = b"".join(b"\xff" * (1 + number) + table for number, table in enumerate(tables))
     for segments in (huffman_first, padded):
         other = encoded[:2] + segments + encoded[start:]
-        assert images._jpeg_header(other) == (20, 30, 6)
+        assert images._jpeg_header(other)[:3] == (20, 30, 6)
         np.testing.assert_array_equal(images.decode_square(other, 16, 3), images.decode_square(encoded, 16, 3))
 
 
@@ -222,7 +222,7 @@ def test_segments_of_a_jpeg_may_come_in_another_order_and_padded():
 )
 def test_damaged_exif_data_turn_nothing(exif, orientation):
     encoded = save(smooth(20, 30), "JPEG", quality=95, exif=b"Exif\0\0" + exif)
-    assert images._jpeg_header(encoded) == (20, 30, orientation)
+    assert images._jpeg_header(encoded)[:3] == (20, 30, orientation)
     assert images.decode_square(encoded, 16, 3).shape == (16, 16, 3)
 
 
@@ -576,3 +576,50 @@ def test_of_a_strip_the_middle_is_seen(shape):
     assert abs(square.mean() - 127) < 3
     shifted = images.decode_random_crop(encoded, 224, 3, np.random.default_rng(0), shorter_side=256)
     assert abs(shifted.mean() - 127) < 5
+
+
+def photograph(kind="RGB", size=(300, 200), **options):
+    """Shapes and detail, as a JPEG file."""
+    rng = np.random.default_rng(0)
+    coarse = cv2.resize(rng.uniform(0, 255, (5, 7, 3)), size, interpolation=cv2.INTER_CUBIC)
+    image = np.clip(coarse + rng.normal(0, 10, (size[1], size[0], 1)), 0, 255).astype(np.uint8)
+    file = io.BytesIO()
+    PIL.Image.fromarray(image).convert(kind).save(file, "JPEG", **{"quality": 90} | options)
+    return file.getvalue()
+
+
+KINDS = {
+    "plain": {},
+    "grey": {"kind": "L"},
+    "no subsampling": {"subsampling": 0},
+    "half subsampling": {"subsampling": 1},
+    "restart markers": {"restart_marker_blocks": 3},
+    "coarse": {"quality": 20},
+    "odd size": {"size": (301, 203)},
+}
+WHOLE = {"CMYK": {"kind": "CMYK"}, "progressive": {"progressive": True}}
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("kind", [*KINDS, *WHOLE])
+def test_rows_below_a_crop_are_not_decoded_and_not_missed(kind, channels, monkeypatch):
+    """To the bit what is cut out of the whole image."""
+    encoded = photograph(**(KINDS | WHOLE)[kind])
+    seen, decode_rows = [], images._decode_rows
+    monkeypatch.setattr(images, "_decode_rows", lambda *given: seen.append(decode_rows(*given)) or seen[-1])
+    crops = [images.decode_random_resized_crop(encoded, 90, channels, np.random.default_rng(s)) for s in range(40)]
+    heights = [len(rows) for rows in seen if rows is not None]
+    assert len(heights) > 10 if kind in KINDS else not heights
+    assert all(height < 200 for height in heights)
+    monkeypatch.setattr(images, "_decode_rows", lambda *given: None)
+    for seed, crop in enumerate(crops):
+        wanted = images.decode_random_resized_crop(encoded, 90, channels, np.random.default_rng(seed))
+        np.testing.assert_array_equal(crop, wanted)
+
+
+@pytest.mark.parametrize("missing", [1, 2, 50, 5000])
+def test_a_crop_of_a_file_that_is_cut_short_is_refused(missing):
+    encoded = photograph()[:-missing]
+    for seed in range(20):
+        with pytest.raises(ValueError, match="its image does not decode"):
+            images.decode_random_resized_crop(encoded, 90, 3, np.random.default_rng(seed))

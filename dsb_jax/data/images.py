@@ -1,4 +1,4 @@
-"""Encoded bytes to images and back, by OpenCV.
+"""Encoded bytes to images and back, by OpenCV; of a JPEG no more rows than a crop needs, by libjpeg-turbo.
 
 What decoding does with the less common kinds of files:
 
@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+import simplejpeg
 
 from dsb_jax import validation
 
@@ -45,6 +46,7 @@ _REDUCED = {
     1: 0,
 }
 _CROP_TRIES = 10
+_BLOCK = 16  # rows of the largest blocks that a JPEG is made of
 _LONGEST = 16  # times the shorter side: scaled up to some pixels wide, a longer image may not fit into memory
 _MEAN_FROM = 4
 
@@ -186,7 +188,8 @@ def decode_random_resized_crop(
     that do not fit, it is the largest rectangle in the middle whose shape is allowed.
 
     The image is turned upright as its EXIF data say. The rectangle is drawn before the image is decoded: a JPEG file is
-    then decoded at a half, a quarter or an eighth of its size, if the rectangle has ``size`` pixels left on each side.
+    then decoded at a half, a quarter or an eighth of its size, if the rectangle has ``size`` pixels left on each side;
+    else its rows are decoded no further than the rectangle goes.
 
     Args:
       encoded: what the file holds, in any format of OpenCV.
@@ -216,17 +219,26 @@ def decode_random_resized_crop(
     top, left, bottom, right = _draw_rectangle(height, width, rng, scale, ratio)
     if jpeg is not None:
         factor = _factor(min(bottom - top, right - left), size)
+        rows = _decode_rows(encoded, channels, jpeg, bottom) if factor == 1 else None
+        if rows is not None:
+            return _resized(rows[top:bottom, left:right], size, size).reshape(size, size, channels)
         image = _decode_jpeg(encoded, channels, jpeg, factor)
         top, left, bottom, right = ((edge + factor // 2) // factor for edge in (top, left, bottom, right))
     return _finished(_resized(image[top:bottom, left:right], size, size))
 
 
 class _JpegHeader(NamedTuple):
-    """``height`` and ``width`` as they are stored, and the ``orientation`` of EXIF, 1 … 8."""
+    """``height`` and ``width`` as they are stored, and the ``orientation`` of EXIF, 1 … 8.
+
+    ``frame`` is where the marker of the frame stands, 5 bytes after which is the height; ``is_baseline`` whether it is
+    of grey or colours, and its rows follow each other.
+    """
 
     height: int
     width: int
     orientation: int
+    frame: int
+    is_baseline: bool
 
     @property
     def upright(self) -> tuple[int, int]:
@@ -237,10 +249,11 @@ class _JpegHeader(NamedTuple):
 def _jpeg_header(encoded: bytes) -> _JpegHeader | None:
     """What the header of a JPEG file says; None for anything else. Pillow's takes ten times as long."""
     orientation, at = 1, 2
-    while encoded.startswith(b"\xff\xd8") and at + 9 <= len(encoded) and encoded[at] == 0xFF:
+    while encoded.startswith(b"\xff\xd8") and at + 10 <= len(encoded) and encoded[at] == 0xFF:
         marker, length, _, height, width = struct.unpack_from(">BHBHH", encoded, at + 1)
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # the start of a frame
-            return _JpegHeader(height, width, orientation) if height and width else None
+            is_baseline = marker == 0xC0 and encoded[at + 9] in (1, 3)
+            return _JpegHeader(height, width, orientation, at, is_baseline) if height and width else None
         if marker == 0xE1 and encoded.startswith(b"Exif\0\0", at + 4):
             orientation = _orientation(encoded[at + 10 : at + 2 + length])
         at += 1 if marker == 0xFF else 2 + length  # markers may be padded
@@ -270,6 +283,24 @@ def _decode_jpeg(encoded: bytes, channels: int, header: _JpegHeader, factor: int
     if header.orientation in (2, 3, 7, 8):
         image = image[:, ::-1]
     return image.swapaxes(0, 1) if header.orientation >= 5 else image
+
+
+def _decode_rows(encoded: bytes, channels: int, header: _JpegHeader, bottom: int) -> np.ndarray | None:
+    """The rows of a JPEG above ``bottom`` and some more; None of a file whose rows do not follow each other upright.
+
+    The decoder is told that the image ends there, below the blocks that those rows take part in. It then complains of
+    what follows, and as it would of a file that is cut short; whether it is, its end must tell.
+    """
+    rows = (bottom // _BLOCK + 2) * _BLOCK
+    is_whole = encoded.rstrip(b"\0").endswith(b"\xff\xd9")
+    if not header.is_baseline or header.orientation != 1 or rows >= header.height or not is_whole:
+        return None
+    shortened = bytearray(encoded)
+    struct.pack_into(">H", shortened, header.frame + 5, rows)
+    try:
+        return simplejpeg.decode_jpeg(shortened, "RGB" if channels == 3 else "GRAY", strict=False)
+    except ValueError:
+        return None  # OpenCV says what is wrong
 
 
 def _factor(side: int, wanted: int) -> int:
