@@ -54,15 +54,6 @@ def spec(name: str) -> Spec | None:
     return SPECS.get(name)
 
 
-def is_prepared(name: str, data_dir: PathLike | None = None) -> bool:
-    """Whether a dataset can be loaded from ``data_dir``.
-
-    Raises:
-      ValueError: an unknown name.
-    """
-    return _is_complete(_folder(name, data_dir))
-
-
 def state(name: str, data_dir: PathLike | None = None) -> str:
     """``"yes"`` for a dataset that is prepared, ``"no"``, or in words what a prepared one lacks.
 

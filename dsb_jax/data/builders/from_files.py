@@ -109,11 +109,6 @@ def labels_file(folder: str | os.PathLike[str], split: str) -> pathlib.Path:
     return pathlib.Path(folder) / f"labels-{split}.npy"
 
 
-def class_folders(archive: Archive, suffixes: Sequence[str] = SUFFIXES) -> dict[str, list[str]]:
-    """The image files of each folder, both in the order of their names."""
-    return {name: image_files(archive, name, suffixes) for name in archive.folders()}
-
-
 def image_files(archive: Archive, folder: str, suffixes: Sequence[str] = SUFFIXES) -> list[str]:
     """The names of the image files of a folder, sorted."""
     return [name for name in archive.files(folder) if name.lower().endswith(tuple(suffixes))]
