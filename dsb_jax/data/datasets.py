@@ -1,6 +1,7 @@
 """Datasets by name: prepared once into a folder in TFDS's layout, then read from it."""
 
 import contextlib
+import dataclasses
 import errno
 import fcntl
 import io
@@ -20,6 +21,7 @@ from dsb_jax import validation
 from dsb_jax.data.builders import BUILDERS, OWN, SPECS, listing
 from dsb_jax.data.builders import folder as folders
 from dsb_jax.data.builders.from_files import FromFiles, labels_file
+from dsb_jax.data.builders.stock import STOCK, Stored
 from dsb_jax.data.decoding import Decoding
 from dsb_jax.data.records import RecordSource, Selection, Split
 from dsb_jax.data.specs import Part, Spec
@@ -55,15 +57,18 @@ def spec(name: str) -> Spec | None:
 
 
 def state(name: str, data_dir: PathLike | None = None) -> str:
-    """``"yes"`` for a dataset that is prepared, ``"no"``, or in words what a prepared one lacks.
+    """``"yes"`` for a dataset that is prepared, ``"no"``, or in words by whom it is or what it lacks.
 
     Raises:
       ValueError: an unknown name, or a dataset that is damaged.
     """
-    folder = _folder(name, data_dir)
+    stored = _stored(name, data_dir)
+    folder = _data_dir(data_dir) / stored.folder
     if not _is_complete(folder):
         return "no"
-    metadata = _prepared(name, folder).info.metadata or {}
+    metadata = _prepared(name, folder, stored.label).info.metadata or {}
+    if stored in STOCK.values():
+        return "by TFDS"
     if "skipped" in metadata:
         return f"without {len(metadata['skipped']):,} files"
     # Of published datasets only a part needs to be told from others.
@@ -99,7 +104,8 @@ def load(
 ) -> Split:
     """One split of a prepared dataset, by TFDS's ArrayRecord files and without TensorFlow.
 
-    A dataset that comes with its images (``digits``) is prepared on first use.
+    A dataset that comes with its images (``digits``) is prepared on first use. What TFDS has prepared as array_record
+    files is read as well, ``caltech_birds2011`` as ``cub2011``, say.
 
     Args:
       name: one of ``names()``, or ``folder/NAME`` or ``listing/NAME``.
@@ -128,13 +134,14 @@ def load(
       >>> len(test), test.num_classes, test.image_shape
       (400, 10, (8, 8, 1))
     """
-    folder = _folder(name, data_dir)
+    stored = _stored(name, data_dir)
+    folder = _data_dir(data_dir) / stored.folder
     if not _is_complete(folder):
         if _builder(name).MANUAL_DOWNLOAD_INSTRUCTIONS:
             raise FileNotFoundError(f"{name} is not in {folder}; prepare it with: {_command(name, data_dir)}")
         prepare(name, data_dir=data_dir)
-    builder = _prepared(name, folder)
-    part, class_names = _part(name, split, protocol, builder.info)
+    builder = _prepared(name, folder, stored.label)
+    part, class_names = _part(name, split, protocol, builder.info, stored)
     decoding = Decoding.of(
         name,
         builder.info.features["image"].shape,
@@ -143,17 +150,17 @@ def load(
         random_crop=random_crop,
         crop_scale=crop_scale,
     )
-    sources = [_source(name, stored, builder, decoding) for stored in part.stored]
+    sources = [_source(name, where, builder, stored.label, decoding) for where in part.stored]
     source = sources[0]
     if len(sources) > 1 or part.relabel is not None or part.choose is not None:
         source = _selection(f"{name}/{split}", sources, part, seed)
     return Split(name, split, source, class_names, decoding.shape, decoding.random)
 
 
-def _prepared(name, folder):
+def _prepared(name, folder, label="label"):
     try:
         builder = tfds.builder_from_directory(folder)
-        _ = builder.info.features["label"].names, builder.info.metadata  # read now
+        _ = builder.info.features[label].names, builder.info.metadata  # read now
         return builder
     except (MemoryError, PermissionError):
         raise
@@ -163,29 +170,30 @@ def _prepared(name, folder):
         raise ValueError(f"{folder} is damaged ({error or error!r}): remove it and prepare {name} again") from error
 
 
-def _part(name, split, protocol, info):
+def _part(name, split, protocol, info, stored):
     """Which of the stored examples a split has, and the names of its classes."""
-    stored_names = tuple(info.features["label"].names)
+    stored_names = tuple(info.features[stored.label].names)
     if name not in SPECS:
         if protocol is not None:
             raise ValueError(f"{name} is divided as it was prepared, and has no protocol {protocol!r}")
         if split not in info.splits:
             raise validation.unknown_name(f"split of {name}", split, info.splits)
         return Part((split,), np.zeros(0, np.int64)), stored_names
-    chosen, part = SPECS[name].protocol(protocol), SPECS[name].part(split, protocol)
-    if missing := [stored for stored in part.stored if stored not in info.splits]:
+    spec = SPECS[name]
+    part = spec.part(split, protocol)
+    part = dataclasses.replace(
+        part, stored=tuple(where for ours in part.stored for where in stored.splits.get(ours, (ours,)))
+    )
+    if missing := [where for where in part.stored if where not in info.splits]:
         raise ValueError(f"{name}/{split} needs the stored split {missing[0]!r}, but only {', '.join(info.splits)} are")
-    if chosen.class_names:
-        return part, chosen.class_names
-    if part.relabel is not None:
-        kept = np.flatnonzero(part.relabel >= 0)
-        return part, tuple(stored_names[old] for old in kept[np.argsort(part.relabel[kept], kind="stable")])
-    return part, stored_names
+    if stored in STOCK.values():
+        stored_names = spec.class_names or stored_names  # TFDS numbers those of birds
+    return part, spec.protocol(protocol).class_names or part.class_names(stored_names)
 
 
-def _source(name, stored, builder, decoding):
+def _source(name, split, builder, label, decoding):
     try:
-        records = builder.as_data_source(stored, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
+        records = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
     except NotImplementedError as error:
         raise ValueError(
             f"{builder.data_path} is stored as {builder.info.file_format.value}, but only array_record can be read "
@@ -193,10 +201,11 @@ def _source(name, stored, builder, decoding):
         ) from error
     return RecordSource(
         records,
-        where=f"{name}/{stored}",
-        num_classes=len(builder.info.features["label"].names),
+        where=f"{name}/{split}",
+        num_classes=len(builder.info.features[label].names),
+        label=label,
         decoding=decoding,
-        labels_file=labels_file(builder.data_path, stored),
+        labels_file=labels_file(builder.data_path, split),
     )
 
 
@@ -221,8 +230,8 @@ def prepare(
 
     Args:
       name: one of ``names()``, or ``folder/NAME`` or ``listing/NAME`` with a NAME of the caller's choice.
-      archive: the folder of the original files, for a dataset that does not come with its images; for ``listing/NAME``
-        the table.
+      archive: the folder of the original files, for a dataset that does not come with its images and that TFDS has not
+        prepared either; for ``listing/NAME`` the table.
       data_dir: as for ``load``.
       skip_bad: leave out image files that are missing or damaged, and record them in the metadata.
 
@@ -247,6 +256,8 @@ def prepare(
         _refuse_other_images(name, folder, archive)
         return folder, False
     if wanted and archive is None:
+        if _is_complete(by_tfds := _data_dir(data_dir) / _stored(name, data_dir).folder):
+            return by_tfds, False
         raise ValueError(f"{name} needs an archive: {wanted}")
     with _locked(folder.parent):
         if _is_complete(folder):
@@ -313,9 +324,19 @@ def _builder(name: str) -> type[tfds.core.DatasetBuilder]:
 
 
 def _folder(name: str, data_dir: PathLike | None) -> pathlib.Path:
+    """Where our builder writes a dataset."""
     builder = _builder(name)
     stored_as = name if name not in SPECS else builder.name
     return _data_dir(data_dir) / stored_as / str(builder.VERSION)
+
+
+def _stored(name: str, data_dir: PathLike | None) -> Stored:
+    """How a dataset is stored here: as TFDS's builder does if only that wrote it, else as ours does."""
+    ours = _folder(name, data_dir)
+    stock = STOCK.get(_builder(name).name)
+    if stock and not _is_complete(ours) and _is_complete(_data_dir(data_dir) / stock.folder):
+        return stock
+    return Stored(str(ours.relative_to(_data_dir(data_dir))))
 
 
 def _is_complete(folder: pathlib.Path) -> bool:

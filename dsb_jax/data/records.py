@@ -83,13 +83,14 @@ class Split:
 
 
 class RecordSource:
-    """A ``Source`` of serialized ``tf.train.Example`` records with the features ``image`` and ``label``.
+    """A ``Source`` of serialized ``tf.train.Example`` records with an image and a label.
 
     Args:
       records: random access to the records as bytes; ``__getitems__`` reads several at once.
       where: what errors call this source, such as ``"mnist/train"``.
       num_classes: labels must lie in ``[0, num_classes)``.
       decoding: what makes images of encoded bytes.
+      label: the feature that is the label; the image is ``image``.
       labels_file: where all labels are; without it they are read from the records, and put there if that took long.
     """
 
@@ -100,12 +101,14 @@ class RecordSource:
         where: str,
         num_classes: int,
         decoding: Decoding,
+        label: str = "label",
         labels_file: pathlib.Path | None = None,
     ) -> None:
         self._records = records
         self._where = where
         self._num_classes = num_classes
         self._decoding = decoding
+        self._label = label
         self._labels_file = labels_file
 
     def __len__(self) -> int:
@@ -178,7 +181,7 @@ class RecordSource:
     def _parse(self, record: bytes, index: int) -> tuple[bytes, int]:
         # TFDS's own parser is six times slower, for nested and ragged features that images do not have.
         features = tf_example_pb2.Example.FromString(record).features.feature
-        label = features["label"].int64_list.value[0]
+        label = features[self._label].int64_list.value[0]
         if not 0 <= label < self._num_classes:
             raise ValueError(f"{self._where}[{index}]: labels must lie in [0, {self._num_classes}), got {label}")
         return features["image"].bytes_list.value[0], label

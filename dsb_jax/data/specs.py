@@ -31,6 +31,13 @@ class Part:
     relabel: np.ndarray | None = None
     choose: Choice | None = None
 
+    def class_names(self, stored: Sequence[str]) -> tuple[str, ...]:
+        """Those of the classes of this split, in the order of their labels, of the names of all stored ones."""
+        if self.relabel is None:
+            return tuple(stored)
+        kept = np.flatnonzero(self.relabel >= 0)
+        return tuple(stored[old] for old in kept[np.argsort(self.relabel[kept], kind="stable")])
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Protocol:
@@ -74,7 +81,8 @@ class Spec:
       gigabytes: of the files to be prepared.
       long_tailed: whether all of its protocols are.
       profile: what the counts are where they are no published list, as a phrase; empty where they are true.
-      class_names: in the order of the labels, where they are known beforehand.
+      class_names: of the stored classes, in the order of their labels; empty where it takes the images' list to know
+        them.
       encoding: ``".jpg"`` or ``".png"``, what its images are stored as.
     """
 
@@ -154,6 +162,12 @@ def listed(name: str) -> np.ndarray:
     text = importlib.resources.files("dsb_jax.data").joinpath("counts", f"{name}.txt").read_text()
     lines = (line for line in text.splitlines() if not line.startswith("#"))
     return np.array([int(number) for line in lines for number in line.split()], np.int64)
+
+
+def named(name: str) -> tuple[str, ...]:
+    """The class names in ``classes/NAME.txt``, a line for each class; the first line says where they are from."""
+    text = importlib.resources.files("dsb_jax.data").joinpath("classes", f"{name}.txt").read_text("utf-8")
+    return tuple(text.splitlines()[1:])
 
 
 def profile(total: int, num_classes: int, *, smallest: int, largest: int, seed: int = 0) -> np.ndarray:

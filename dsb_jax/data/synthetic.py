@@ -95,6 +95,7 @@ def _files(spec: Spec, seed: int) -> list[bytes]:
 
 
 def _class_names(spec: Spec, split: str, protocol: str | None) -> tuple[str, ...]:
-    part = spec.part(split, protocol)
-    names = spec.protocol(protocol).class_names or (spec.class_names if part.relabel is None else ())
+    part, names = spec.part(split, protocol), spec.protocol(protocol).class_names
+    if not names and spec.class_names:
+        names = part.class_names(spec.class_names)
     return names or tuple(f"class {label}" for label in range(len(part.counts)))

@@ -149,5 +149,6 @@ SPECS = (
         licence="for non-commercial research",
         gigabytes=1.96,
         sizes_differ=True,
+        class_names=specs.named("cars196"),
     ),
 )

@@ -104,5 +104,6 @@ SPECS = (
         licence="images of Flickr's users, for non-commercial research and education",
         gigabytes=1.15,
         sizes_differ=True,
+        class_names=specs.named("cub2011"),
     ),
 )

@@ -118,5 +118,6 @@ SPECS = (
         gigabytes=imagenet.GIGABYTES,
         sizes_differ=True,
         long_tailed=True,
+        class_names=tuple(imagenet.wnids()),
     ),
 )

@@ -108,5 +108,6 @@ SPECS = (
         licence="ImageNet's: for non-commercial research and education",
         gigabytes=3.0,
         sizes_differ=True,
+        class_names=specs.named("mini_imagenet"),
     ),
 )

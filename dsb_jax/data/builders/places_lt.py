@@ -134,5 +134,6 @@ SPECS = (
         gigabytes=26.6,  # of all images of Places365, of which 1.6 GB are kept
         sizes_differ=True,
         long_tailed=True,
+        class_names=specs.named("places_lt"),
     ),
 )

@@ -71,5 +71,6 @@ SPECS = (
         std=(0.2770, 0.2691, 0.2821),
         licence="ImageNet's: for non-commercial research and education",
         gigabytes=0.25,
+        class_names=specs.named("tiny_imagenet"),
     ),
 )
