@@ -3,9 +3,13 @@
 python -m dsb_jax.main --config=configs/digits_lt.py:loss=focal --config.seed=1
 python -m dsb_jax.main --compare runs/digits_lt/ce-seed0 runs/digits_lt/dsb-ce-seed0
 
+Several processes train one model where a cluster, the environment or flags say which there are: each is started with
+the same command, see --cluster. The workdir must be where all of them see it; the first one writes.
+
 Exit codes: 0 finished; 1 an error, in one line on stderr; 143 ended by SIGTERM and 130 by Ctrl-C, with a checkpoint
 saved: the same command goes on from it. A signal that comes before the first step, where nothing is to be saved, ends
-the process by itself, which shells report by the same numbers.
+the process by itself, which shells report by the same numbers. Of several processes all end so when one is told to by
+SIGTERM; Ctrl-C, or an error in one of them, ends it at once and with it the others.
 """
 
 import errno
@@ -16,11 +20,13 @@ import re
 import sys
 from collections.abc import Sequence
 
+import jax
 from absl import app, flags
 from ml_collections import config_flags
 
 from dsb_jax import validation
 from dsb_jax.evaluation import compare
+from dsb_jax.training import processes
 from dsb_jax.training.config import NEUTRAL, base_config, check_setting
 from dsb_jax.training.experiment import method
 from dsb_jax.training.loop import train
@@ -36,6 +42,17 @@ _RESUME = flags.DEFINE_string(
     "What to do with a run in the workdir: auto goes on with it if its config is this one, force goes on whatever its "
     "config was, never moves it aside and begins anew.",
 )
+_CLUSTER = flags.DEFINE_enum(
+    "cluster",
+    "auto",
+    processes.CLUSTERS,
+    "Who says which processes train together: auto looks for JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and "
+    "JAX_PROCESS_ID, for a Slurm step of several tasks and for a TPU slice of several hosts on GKE; tpu is for pods of "
+    "Cloud TPU VMs; none is for one process.",
+)
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of the first process, where no cluster says it.")
+_PROCESSES = flags.DEFINE_integer("processes", None, "How many processes there are, where no cluster says it.")
+_PROCESS = flags.DEFINE_integer("process", None, "Number of this process, from 0, where no cluster says it.")
 _COMPARE = flags.DEFINE_bool(
     "compare", False, "Train nothing; write comparison.html, here or in --workdir, about the workdirs that follow."
 )
@@ -54,13 +71,25 @@ def main(arguments: Sequence[str]) -> None:
         else:
             _train(arguments[1:])
     except (ValueError, FloatingPointError, OSError) as error:
-        sys.exit(f"error: {_one_line(error)}")
+        _exit(f"error: {_one_line(error)}", 1)
     except Terminated as end:
         print(end, file=sys.stderr)
         sys.exit(end.exit_code)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        _exit("interrupted", 130)
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        _exit(f"error: process {jax.process_index()} lost the others: {_one_line(error)}", 1)
+
+
+def _exit(message, code):
+    """Ends this process; one of several at once, for the others would not come to the meeting at a usual end."""
+    print(message, file=sys.stderr, flush=True)
+    if jax.process_count() == 1:
+        sys.exit(code)
+    sys.stdout.flush()
+    os._exit(code)
 
 
 def _train(arguments):
@@ -70,10 +99,14 @@ def _train(arguments):
         raise ValueError("--config is missing; for example --config=configs/digits_lt.py")
     config = _CONFIG.value
     workdir = _WORKDIR.value or _default_workdir(config)
-    print(f"workdir: {workdir}", flush=True)
     if config.deterministic:  # read when JAX makes its first computation, which is still to come
         deterministic = "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {deterministic}"
+    processes.join(_CLUSTER.value, coordinator=_COORDINATOR.value, processes=_PROCESSES.value, process=_PROCESS.value)
+    if processes.is_first():
+        print(f"workdir: {workdir}", flush=True)
+    else:
+        logging.getLogger("dsb_jax").setLevel(logging.WARNING)
     train(config, workdir, resume=_RESUME.value)
 
 

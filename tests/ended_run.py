@@ -1,6 +1,7 @@
-"""A run that is ended at a chosen moment: ``python tests/ended_run.py WORKDIR [MOMENT [SIGNAL]]``.
+"""A run that is ended at a chosen moment: ``python tests/ended_run.py WORKDIR [MOMENT [SIGNAL [PROCESS]]]``.
 
-It sends the signal to itself when it gets to the moment, for the first time in this process.
+It sends the signal to itself when it gets to the moment, for the first time in this process. Where the environment says
+that it is one of several processes, they train together, and PROCESS alone sends it, by default the first.
 """
 
 import functools
@@ -10,12 +11,13 @@ import pathlib
 import signal
 import sys
 
+import jax
 import jax.numpy as jnp
 import small_run
 
 from dsb_jax import losses, training
 from dsb_jax.evaluation import report
-from dsb_jax.training import checkpoints, loop, program, results
+from dsb_jax.training import checkpoints, loop, processes, program, results
 from dsb_jax.training.termination import Terminated
 from dsb_jax.training.workdir import Workdir
 
@@ -109,12 +111,14 @@ MOMENTS = {
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, force=True)
     some_batches_are_broken()
+    processes.join()
     workdir, *rest = sys.argv[1:]
-    moment, number = (*rest, None, None)[:2]
-    if moment is not None:
+    moment, number, process = (*rest, None, None, None)[:3]
+    if moment is not None and jax.process_index() == int(process or 0):
         MOMENTS[moment](lambda: os.kill(os.getpid(), signal.Signals[number or "SIGKILL"]))
     try:
         cache = str(pathlib.Path(workdir).parent / "cache")
-        training.train(small_run.digits(**SETTINGS, compilation_cache=cache), workdir)
+        devices = int(os.environ.get("DEVICES", jax.device_count()))
+        training.train(small_run.digits(**SETTINGS, compilation_cache=cache, devices=devices), workdir)
     except Terminated as ended:
         sys.exit(ended.exit_code)

@@ -3,9 +3,13 @@
 A small set is decoded once and lives on the devices, which make the order of each epoch too: a step needs nothing of
 the host. A larger one is read from disk, decoded on threads and transferred ahead. Both give the same batches, to the
 bit.
+
+Of several processes each reads what its own devices take of every batch, and its share of a set that is to live on all
+of them; the batches are those of a single process.
 """
 
 import collections
+import functools
 import itertools
 import logging
 import time
@@ -35,7 +39,8 @@ class Examples:
     Args:
       split: where the examples are.
       indices: rows of the split, integers ``[n]``; all of them by default.
-      sharding: how a batch lies on the devices, by its first axis; on the default device if it is None.
+      sharding: how a batch lies on the devices, by its first axis, those of a process side by side; on the default
+        device if it is None.
       resident_bytes: a set of at most so many bytes of decoded images is kept on every device, unless the host has to
         crop them at random.
 
@@ -66,11 +71,12 @@ class Examples:
         if not len(self._rows):
             raise ValueError(f"no examples of {split.name}/{split.split} are chosen: indices are empty")
         self._sharding = sharding
+        self._reader = (jax.process_index(), jax.process_count()) if sharding is not None else (0, 1)
         small = len(self._rows) * int(np.prod(split.image_shape)) <= resident_bytes
         self.resident = small and not split.random_crops
         if self.resident:
             everywhere = None if sharding is None else NamedSharding(sharding.mesh, PartitionSpec())
-            self._examples = jax.device_put(_decode(split, self._rows), everywhere)
+            self._examples = self._on_devices(everywhere)
             self._gather = jax.jit(_gather, out_shardings=sharding)
             self._draw = jax.jit(
                 _draw, static_argnames="batch_size", donate_argnames="position", out_shardings=(sharding, everywhere)
@@ -79,6 +85,19 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def _on_devices(self, everywhere):
+        """All images and labels on every device; each process decodes its share, and the devices exchange them."""
+        if everywhere is None:
+            return jax.device_put(_decode(self._split, self._rows))
+        samples, parts = len(self), self._sharding.num_devices
+        padded = -(-samples // parts) * parts
+        number, readers = self._reader
+        share = slice(number * padded // readers, (number + 1) * padded // readers)
+        part = _decode(self._split, np.resize(self._rows, padded)[share])
+        spread = NamedSharding(everywhere.mesh, PartitionSpec(everywhere.mesh.axis_names))
+        part = {name: jax.make_array_from_process_local_data(spread, array) for name, array in part.items()}
+        return jax.jit(lambda part: jax.tree.map(lambda array: array[:samples], part), out_shardings=everywhere)(part)
 
     def shuffled(
         self,
@@ -112,7 +131,7 @@ class Examples:
         draws = pipeline.draws_of(self._split, self._rows, batch_size, **drawn)
         self._check_divisible(batch_size)
         if not self.resident:
-            options = {"start_step": start_step, "views": views, **drawn}
+            options = {"start_step": start_step, "views": views, "reader": self._reader, **drawn}
             return self._transferred(pipeline.train_batches(self._split, self._rows, batch_size, **options))
         if tuple(draws) == ("plain",):
             return self._permuted(batch_size, seed, start_step)
@@ -156,7 +175,8 @@ class Examples:
             rows = (np.arange(start, start + batch_size, dtype=np.int32) for start in starts)
             batches = (self._gather(self._examples, positions) for positions in rows)
         else:
-            batches = self._transferred(pipeline.eval_batches(self._split, batch_size, indices=self._rows))
+            options = {"indices": self._rows, "reader": self._reader}
+            batches = self._transferred(pipeline.eval_batches(self._split, batch_size, **options))
         masks = (np.arange(start, start + batch_size) < len(self) for start in starts)
         return ({**batch, "mask": mask} for batch, mask in zip(batches, masks, strict=True))
 
@@ -165,10 +185,15 @@ class Examples:
         # Grain's prefetching threads would do this too, but print exceptions when the interpreter exits before them.
         ahead = collections.deque()
         for batch in batches:
-            ahead.append(jax.device_put(_without_index(batch), self._sharding))
+            ahead.append(self._transfer(_without_index(batch)))
             if len(ahead) > _BATCHES_AHEAD:
                 yield ahead.popleft()
         yield from ahead
+
+    def _transfer(self, share):
+        if self._reader == (0, 1):
+            return jax.device_put(share, self._sharding)
+        return jax.tree.map(functools.partial(jax.make_array_from_process_local_data, self._sharding), share)
 
     def _check_divisible(self, batch_size):
         if self._sharding is None:

@@ -119,21 +119,24 @@ def nested(parts: Mapping[str, Batch]) -> Batch:
     return parts[first] | {name: parts[name] for name in others}
 
 
-def eval_batches(split: Split, batch_size: int, *, indices: np.ndarray | None = None) -> Iterator[Batch]:
+def eval_batches(
+    split: Split, batch_size: int, *, indices: np.ndarray | None = None, reader: tuple[int, int] = (0, 1)
+) -> Iterator[Batch]:
     """Examples of a split once, in order, in batches of one shape.
 
     Args:
       split: where the examples are.
-      batch_size: any; the last batch is filled up with zeros.
+      batch_size: of all readers together, a multiple of their number; the last batch is filled up with zeros.
       indices: rows of the split, integers ``[n]``; all of them by default.
+      reader: as for :func:`train_batches`.
 
     Returns:
-      ⌈n / batch_size⌉ batches: ``image`` uint8 ``[batch_size, height, width, channels]``, ``label`` int32
-      ``[batch_size]`` and ``mask`` bool ``[batch_size]``, true where there is an example.
+      ⌈n / batch_size⌉ batches, with b = ``batch_size`` / readers: ``image`` uint8 ``[b, height, width, channels]``,
+      ``label`` int32 ``[b]`` and ``mask`` bool ``[b]``, true where there is an example.
 
     Raises:
-      ValueError: indices that are not of the split or a batch size below one; and from ``next``, an example that
-        cannot be read.
+      ValueError: indices that are not of the split, a batch size below one or a reader that is none; and from ``next``,
+        an example that cannot be read.
 
     Example:
       >>> from dsb_jax import data
@@ -141,11 +144,14 @@ def eval_batches(split: Split, batch_size: int, *, indices: np.ndarray | None = 
       >>> [int(batch["mask"].sum()) for batch in eval_batches(test, 150)]
       [150, 150, 100]
     """
-    validation.positive_int("batch_size", batch_size)
+    share = _share(batch_size, reader)
     indices = np.arange(len(split)) if indices is None else rows_of(split, indices)
+
+    def batch(start: int) -> Batch:
+        return _read_padded(split, indices[start : start + batch_size][share.start : share.stop], len(share))
+
     starts = grain.MapDataset.range(0, len(indices), batch_size)
-    batches = starts.map(lambda start: _read_padded(split, indices[start : start + batch_size], batch_size))
-    return iter(batches.to_iter_dataset(_READ_OPTIONS))
+    return iter(starts.map(batch).to_iter_dataset(_READ_OPTIONS))
 
 
 def rows_of(split: Split, indices: np.ndarray) -> np.ndarray:
@@ -203,9 +209,10 @@ def _stacked(examples: list[dict[str, Any]]) -> Batch:
 
 
 def _read_padded(split: Split, rows: np.ndarray, batch_size: int) -> Batch:
-    batch, samples = _stacked(split.source.__getitems__(rows)), len(rows)
-    return {
-        "image": np.pad(batch["image"], [(0, batch_size - samples), (0, 0), (0, 0), (0, 0)]),
-        "label": np.pad(batch["label"], (0, batch_size - samples)),
-        "mask": np.arange(batch_size) < samples,
-    }
+    samples = len(rows)
+    batch = {"image": np.zeros((batch_size, *split.image_shape), np.uint8), "label": np.zeros(batch_size, np.int32)}
+    if samples:  # the last batch may have none for the last readers
+        found = _stacked(split.source.__getitems__(rows))
+        for name in batch:
+            batch[name][:samples] = found[name]
+    return batch | {"mask": np.arange(batch_size) < samples}

@@ -10,11 +10,15 @@ killed at any moment leaves the checkpoints that were finished before, and no ha
       corrupt-90-1/         one that failed its check: set aside, never deleted
 
 Orbax neither notices a flipped bit nor falls back to an older checkpoint: both are done here, as is what to keep.
+
+Of several processes each writes and reads its own part of the arrays, and all see the same folder. The first one does
+everything else, and what it finds decides for all.
 """
 
 import concurrent.futures
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import logging
@@ -30,6 +34,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from dsb_jax import validation
+from dsb_jax.training import processes
 
 _logger = logging.getLogger(__name__)
 
@@ -53,7 +58,9 @@ class Restored(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints of one run; one process writes, and nobody else meanwhile. Closed when left as a context.
+    """The checkpoints of one run, which nobody else writes meanwhile. Closed when left as a context.
+
+    All processes of a run call the same methods in the same order.
 
     Args:
       folder: made at the first save.
@@ -109,13 +116,14 @@ class Checkpoints:
         self.wait()
         if score is None:
             score = {_step(path): score for path, score in self._scores().items()}.get(step)
-        arrays = _by_path(state)
+        named = _by_path(state)
         record = {
             "step": step,
             "score": float(score) if score is not None and math.isfinite(score) else None,
             "clock": clock,
-            "arrays": _describe(arrays),
+            "arrays": _describe(named),
         }
+        arrays = {path: _plain(leaf) for path, leaf in named.items()}
         # A copy on the devices: the step that comes next may write over the state before it is on the disk.
         copies = jax.device_put(arrays, _shardings(arrays), may_alias=False)
         self._writing = self._writer.submit(self._write, step, copies, json.dumps(record, indent=2))
@@ -134,14 +142,14 @@ class Checkpoints:
           OSError: if the save before could not be written.
         """
         self.wait()
-        for path in reversed(self._saved()):
+        while (path := processes.of_first(self._latest)) is not None:
             try:
                 return _load(path, like)
-            except (_OtherState, MemoryError, jax.errors.JaxRuntimeError):
+            except (_OtherState, _NotShared, MemoryError, jax.errors.JaxRuntimeError):
                 raise  # not the fault of the files
             except Exception as error:  # there is no saying what Orbax raises
-                self._set_aside(path, error)
-        damaged = sorted(path.name for path in self.folder.glob("corrupt-*"))
+                processes.of_first(functools.partial(self._set_aside, path, error))
+        damaged = processes.of_first(lambda: sorted(path.name for path in self.folder.glob("corrupt-*")))
         if damaged:
             raise ValueError(
                 f"{self.folder} has no checkpoint that is whole, only {', '.join(damaged)}; put a good copy of one "
@@ -171,24 +179,31 @@ class Checkpoints:
 
     def _write(self, step, arrays, record):
         partial = self.folder / _PARTIAL
+        # Orbax refuses arrays without elements; their shape says all.
+        full = {path: array for path, array in arrays.items() if array.size}
         try:
-            _remove(partial)  # a run may have been killed here
-            partial.mkdir(parents=True)
-            # Orbax refuses arrays without elements; their shape says all.
-            full = {path: array for path, array in arrays.items() if array.size}
-            _require_room(partial, full)
-            with _orbax() as checkpointer:
+            if processes.is_first():
+                _remove(partial)  # a run may have been killed here
+                partial.mkdir(parents=True)
+                _require_room(partial, full)
+            with _orbax() as checkpointer:  # which waits for all processes before it writes, and when all have
                 checkpointer.save(partial / _STATE, args=ocp.args.StandardSave(full))
-            (partial / _RECORD).write_text(record + "\n")
-            (partial / _SUMS).write_text(_sums(partial))
-            _sync(partial, *partial.rglob("*"))
-            partial.rename(self._unused(step))
-            _sync(self.folder)
+            if processes.is_first():
+                (partial / _RECORD).write_text(record + "\n")
+                (partial / _SUMS).write_text(_sums(partial))
+                _sync(partial, *partial.rglob("*"))
+                partial.rename(self._unused(step))
+                _sync(self.folder)
         except Exception as error:
             with contextlib.suppress(OSError):
                 _remove(partial)
             raise _save_error(error, step, self.folder) from error
-        self._remove_old()
+        if processes.is_first():
+            self._remove_old()
+
+    def _latest(self):
+        saved = self._saved()
+        return saved[-1] if saved else None
 
     def _saved(self):
         """Folders of checkpoints in order; ``120.1`` takes the place of ``120``."""
@@ -234,6 +249,10 @@ class _OtherState(ValueError):
     """The checkpoint is whole, but of a state with other arrays."""
 
 
+class _NotShared(ValueError):
+    """The checkpoint is there for some processes only."""
+
+
 @contextlib.contextmanager
 def _orbax():
     """Orbax without its log: what goes wrong comes as an exception, and once."""
@@ -243,8 +262,13 @@ def _orbax():
 
     log = logging.getLogger("absl")
     log.addFilter(of_others)
+    # Told which processes there are, Orbax lets them meet without their devices, which are busy with training.
+    together = ocp.options.MultiprocessingOptions(
+        active_processes=set(range(jax.process_count())), barrier_sync_key_prefix="dsb_jax"
+    )
+    handler = ocp.StandardCheckpointHandler(multiprocessing_options=together)
     try:
-        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+        with ocp.Checkpointer(handler, multiprocessing_options=together) as checkpointer:
             yield checkpointer
     finally:
         log.removeFilter(of_others)
@@ -267,25 +291,54 @@ def _step(path):
 
 
 def _load(folder, like):
+    named = _by_path(like)
+    record = processes.of_first(lambda: _checked_record(folder))
+    _refuse_others(folder, record["arrays"], _describe(named))
+    wanted = {path: _plain_shape(leaf) for path, leaf in named.items()}
+    arrays = processes.everywhere(lambda: _read(folder, {path: leaf for path, leaf in wanted.items() if leaf.size}))
+    for path in wanted.keys() - arrays.keys():
+        arrays[path] = jnp.zeros(wanted[path].shape, wanted[path].dtype)
+    # Memory that Orbax got from elsewhere is copied whenever it is donated; memory of JAX's own is used again.
+    shardings = [leaf.sharding for leaf in wanted.values()]
+    arrays = jax.device_put([arrays[path] for path in wanted], shardings, may_alias=False)
+    leaves = [_like(array, leaf) for array, leaf in zip(arrays, named.values(), strict=True)]
+    return Restored(record["step"], jax.tree.unflatten(jax.tree.structure(like), leaves), record["clock"])
+
+
+def _checked_record(folder):
     _verify(folder)
     record = json.loads((folder / _RECORD).read_text())
     if record["step"] != _step(folder):
         raise ValueError(f"it is of step {record['step']}")
-    wanted = _by_path(like)
-    _refuse_others(folder, record["arrays"], _describe(wanted))
-    shardings = _shardings(wanted)
-    full = {
-        path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=shardings[path])
-        for path, leaf in wanted.items()
-        if math.prod(leaf.shape)
-    }
+    return record
+
+
+def _read(folder, wanted):
+    if not folder.exists():
+        raise _NotShared(f"process {jax.process_index()} does not see {folder}: a workdir must be where all see it")
     with _orbax() as checkpointer:
-        arrays = checkpointer.restore(folder / _STATE, args=ocp.args.StandardRestore(full))
-    for path in wanted.keys() - full.keys():
-        arrays[path] = jnp.zeros(wanted[path].shape, wanted[path].dtype)
-    # Memory that Orbax got from elsewhere is copied whenever it is donated; memory of JAX's own is used again.
-    arrays = jax.device_put([arrays[path] for path in wanted], list(shardings.values()), may_alias=False)
-    return Restored(record["step"], jax.tree.unflatten(jax.tree.structure(like), arrays), record["clock"])
+        return checkpointer.restore(folder / _STATE, args=ocp.args.StandardRestore(wanted))
+
+
+def _is_key(leaf):
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _plain(leaf):
+    """An array as it is stored: random keys are numbers there, which Orbax writes from several processes too."""
+    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+
+
+def _plain_shape(leaf):
+    sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    plain = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
+    return jax.ShapeDtypeStruct(plain.shape, plain.dtype, sharding=sharding)
+
+
+def _like(array, leaf):
+    return (
+        jax.random.wrap_key_data(array, impl=jax.random.key_impl(jnp.zeros(0, leaf.dtype))) if _is_key(leaf) else array
+    )
 
 
 def _describe(arrays):

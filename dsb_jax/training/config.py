@@ -20,6 +20,8 @@ NEUTRAL = frozenset(
         "save_every",
         "keep_checkpoints",
         "devices",
+        "model_devices",
+        "fsdp_elements",
         "resident_megabytes",
         "compilation_cache",
         "profile",
@@ -122,6 +124,8 @@ def base_config() -> ConfigDict:
     config.save_every = 1  # epochs
     config.keep_checkpoints = 2  # the latest; the best is kept besides
     config.devices = config_dict.placeholder(int)  # all by default; batch_size must be a multiple
+    config.model_devices = 1  # of them for the parts of the classes; the others divide a batch
+    config.fsdp_elements = config_dict.placeholder(int)  # parameters of as many elements are spread over devices: none
     config.resident_megabytes = 1024  # examples that take less live on the device as uint8
     config.compilation_cache = config_dict.placeholder(str)  # a folder: compiled once, read by later runs
     config.profile = ""  # "step:count" writes a trace of so many steps to the workdir

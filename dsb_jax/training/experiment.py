@@ -6,11 +6,9 @@ import logging
 import math
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import AxisType, Mesh
 from ml_collections import ConfigDict
 
 from dsb_jax import balancers, data, losses, models, validation
@@ -20,6 +18,7 @@ from dsb_jax.objectives import Supervised
 from dsb_jax.training import optimizers
 from dsb_jax.training.config import base_config
 from dsb_jax.training.preprocessing import Preprocessing
+from dsb_jax.training.sharding import Placement, make_mesh
 
 _logger = logging.getLogger(__name__)
 
@@ -46,7 +45,7 @@ class Experiment:
       schedule: the learning rate by step.
       optimizer: what makes updates of gradients.
       preprocessing: what the device makes of images.
-      mesh: the devices that share a batch, along the axis "data"; None for one device.
+      placement: the devices that share a batch, and what of the parameters is where; None for one device.
       steps: updates in all.
     """
 
@@ -61,7 +60,7 @@ class Experiment:
     schedule: optax.Schedule
     optimizer: optax.GradientTransformation
     preprocessing: Preprocessing
-    mesh: Mesh | None
+    placement: Placement | None
     steps: int
 
     @property
@@ -105,7 +104,7 @@ def build(config: ConfigDict) -> Experiment:
     counts = np.bincount(train.labels[indices], minlength=train.num_classes)
     if config.batch_size > len(indices):
         raise ValueError(f"batch_size must be at most the {len(indices)} training examples, got {config.batch_size}")
-    mesh = _mesh(config)
+    placement = _placement(config)
     steps = math.ceil(config.epochs * len(indices) / config.batch_size)
     alpha = config.dsb.alpha if config.dsb.alpha is not None else 2.0 if _is_long_tailed(config) else 1.0
     schedule = _schedule(config, steps, len(indices))
@@ -118,11 +117,11 @@ def build(config: ConfigDict) -> Experiment:
         alpha=alpha,
         model=_model(config, train.num_classes),
         objective=objective,
-        balancer=_balancer(config, counts, alpha, mesh),
+        balancer=_balancer(config, counts, alpha, placement and placement.mesh),
         schedule=schedule,
         optimizer=_optimizer(config, schedule),
         preprocessing=_preprocessing(config, train.image_shape[-1]),
-        mesh=mesh,
+        placement=placement,
         steps=steps,
     )
 
@@ -142,20 +141,19 @@ def _check_numbers(config):
         raise ValueError(f"batch_size must be a multiple of accumulate = {config.accumulate}, got {config.batch_size}")
 
 
-def _mesh(config):
-    """All devices, or the first few; one alone needs no mesh."""
-    devices = config.devices if config.devices is not None else jax.device_count()
-    validation.positive_int("devices", devices)
-    if devices > jax.device_count():
-        raise ValueError(f"devices must be at most the {jax.device_count()} that are here, got {devices}")
-    if config.batch_size % devices:
+def _placement(config):
+    """All devices, or the first few."""
+    if config.fsdp_elements is not None:
+        validation.positive_int("fsdp_elements", config.fsdp_elements)
+    mesh = make_mesh(config.devices, model_devices=config.model_devices)
+    if mesh is None:
+        return None
+    if config.batch_size % mesh.shape["data"]:
         raise ValueError(
-            f"batch_size must be a multiple of the {devices} devices, got {config.batch_size}; "
+            f"batch_size must be a multiple of the {mesh.shape['data']} devices, got {config.batch_size}; "
             "fewer devices are taken with --config.devices"
         )
-    if devices == 1:
-        return None
-    return jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
+    return Placement(mesh, config.fsdp_elements)
 
 
 def _splits(config):

@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from dsb_jax.evaluation import metrics, report
-from dsb_jax.training import diagnosis
+from dsb_jax.training import diagnosis, processes
 from dsb_jax.training import experiment as experiments
 from dsb_jax.training import results as final
 from dsb_jax.training.checkpoints import Checkpoints, Restored
@@ -22,9 +22,9 @@ from dsb_jax.training.experiment import Experiment
 from dsb_jax.training.profile import Profile
 from dsb_jax.training.program import Program
 from dsb_jax.training.progress import Progress, duration
-from dsb_jax.training.termination import Terminated, Termination
+from dsb_jax.training.termination import SharedTermination, Terminated, Termination, termination
 from dsb_jax.training.watchdog import Watchdog
-from dsb_jax.training.workdir import Workdir
+from dsb_jax.training.workdir import Elsewhere, Workdir
 
 _logger = logging.getLogger(__name__)
 
@@ -54,29 +54,36 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str], *, resume: str = 
       FloatingPointError: if the loss, the gradient or the weights stop being finite; the last good checkpoint stays.
       Terminated: on SIGTERM or Ctrl-C, once a checkpoint is saved.
     """
-    files = Workdir(workdir, config, resume=resume, neutral=NEUTRAL)
-    if files.results is not None and (files.path / "report.html").exists():
+    files = processes.everywhere(lambda: _files(config, workdir, resume))
+    finished = processes.of_first(lambda: files.results if (files.path / "report.html").exists() else None)
+    if finished is not None:
         _logger.info("%s holds this run, finished; --resume=never trains again", files.path)
-        return files.results
+        return finished
     _configure_jax(config)
-    profile = Profile(config.profile, files.path / "profile")
+    profile = Profile(config.profile if processes.is_first() else "", files.path / "profile")
     with contextlib.ExitStack() as stack:
         enter = stack.enter_context
         watchdog = enter(Watchdog(60 * config.watchdog_minutes))
-        experiment = experiments.build(config)
+        experiment = processes.everywhere(lambda: experiments.build(config))
         program = Program(config, experiment)
-        enter(files)
+        processes.everywhere(lambda: enter(files))
         checkpoints = enter(Checkpoints(files.path / "checkpoints", keep=config.keep_checkpoints))
         restored = None if resume == "never" else _restored(checkpoints, program, experiment)
-        files.begin()
-        events = enter(Events(files.path / "events" if config.tensorboard else None))
-        run = _Run(config, experiment, program, files, checkpoints, events, watchdog, enter(Termination()))
+        processes.everywhere(files.begin)
+        events = enter(Events(files.path / "events" if config.tensorboard and processes.is_first() else None))
+        run = _Run(config, experiment, program, files, checkpoints, events, watchdog, enter(termination()))
         run.start(restored)
         run.train(enter(profile))
         results = run.finish()
     skipped = f", {results['skipped_steps']} of {results['steps']} steps left out" if results["skipped_steps"] else ""
     _logger.info("top-1 %.2f %%%s, report: %s", 100 * results["top1"], skipped, files.path / "report.html")
     return results
+
+
+def _files(config, workdir, resume):
+    if processes.is_first():
+        return Workdir(workdir, config, resume=resume, neutral=NEUTRAL)
+    return Elsewhere(workdir)
 
 
 def _restored(checkpoints, program, experiment):
@@ -108,11 +115,11 @@ class _Run:
         config: ConfigDict,
         experiment: Experiment,
         program: Program,
-        files: Workdir,
+        files: Workdir | Elsewhere,
         checkpoints: Checkpoints,
         events: Events,
         watchdog: Watchdog,
-        termination: Termination,
+        termination: Termination | SharedTermination,
     ) -> None:
         self.config, self.experiment, self.program = config, experiment, program
         self.files, self.checkpoints, self.events = files, checkpoints, events
@@ -172,10 +179,12 @@ class _Run:
         """Results and report of the final state, which is saved: whatever stops this, it can be done again."""
         predictions = self._test()["prediction"]
         self.files.write_arrays("examples.npz", **self.program.first_images(self.state, _EXAMPLES))
-        self.files.write_arrays("confusions.npz", **final.confusions(self.experiment, predictions))
+        if processes.is_first():
+            self.files.write_arrays("confusions.npz", **final.confusions(self.experiment, predictions))
         results = final.results(self.config, self.experiment, self.program, self.state, predictions, self._check)
-        self.files.write_json("results.json", results)
-        report.write(self.files.path)
+        if processes.is_first():
+            self.files.write_json("results.json", results)
+            report.write(self.files.path)
         return results
 
     def _check(self):

@@ -1,5 +1,6 @@
 """The compiled steps of an experiment, and its examples where the steps find them."""
 
+import functools
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -8,8 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from clu import parameter_overview
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 import dsb_jax
@@ -17,6 +16,7 @@ from dsb_jax.data import feed
 from dsb_jax.training import experiment as experiments
 from dsb_jax.training.experiment import Experiment
 from dsb_jax.training.progress import announced
+from dsb_jax.training.sharding import everywhere, of_batch
 from dsb_jax.training.step import Batch, TrainState, augmented, init_state, make_eval_step, make_train_step
 
 _logger = logging.getLogger(__name__)
@@ -41,14 +41,14 @@ class Program:
 
     def __init__(self, config: ConfigDict, experiment: Experiment) -> None:
         self._config, self._experiment = config, experiment
-        sharding = NamedSharding(experiment.mesh, P("data")) if experiment.mesh is not None else None
-        options = {"sharding": sharding, "resident_bytes": config.resident_megabytes * 2**20}
+        self._mesh = None if experiment.placement is None else experiment.placement.mesh
+        options = {"sharding": of_batch(self._mesh), "resident_bytes": config.resident_megabytes * 2**20}
         self._train = feed.Examples(experiment.train, experiment.indices, **options)
         self._test = feed.Examples(experiment.test, **options)
         self._describe()
         begin = time.perf_counter()
         parts = (experiment.model, experiment.objective, experiment.balancer, experiment.optimizer)
-        shared = {"ema_decay": config.ema_decay, "mesh": experiment.mesh}
+        shared = {"ema_decay": config.ema_decay, "placement": experiment.placement}
         preprocessing = experiment.preprocessing
         image = preprocessing.evaluation(np.zeros((1, *experiment.train.image_shape), np.uint8))
         self.initial: TrainState = init_state(*parts, image, seed=config.seed, **shared)
@@ -63,9 +63,12 @@ class Program:
             **shared,
         )
         self.train_step = train_step.lower(self.initial, next(self.batches(0))).compile()
-        eval_step = make_eval_step(experiment.model, experiment.objective.loss, preprocessing.evaluation)
+        eval_step = make_eval_step(
+            experiment.model, experiment.objective.loss, preprocessing.evaluation, placement=experiment.placement
+        )
         self._eval_step = eval_step.lower(self.initial, _arrays(next(self._in_order(self._test)))).compile()
-        self.summary = jax.jit(experiment.balancer.summary).lower(self.initial.balancing).compile()
+        summary = jax.jit(experiment.balancer.summary, out_shardings=everywhere(self._mesh))
+        self.summary = summary.lower(self.initial.balancing).compile()
         self.learning_rates = np.asarray(jax.jit(jax.vmap(experiment.schedule))(jnp.arange(experiment.steps)))
         _logger.info("Compiled in %.0f s", time.perf_counter() - begin)
 
@@ -90,13 +93,13 @@ class Program:
         """
         preprocessing, objective = self._experiment.preprocessing, self._experiment.objective
         rng, _ = jax.random.split(jax.random.fold_in(state.key, 0))
-        seen = jax.jit(augmented, static_argnames=("preprocess", "views", "mix"))(
-            next(self.batches(0)),
-            rng,
-            preprocessing.train,
+        augment = functools.partial(
+            augmented,
+            preprocess=preprocessing.train,
             views=objective.views,
             mix=preprocessing.mix if preprocessing.mixes else None,
         )
+        seen = jax.jit(augment, out_shardings=everywhere(self._mesh))(next(self.batches(0)), rng)
         seen = {
             name: np.asarray(seen[name])[:number] for name in ("image", "label", "other_label", "share") if name in seen
         }
@@ -118,7 +121,7 @@ class Program:
 
     def training_pixels(self, check: Callable[[], None]) -> np.ndarray:
         """The training examples in sample space, in the order of ``indices``."""
-        pixel_features = jax.jit(dsb_jax.pixel_features)
+        pixel_features = jax.jit(dsb_jax.pixel_features, out_shardings=everywhere(self._mesh))
         batches = announced(self._in_order(self._train), self._batch_count(self._train), "Measuring images")
         parts = []
         for batch in batches:
@@ -148,7 +151,7 @@ class Program:
     @property
     def _eval_batch_size(self):
         """The next multiple of the devices: what is added is masked."""
-        devices = self._experiment.mesh.size if self._experiment.mesh is not None else 1
+        devices = self._mesh.shape["data"] if self._mesh is not None else 1
         return -(-self._config.eval_batch_size // devices) * devices
 
     def _batch_count(self, examples):
@@ -156,7 +159,7 @@ class Program:
 
     def _describe(self):
         experiment = self._experiment
-        devices = experiment.mesh.size if experiment.mesh is not None else 1
+        devices = self._mesh.size if self._mesh is not None else 1
         _logger.info(
             "%s on %d images of %s in %d classes (%d to %d each), %d steps on %d %s",
             experiments.method(self._config), len(experiment.indices), self._config.dataset, len(experiment.counts),

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dsb_jax import balancers, validation
@@ -18,6 +18,7 @@ from dsb_jax.data.mixing import Mixed
 from dsb_jax.objectives import Objective, Result, total_loss
 from dsb_jax.training import diagnosis
 from dsb_jax.training.diagnosis import Finding
+from dsb_jax.training.sharding import Placement, everywhere
 
 Batch = dict[str, Any]
 Metrics = dict[str, jax.Array]
@@ -65,7 +66,7 @@ def init_state(
     *,
     seed: int,
     ema_decay: float = 0.0,
-    mesh: Mesh | None = None,
+    placement: Placement | None = None,
 ) -> TrainState:
     """The state before the first step.
 
@@ -77,7 +78,7 @@ def init_state(
       images: floating ``[batch, height, width, channels]``, of which only the shape matters.
       seed: of the parameters and of everything random in a step.
       ema_decay: as in :func:`make_train_step`.
-      mesh: devices with an axis "data"; a feature pool is spread over them, and the rest is on every one.
+      placement: devices, over which a feature pool is spread and parameters as it says; one device by default.
 
     Raises:
       ValueError: if ``ema_decay`` is outside [0, 1).
@@ -101,9 +102,9 @@ def init_state(
             key=key,
         )
 
-    if mesh is None:
+    if placement is None:
         return jax.jit(init)()
-    return jax.jit(init, out_shardings=_state_shardings(balancer, mesh))()
+    return jax.jit(init, out_shardings=_state_shardings(jax.eval_shape(init), balancer, placement))()
 
 
 def make_train_step(
@@ -117,7 +118,7 @@ def make_train_step(
     accumulate: int = 1,
     ema_decay: float = 0.0,
     skip_nonfinite: bool = False,
-    mesh: Mesh | None = None,
+    placement: Placement | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """A jitted step ``(state, batch) -> (state, metrics)``; the state is donated.
 
@@ -139,7 +140,7 @@ def make_train_step(
       ema_decay: of the average, in [0, 1); 0 keeps none.
       skip_nonfinite: a step that meets a number that is not finite changes neither the model nor the optimizer, the
         average and the objective's state, and is counted in ``skipped``. The balancer leaves out such rows by itself.
-      mesh: devices with an axis "data" that share the batch, which is sharded ``P("data")``, and the pool.
+      placement: devices that share the batch, which is sharded ``P("data")``, the pool and, as it says, parameters.
 
     Returns:
       The step. Its metrics are scalars: ``loss``, those of the objective, ``gradient_norm`` before clipping, and
@@ -167,7 +168,7 @@ def make_train_step(
     validation.positive_int("accumulate", accumulate)
     differentiate = _of_whole(model, objective, balancer)
     if accumulate > 1:
-        differentiate = _of_parts(model, objective, balancer, accumulate, mesh)
+        differentiate = _of_parts(model, objective, balancer, accumulate, placement and placement.mesh)
 
     def step(state, batch):
         augmentation_key, objective_key = jax.random.split(jax.random.fold_in(state.key, state.step))
@@ -190,12 +191,14 @@ def make_train_step(
         )
         if skip_nonfinite:
             new = _unless(trouble["nonfinite_place"] >= 0, new, state)
+        if placement is not None:
+            new = dataclasses.replace(new, **{name: placement.constrain(getattr(new, name)) for name in _PARAMETERS})
         metrics = {"loss": outcome.loss} | outcome.metrics | {"gradient_norm": gradient_norm} | trouble
         return new, metrics
 
-    if mesh is None:
+    if placement is None:
         return jax.jit(step, donate_argnums=0)
-    shardings = _state_shardings(balancer, mesh), NamedSharding(mesh, P())
+    shardings = _out_shardings(balancer, placement.mesh), everywhere(placement.mesh)
     return jax.jit(step, donate_argnums=0, out_shardings=shardings)
 
 
@@ -237,6 +240,8 @@ def make_eval_step(
     model: nn.Module,
     loss: Callable[[jax.Array, jax.Array], jax.Array],
     preprocess: Callable[[jax.Array], jax.Array],
+    *,
+    placement: Placement | None = None,
 ) -> Callable[[TrainState, Batch], dict[str, jax.Array]]:
     """A jitted step ``(state, batch) -> outputs`` with predicted classes, losses and features, per example.
 
@@ -244,9 +249,9 @@ def make_eval_step(
       model: as for :func:`init_state`; evaluated with the averaged variables where the state has them.
       loss: ``(logits, labels) -> [batch]``.
       preprocess: ``images -> images``.
+      placement: devices that share a batch; the outputs are on every one, so that every process can read them.
     """
 
-    @jax.jit
     def step(state, batch):
         outputs = model.apply(state.evaluated, preprocess(batch["image"]), train=False)
         return {
@@ -255,7 +260,7 @@ def make_eval_step(
             "features": outputs.features,
         }
 
-    return step
+    return jax.jit(step) if placement is None else jax.jit(step, out_shardings=everywhere(placement.mesh))
 
 
 class _Outcome(NamedTuple):
@@ -414,10 +419,20 @@ def _unless(bad, new, old):
     return dataclasses.replace(new, **chosen, skipped=old.skipped + bad.astype(jnp.int32))
 
 
-def _state_shardings(balancer, mesh):
-    everywhere = NamedSharding(mesh, P())
-    fields = {field.name: everywhere for field in dataclasses.fields(TrainState)}
-    return TrainState(**fields | {"balancing": balancers.state_shardings(balancer, mesh)})
+# What has the shapes of parameters.
+_PARAMETERS = ("params", "opt_state", "average")
+
+
+def _state_shardings(shapes, balancer, placement):
+    of_parameters = {name: placement.shardings(getattr(shapes, name)) for name in _PARAMETERS}
+    return dataclasses.replace(_out_shardings(balancer, placement.mesh), **of_parameters)
+
+
+def _out_shardings(balancer, mesh):
+    """All but those of parameters, whose shapes are known inside of the step only."""
+    fields = {field.name: everywhere(mesh) for field in dataclasses.fields(TrainState)}
+    fields |= {"balancing": balancers.state_shardings(balancer, mesh)} | dict.fromkeys(_PARAMETERS)
+    return TrainState(**fields)
 
 
 def _check_ema_decay(value):

@@ -6,6 +6,9 @@ import threading
 from types import FrameType
 from typing import Any
 
+import jax
+from jax.experimental import multihost_utils
+
 _logger = logging.getLogger(__name__)
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -63,3 +66,31 @@ class Termination:
         self._received = number
         signal.signal(number, self._before[number])
         _logger.info("%s: stopping at the next fit place; the same again ends at once", signal.Signals(number).name)
+
+
+class SharedTermination:
+    """The same for several processes: SIGTERM to any of them ends all, at the same place.
+
+    JAX takes the signal, and finds a place that none of them has passed. So all must come to the same places in the
+    same order. Ctrl-C, which terminals send to all at once, is left as it is: nothing could be agreed on any more.
+    """
+
+    def __init__(self) -> None:
+        self._places = 0
+
+    def __enter__(self) -> "SharedTermination":
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        pass
+
+    def check(self) -> None:
+        """Raises `Terminated` if a signal has come to one of the processes, in all of them."""
+        self._places += 1
+        if multihost_utils.reached_preemption_sync_point(self._places):
+            raise Terminated(signal.SIGTERM)
+
+
+def termination() -> Termination | SharedTermination:
+    """What fits this process: alone, or one of several."""
+    return Termination() if jax.process_count() == 1 else SharedTermination()

@@ -236,6 +236,26 @@ class Workdir:
         partial.replace(self.path / name)
 
 
+class Elsewhere:
+    """The workdir as the other processes of a run have it: the first one alone writes."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = pathlib.Path(path)
+        self.lines = 0
+        self.results = None
+
+    def __enter__(self) -> "Elsewhere":
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        pass
+
+    def _nothing(self, *arguments: Any, **named: Any) -> None:
+        pass
+
+    begin = write_json = write_indices = write_arrays = log = cut_back = record_environment = _nothing
+
+
 @contextlib.contextmanager
 def _locked(folder):
     """Holds the folder for this process; the system lets go of it when the process ends, however it does."""

@@ -1,0 +1,136 @@
+"""Several processes that train one model: how they find each other, and how they stay of one mind.
+
+All of them run the same program on the same numbers, so nearly everything is decided alike without a word. What only
+the first one sees, the files of a run, is decided by it and told to the others; and what may fail in one of them alone
+fails in all, so that none waits for ever for another that has left.
+"""
+
+import os
+import pickle
+from collections.abc import Callable
+from typing import TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from dsb_jax import validation
+
+T = TypeVar("T")
+
+CLUSTERS = ("auto", "none", "slurm", "tpu", "k8s", "ompi")
+
+_GIVEN = {"coordinator": "JAX_COORDINATOR_ADDRESS", "processes": "JAX_NUM_PROCESSES", "process": "JAX_PROCESS_ID"}
+_TPU_HOSTS = "TPU_WORKER_HOSTNAMES"
+
+
+def join(
+    cluster: str = "auto", *, coordinator: str | None = None, processes: int | None = None, process: int | None = None
+) -> None:
+    """Makes this process one of several, before JAX is used for anything else; does nothing where it is alone.
+
+    Args:
+      cluster: who says which processes there are. ``"auto"``: the environment variables ``JAX_COORDINATOR_ADDRESS``,
+        ``JAX_NUM_PROCESSES`` and ``JAX_PROCESS_ID``; or Slurm, in a step of several tasks; or a TPU slice of several
+        hosts on GKE. A name asks that cluster, ``"tpu"`` also on Cloud TPU VMs; ``"none"`` asks nobody.
+      coordinator: ``HOST:PORT`` of the first process; with ``processes`` and ``process`` it needs no cluster.
+      processes: how many there are.
+      process: number of this one, from 0.
+
+    Raises:
+      ValueError: an unknown cluster, some but not all of the three numbers, or one out of range.
+      RuntimeError: the others do not come.
+    """
+    if cluster not in CLUSTERS:
+        raise validation.unknown_name("cluster", cluster, CLUSTERS)
+    numbers = {"coordinator": coordinator, "processes": processes, "process": process}
+    if cluster == "auto" and all(value is None for value in numbers.values()):
+        numbers = {name: os.environ.get(variable) for name, variable in _GIVEN.items()}
+    if any(value is not None for value in numbers.values()):
+        _join_given(**numbers)
+    elif cluster != "none" and (cluster != "auto" or _in_cluster()):
+        method = None if cluster in ("auto", "tpu") else cluster
+        jax.distributed.initialize(cluster_detection_method=method)
+
+
+def _join_given(**numbers):
+    if lacking := [name for name, value in numbers.items() if value is None]:
+        raise ValueError(f"coordinator, processes and process belong together: {lacking[0]} is missing")
+    coordinator, processes, process = numbers.values()
+    processes, process = int(processes), int(process)
+    if not 0 <= process < processes:
+        raise ValueError(f"process must lie in [0, {processes}), the number of processes, got {process}")
+    if not coordinator.rpartition(":")[2].isdecimal():
+        raise ValueError(f"coordinator must be HOST:PORT, got {coordinator!r}")
+    if processes > 1:
+        jax.distributed.initialize(coordinator, processes, process, cluster_detection_method="deactivate")
+
+
+def _in_cluster() -> bool:
+    in_step = "SLURM_STEP_NODELIST" in os.environ and "SLURM_PROCID" in os.environ
+    return (in_step and int(os.environ.get("SLURM_NTASKS", 1)) > 1) or "," in os.environ.get(_TPU_HOSTS, "")
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes files."""
+    return jax.process_index() == 0
+
+
+def of_first(decide: Callable[[], T]) -> T:
+    """What ``decide()`` gives in the first process, in all of them; what it raises there is raised in all.
+
+    Example:
+      >>> of_first(lambda: 2)
+      2
+    """
+    if jax.process_count() == 1:
+        return decide()
+    outcome = _outcome(decide) if is_first() else None
+    result, error = _gathered(outcome)[0]
+    if error is not None:
+        raise error
+    return result
+
+
+def everywhere(do: Callable[[], T]) -> T:
+    """``do()`` in every process; what it raises in one of them, the first of those, is raised in all.
+
+    Example:
+      >>> everywhere(lambda: 2)
+      2
+    """
+    if jax.process_count() == 1:
+        return do()
+    result, error = _outcome(do)
+    for other in _gathered(error):
+        if other is not None:
+            raise other if error is None else error
+    return result
+
+
+def _outcome(function):
+    try:
+        return function(), None
+    except Exception as error:
+        return None, error
+
+
+def _gathered(item) -> list:
+    """What each process has, in their order."""
+    content = np.frombuffer(_pickled(item), np.uint8)
+    sizes = multihost_utils.process_allgather(np.array([content.size], np.int32)).ravel()
+    padded = np.pad(content, (0, int(sizes.max()) - content.size))
+    rows = multihost_utils.process_allgather(padded[None]).reshape(len(sizes), -1)
+    return [pickle.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
+
+
+def _pickled(item):
+    try:
+        content = pickle.dumps(item)
+        pickle.loads(content)  # some exceptions can be written, but not read
+        return content
+    except Exception:
+        error = item[1] if isinstance(item, tuple) else item
+        assert isinstance(error, Exception), "what processes tell each other can be pickled"
+        told = RuntimeError(f"{type(error).__name__}: {error}")
+        return pickle.dumps((None, told) if isinstance(item, tuple) else told)
