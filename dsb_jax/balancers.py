@@ -72,6 +72,7 @@ def semantic_scale(
     normalize: str = "mean",
     batch_size: int | None = None,
     mesh: Mesh | None = None,
+    dtype: jax.typing.DTypeLike = jnp.float32,
 ) -> Balancer:
     """Dynamic semantic-scale balancing (DSB): weights ``∝ S^(−power)`` from a pool of the latest features.
 
@@ -92,6 +93,7 @@ def semantic_scale(
         ``S^(−power)``, Eq. 4.
       batch_size: rows of every batch, where fixed; ``capacity`` must then be a multiple of it.
       mesh: devices that share the pool, along their axis ``"data"``; needs ``batch_size``.
+      dtype: in which the pool stores its rows; bfloat16 halves them.
 
     Returns:
       A balancer that needs features and labels alone.
@@ -115,7 +117,7 @@ def semantic_scale(
     if normalize not in _NORMALIZATIONS:
         raise validation.unknown_name("normalize", str(normalize), _NORMALIZATIONS)
     new_pool = jax.tree_util.Partial(
-        feature_pool.init, capacity, dim, num_classes, epsilon=epsilon, batch_size=batch_size, mesh=mesh
+        feature_pool.init, capacity, dim, num_classes, epsilon=epsilon, batch_size=batch_size, mesh=mesh, dtype=dtype
     )
     jax.eval_shape(new_pool)  # bad numbers are refused now, not at the first update
 

@@ -71,6 +71,15 @@ def test_semantic_scale_weights_equal_their_definition(options):
     np.testing.assert_allclose(summary["volumes"], reference.class_volumes(features, np.asarray(labels), 7), rtol=1e-5)
 
 
+def test_rows_may_be_bfloat16():
+    features, labels = batch(0)
+    balancer = balancers.semantic_scale(5, 64, dim=8, dtype=jnp.bfloat16)
+    weights, state = jax.jit(balancer.update)(balancer.init(), features, labels)
+    chex.assert_type(state.pool.rows, jnp.bfloat16)
+    stored = features.astype(jnp.bfloat16).astype(jnp.float32)
+    np.testing.assert_allclose(weights, expected_weights(stored, labels, 5, alpha=2.0), rtol=1e-4)
+
+
 def test_weights_follow_the_latest_features():
     balancer = balancers.semantic_scale(5, 128, dim=8, alpha=2.0, batch_size=64)
     update, state, stream = (
