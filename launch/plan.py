@@ -245,10 +245,10 @@ def advise(plan: Plan, of_model: Model, device_memory: float) -> list[str]:
     """What to change, in words, the largest effect first; each line alone, with what it would bring."""
     advice = []
     if plan.bytes > LARGE_MEMORY * device_memory:
-        advice.append(f"DSB takes {human(plan.bytes)} of every device. Less take")
+        advice.append(f"DSB takes {human(plan.bytes)} of every device; less with")
         advice += effects(plan, lambda other: other.bytes, human)
     if share(plan, of_model) > LARGE_SHARE:
-        advice.append(f"DSB takes {share(plan, of_model):.1%} of a step's operations. Less take")
+        advice.append(f"DSB takes {share(plan, of_model):.1%} of a step's operations; less with")
         advice += effects(plan, lambda other: share(other, of_model), "{:.3%}".format)
     total = sum(of_model.memory.values())
     if total > LARGE_MEMORY * device_memory and plan.devices > 1:
