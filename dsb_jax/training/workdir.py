@@ -150,6 +150,7 @@ class Workdir:
             **{name: importlib.metadata.version(name) for name in _PACKAGES},
             "device": jax.devices()[0].device_kind,
             "devices": jax.device_count(),
+            "processes": jax.process_count(),
         }
         self.write_json("environment.json", [*(self._read_json("environment.json") or []), environment])
 

@@ -1,0 +1,227 @@
+"""Two processes of four devices train as one process of eight, and lose nothing where one of them is told to end or
+dies; a run goes on with as many devices and processes as there are."""
+
+import json
+import os
+import pathlib
+import random
+import re
+import signal
+import subprocess
+import sys
+
+import chex
+import jax
+import numpy as np
+import pytest
+import small_run
+from ended_run import SETTINGS
+from test_restart import ENDED_RUN, assert_as_whole, records
+
+from dsb_jax.training import experiment as experiments
+from dsb_jax.training import processes
+from dsb_jax.training.checkpoints import Checkpoints
+from dsb_jax.training.program import Program
+
+LAUNCHER = pathlib.Path(__file__).parents[1] / "launch" / "local.py"
+
+
+def start(workdir, *moment, processes, devices):
+    """The run of ended_run.py in so many processes of so many devices each, at most ``devices`` in all."""
+    environment = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    launcher = [LAUNCHER, f"--processes={processes}", f"--devices={devices}", "--grace=2", "--"]
+    command = [sys.executable, *launcher, sys.executable, ENDED_RUN, workdir, *moment]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, check=False)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where all runs are, so that one compiles for all of its kind."""
+    return tmp_path_factory.mktemp("processes")
+
+
+@pytest.fixture(scope="module")
+def single(folder):
+    """A run of one process with eight devices that nothing ends."""
+    done = start(folder / "single", processes=1, devices=8)
+    assert done.returncode == 0, done.stderr
+    return folder / "single"
+
+
+@pytest.fixture(scope="module")
+def double(folder):
+    """A run of two processes with four devices each that nothing ends."""
+    done = start(folder / "double", processes=2, devices=4)
+    assert done.returncode == 0, done.stderr
+    return folder / "double"
+
+
+def final_state(workdir):
+    """What the last checkpoint holds, on one device whatever it was saved on."""
+    config = small_run.digits(**SETTINGS, devices=1)
+    program = Program(config, experiments.build(config))
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        restored = checkpoints.restore(program.initial)
+    assert restored.step == 22
+    return restored.state
+
+
+def assert_alike(workdir, other):
+    """Labels and their order to the bit, and what is computed up to the order in which float32 is summed."""
+    for name in ("config.json", "train_indices.npy"):
+        assert (workdir / name).read_bytes() == (other / name).read_bytes()
+    mine, wanted = records(workdir), records(other)
+    assert [line["step"] for line in mine] == [line["step"] for line in wanted]
+    for line, expected in zip(mine, wanted, strict=True):
+        assert line.keys() == expected.keys()
+        for key in line.keys() & {"loss", "gradient_norm", "weights", "volumes", "scales"}:
+            np.testing.assert_allclose(np.array(line[key], float), np.array(expected[key], float), rtol=2e-2)
+    mine, wanted = final_state(workdir), final_state(other)
+    pool, expected = mine.balancing.state.pool, wanted.balancing.state.pool
+    for name in ("labels", "next_labels", "cursor", "entered", "passes", "count"):
+        np.testing.assert_array_equal(getattr(pool, name), getattr(expected, name))
+    assert (mine.step, mine.skipped) == (wanted.step, wanted.skipped)
+    chex.assert_trees_all_close(mine.params, wanted.params, rtol=1e-2, atol=1e-3)
+    chex.assert_trees_all_close(pool.rows, expected.rows, rtol=1e-2, atol=1e-2)
+
+
+def test_two_processes_train_as_one(single, double):
+    assert_alike(double, single)
+    results = [json.loads((workdir / "results.json").read_text()) for workdir in (single, double)]
+    assert abs(results[0]["top1"] - results[1]["top1"]) <= 0.01
+    environment = json.loads((double / "environment.json").read_text())
+    assert len(environment) == 1  # one of them writes
+    assert (environment[0]["devices"], environment[0]["processes"]) == (8, 2)
+
+
+def test_a_run_goes_on_with_other_devices_and_processes(single, folder):
+    workdir = folder / "elastic"
+    ended = start(workdir, "mid-epoch", "SIGTERM", processes=1, devices=8)
+    assert ended.returncode == 143, ended.stderr
+    # Told to end is the second process, which writes nothing.
+    ended = start(workdir, "evaluation", "SIGTERM", "1", processes=2, devices=2)
+    assert ended.returncode == 143, ended.stderr
+    assert "going on from step 5/22" in ended.stdout
+    damage(workdir / "checkpoints" / "8")
+    done = start(workdir, processes=1, devices=1)
+    assert done.returncode == 0, done.stderr
+    assert "going on from step 5/22" in done.stdout
+    assert_alike(workdir, single)
+
+
+def damage(checkpoint):
+    """One bit of the largest file is another."""
+    file = max((path for path in checkpoint.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 16
+    file.write_bytes(content)
+
+
+@pytest.mark.slow
+def test_the_reverse_and_a_damaged_checkpoint_that_two_processes_meet(single, folder):
+    workdir = folder / "reverse"
+    for moment, shape in (("mid-epoch", (1, 1)), ("evaluation", (1, 4))):
+        ended = start(workdir, moment, "SIGTERM", processes=shape[0], devices=shape[1])
+        assert ended.returncode == 143, ended.stderr
+    damage(workdir / "checkpoints" / "8")
+    done = start(workdir, processes=2, devices=4)
+    assert done.returncode == 0, done.stderr
+    warnings = re.findall(r"set aside as corrupt-8-1, step 5 is taken", done.stdout)
+    assert len(warnings) == 1  # the first process decides
+    assert len(re.findall(r"going on from step 5/22", done.stdout)) == 2  # for both
+    assert_alike(workdir, single)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_killed_at_random_moments_two_processes_end_with_the_same_results(double, folder, seed):
+    rng = random.Random(seed)
+    workdir = folder / f"killed {seed}"
+    for _ in range(5):
+        moment = rng.choice(("first step", "mid-epoch", "evaluation", "before save", "mid-save", "results", "report"))
+        process = "0" if moment in ("mid-save", "results", "report") else str(rng.randrange(2))
+        killed = start(workdir, moment, "SIGKILL", process, processes=2, devices=4)
+        # A moment may not come any more in a run that is nearly done.
+        assert killed.returncode in (0, 128 + signal.SIGKILL), (moment, killed.stdout, killed.stderr)
+    done = start(workdir, processes=2, devices=4)
+    assert done.returncode == 0, done.stderr
+    assert_as_whole(workdir, double)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["mid-epoch", "mid-save", "results"])
+def test_eight_devices_of_one_process_resume_to_the_bit(single, folder, moment):
+    workdir = folder / f"eight {moment}"
+    killed = start(workdir, moment, processes=1, devices=8)
+    assert killed.returncode == 128 + signal.SIGKILL, killed.stderr
+    done = start(workdir, processes=1, devices=8)
+    assert done.returncode == 0, done.stderr
+    assert_as_whole(workdir, single)
+
+
+# Who the others are.
+
+
+@pytest.fixture
+def joined(monkeypatch):
+    """What JAX is asked for instead of being asked."""
+    calls = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *given, **named: calls.append((given, named)))
+    for name in list(os.environ):
+        if name.startswith(("JAX_COORDINATOR", "JAX_NUM_PROC", "JAX_PROCESS", "SLURM_", "TPU_WORKER")):
+            monkeypatch.delenv(name)
+    return calls
+
+
+def test_alone_nobody_is_asked(joined, monkeypatch):
+    processes.join()
+    processes.join("none")
+    monkeypatch.setenv("SLURM_STEP_NODELIST", "node1")
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "localhost")
+    processes.join()
+    processes.join(coordinator="localhost:1", processes=1, process=0)
+    assert joined == []
+
+
+def test_flags_and_environment_say_it(joined, monkeypatch):
+    processes.join(coordinator="node1:1234", processes=4, process=3)
+    for name, value in (("COORDINATOR_ADDRESS", "node1:1234"), ("NUM_PROCESSES", "4"), ("PROCESS_ID", "3")):
+        monkeypatch.setenv(f"JAX_{name}", value)
+    processes.join()
+    processes.join("none")
+    assert joined == 2 * [(("node1:1234", 4, 3), {"cluster_detection_method": "deactivate"})]
+
+
+@pytest.mark.parametrize(
+    ("variables", "cluster", "method"),
+    [
+        ({"SLURM_STEP_NODELIST": "node[1-2]", "SLURM_PROCID": "1", "SLURM_NTASKS": "2"}, "auto", None),
+        ({"TPU_WORKER_HOSTNAMES": "host1,host2"}, "auto", None),
+        ({}, "tpu", None),
+        ({}, "slurm", "slurm"),
+    ],
+)
+def test_clusters_say_it(joined, monkeypatch, variables, cluster, method):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    processes.join(cluster)
+    assert joined == [((), {"cluster_detection_method": method})]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ({"processes": 2, "process": 0}, "coordinator, processes and process belong together: coordinator is missing"),
+        ({"coordinator": "a:1"}, "coordinator, processes and process belong together: processes is missing"),
+        ({"coordinator": "a:1", "processes": 2, "process": 2}, "process must lie in [0, 2), the number of processes"),
+        ({"coordinator": "a", "processes": 2, "process": 0}, "coordinator must be HOST:PORT, got 'a'"),
+        ({"cluster": "slrum"}, "unknown cluster 'slrum'; did you mean 'slurm'?"),
+    ],
+)
+def test_numbers_that_do_not_fit(joined, numbers, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        processes.join(**numbers)
+    assert joined == []
