@@ -118,13 +118,14 @@ def _threads(index, child, events):
 
 
 def _pass_on(source: IO[bytes], sink: IO[bytes], prefix: bytes, events: queue.SimpleQueue) -> None:
-    try:
-        with source:
+    with source:
+        try:
             for line in source:
                 sink.write(prefix + line.removesuffix(b"\n") + b"\n")  # in one piece, between those of others
                 sink.flush()
-    except BrokenPipeError:  # of ``… | head``: a run that nobody can follow ends as if told to
-        events.put(_Told())
+        except BrokenPipeError:  # of ``… | head``: a run that nobody can follow ends as if told to
+            events.put(_Told())
+            source.read()  # it may write while it saves
 
 
 def _announce_end(index, child, events):
@@ -134,24 +135,30 @@ def _announce_end(index, child, events):
 
 def _supervise(children, events, grace):
     """Waits for all; whoever is still there too long after a failure is told to end, and then made to."""
-    running, failure, deadline = set(range(len(children))), 0, None
+    running, failure, deadline = dict(enumerate(children)), 0, None
     harder = iter((signal.SIGTERM, signal.SIGKILL))
     while running:
-        try:
-            event = events.get(timeout=None if deadline is None else max(deadline - time.monotonic(), 0.0))
-        except queue.Empty:
-            number = next(harder, None)
+        if deadline is not None and time.monotonic() >= deadline:
+            number = next(harder)
             deadline = time.monotonic() + grace if number == signal.SIGTERM else None
-            _send(number, [children[index] for index in running])
-            continue
+            _send(number, running.values())
+        event = _next(events)
         if isinstance(event, _Told):
-            _send(signal.SIGTERM, [children[index] for index in running])
-            continue
-        running.remove(event.index)
-        if event.code and not failure:
-            failure, deadline = event.code, time.monotonic() + grace
-            _report(event, len(running), grace)
+            _send(signal.SIGTERM, running.values())
+        if isinstance(event, _Ended):
+            del running[event.index]
+            if event.code and not failure:
+                failure, deadline = event.code, time.monotonic() + grace
+                _report(event, len(running), grace)
     return failure
+
+
+def _next(events):
+    """Python runs no signal handler during a wait that the signal has just come before: no wait is long."""
+    try:
+        return events.get(timeout=0.1)
+    except queue.Empty:
+        return None
 
 
 def _report(ended, others, grace):

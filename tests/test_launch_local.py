@@ -88,6 +88,7 @@ def test_lines_come_when_they_are_written():
         lines = {launcher.stdout.readline() for _ in range(2)}
         assert launcher.poll() is None
         launcher.terminate()
+        assert launcher.wait(timeout=30) == 143
     assert lines == {"early\n", "[1] early\n"}
 
 
