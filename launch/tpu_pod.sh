@@ -75,8 +75,16 @@ fi
 if [ $# -gt 0 ]; then
   # In a session of its own and with a file for its output, it needs no connection; what is shown is that file.
   on_all_hosts "cd ~/dsb_jax && export PATH=\"\$PWD/.venv/bin:\$PATH\"
-    setsid $(printf '%q ' "$@") > run.log 2>&1 < /dev/null &
+    if kill -0 \"\$(cat run.pid 2> /dev/null)\" 2> /dev/null; then
+      echo \"error: a command is running on \$(hostname); --stop ends it\" >&2
+      exit 2
+    fi
+    : > run.log
+    setsid $(printf '%q ' "$@") >> run.log 2>&1 < /dev/null &
     echo \$! > run.pid
     tail -n +1 --pid=\$! -f run.log | sed -u \"s/^/[\$(hostname)] /\"
-    wait \$!"
+    wait \$!
+    code=\$?
+    rm run.pid
+    exit \$code"
 fi
