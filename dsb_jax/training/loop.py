@@ -271,7 +271,7 @@ class _Run:
             test_accuracy=accuracy,
             test_loss=loss,
             class_accuracy=metrics.class_accuracy(confusion),
-            **{name: summary[name] for name in ("weights", "volumes", "scales") if name in summary},
+            **{name: summary[name] for name in ("weights", "volumes", "scales", "rejected", "failed") if name in summary},
         )
         _logger.info("epoch %.2f: test accuracy %.4f, loss %.4f", self._epoch(), accuracy, loss)
         self.progress.pause(time.perf_counter() - begin)
