@@ -47,11 +47,17 @@ def write(path: str | os.PathLike[str], text: str) -> pathlib.Path:
 
     Returns:
       The path.
+
+    Raises:
+      OSError: it cannot be written; the error has its name.
     """
     path = pathlib.Path(path)
     unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_text(text, encoding="utf-8", errors="xmlcharrefreplace")
-    os.replace(unfinished, path)
+    try:
+        unfinished.write_text(text, encoding="utf-8", errors="xmlcharrefreplace")
+        os.replace(unfinished, path)
+    except OSError as error:  # a full disk's does not say which file it was
+        raise OSError(error.errno, error.strerror, str(path)) from error
     return path
 
 
