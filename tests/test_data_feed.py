@@ -238,3 +238,48 @@ for batches in kept[:2]:
     command = [sys.executable, "-W", "error", "-c", program]
     run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (run.returncode, run.stdout, run.stderr) == (0, "(32, 8, 8, 1)\n" * 2, "")
+
+
+# Several processes: two of four devices each, of which one is looked at at a time.
+
+
+@pytest.fixture
+def reader(monkeypatch):
+    """``reader(n)`` makes this the n-th of two processes; what it sends to its devices comes back as it is."""
+
+    def become(number):
+        monkeypatch.setattr(feed.jax, "process_index", lambda: number)
+        monkeypatch.setattr(feed.jax, "process_count", lambda: 2)
+        monkeypatch.setattr(feed.jax, "make_array_from_process_local_data", lambda sharding, share: share)
+
+    return become
+
+
+@pytest.mark.parametrize("call", [lambda e: e.shuffled(16, seed=0, start_step=2), lambda e: e.in_order(24)])
+def test_each_process_reads_its_share_of_every_batch(reader, monkeypatch, call):
+    whole = take(call(streamed(sharding=sharding())), 3)
+    read, getitems = [], ArraySource.__getitems__
+    monkeypatch.setattr(
+        ArraySource, "__getitems__", lambda self, indices: read.append(len(indices)) or getitems(self, indices)
+    )
+    shares = []
+    for number in range(2):
+        reader(number)
+        read.clear()
+        shares.append(take(call(streamed(sharding=sharding())), 3))
+        assert set(read) <= {8, 12, 5, 0}  # half of a batch, and less of the last one
+    for expected, first, second in zip(whole, *shares, strict=True):
+        for name in ("image", "label"):
+            np.testing.assert_array_equal(np.concatenate([first[name], second[name]]), expected[name])
+        if "mask" in expected:  # for whoever reads the results, which all processes have
+            np.testing.assert_array_equal(first["mask"], expected["mask"])
+
+
+def test_each_process_decodes_its_share_of_a_set_that_lives_on_the_devices(reader, monkeypatch):
+    rows = []
+    monkeypatch.setattr(feed, "_decode", lambda split, share: rows.append(share) or {})
+    for number in range(2):
+        reader(number)
+        resident(sharding=sharding())
+    assert [len(share) for share in rows] == [28, 28]  # 53 in stretches of 7 for eight devices
+    np.testing.assert_array_equal(np.concatenate(rows)[:53], SUBSET)

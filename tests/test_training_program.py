@@ -93,3 +93,28 @@ def test_the_first_images_are_those_of_the_first_step(mixing):
         ]
         assert all(flipped)
         np.testing.assert_array_equal(seen["other_labels"], seen["labels"])
+
+
+@pytest.mark.parametrize("numbers", [(1, 8), pytest.param((1, 2, 4), marks=pytest.mark.slow)])
+def test_any_number_of_devices_computes_the_same(numbers):
+    """Labels and their order to the bit; what is computed, up to the order in which float32 is summed."""
+    seen = {}
+    for devices in numbers:
+        settings = config(f"crop_padding=1,mixup=0.2,start_epoch=0,devices={devices}")
+        program = Program(settings, experiments.build(settings))
+        batches, state = program.batches(3), program.initial
+        labels, metrics = [], []
+        for _ in range(8):
+            batch = next(batches)
+            labels.append(np.asarray(batch["label"]))
+            state, outputs = program.train_step(state, batch)
+            metrics.append([float(outputs[name]) for name in ("loss", "gradient_norm")])
+        pool = state.balancing.state.pool
+        exact = [np.concatenate(labels), *(np.asarray(getattr(pool, name)) for name in ("labels", "count", "cursor"))]
+        seen[devices] = exact, np.array(metrics), np.asarray(pool.rows), np.asarray(pool.volume)
+    exact, *computed = seen.pop(1)
+    for others_exact, *others in seen.values():
+        for mine, wanted in zip(others_exact, exact, strict=True):
+            np.testing.assert_array_equal(mine, wanted)
+        for mine, wanted in zip(others, computed, strict=True):
+            np.testing.assert_allclose(mine, wanted, rtol=2e-3, atol=2e-4)
