@@ -24,6 +24,7 @@ from dsb_jax.training.checkpoints import Checkpoints
 from dsb_jax.training.program import Program
 
 LAUNCHER = pathlib.Path(__file__).parents[1] / "launch" / "local.py"
+TWO_MINDS = pathlib.Path(__file__).parent / "two_minds.py"
 
 
 def start(workdir, *moment, processes, devices):
@@ -159,6 +160,34 @@ def test_eight_devices_of_one_process_resume_to_the_bit(single, folder, moment):
     done = start(workdir, processes=1, devices=8)
     assert done.returncode == 0, done.stderr
     assert_as_whole(workdir, single)
+
+
+def test_two_processes_are_of_one_mind(folder):
+    command = [sys.executable, LAUNCHER, "--processes=2", "--devices=2", "--grace=2", "--"]
+    command += [sys.executable, TWO_MINDS, folder / "minds"]
+    environment = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    first, second = (json.loads(text) for text in re.findall(r"TOLD \d (.*)", done.stdout))
+    for name in first.keys() - {"nobody fails"}:
+        assert first[name] == second[name]
+    assert (first["nobody fails"], second["nobody fails"]) == (0, 1)
+    shared = folder / "minds" / "shared" / "1"
+    assert first | {"nobody fails": 0} == {
+        "first decides": "decided by 0",
+        "first fails": "ValueError: in 0",
+        "nobody fails": 0,
+        "second fails": "ValueError: in 1",
+        "both fail": "ValueError: in 0",
+        "full disk": "OSError: [Errno 28] No space left: 'run/x'",
+        "same": None,
+        "other": "ValueError: processes must have the same answer: process 0 has 42, process 1 43",
+        "settings": "ValueError: processes must have the same setting seed: process 0 has 0, process 1 1",
+        "fewer devices": "ValueError: devices must be all 4 in a run of 2 processes, got 2",
+        "restored": 1,
+        "not shared": f"_NotShared: process 1 does not see {shared}: a workdir must be where all see it",
+        "still there": [1],
+    }
 
 
 # Who the others are.

@@ -295,6 +295,7 @@ def _load(folder, like):
     record = processes.of_first(lambda: _checked_record(folder))
     _refuse_others(folder, record["arrays"], _describe(named))
     wanted = {path: _plain_shape(leaf) for path, leaf in named.items()}
+    processes.everywhere(lambda: _require_shared(folder))  # in Orbax the others would wait for one that gives up
     arrays = processes.everywhere(lambda: _read(folder, {path: leaf for path, leaf in wanted.items() if leaf.size}))
     for path in wanted.keys() - arrays.keys():
         arrays[path] = jnp.zeros(wanted[path].shape, wanted[path].dtype)
@@ -313,9 +314,12 @@ def _checked_record(folder):
     return record
 
 
-def _read(folder, wanted):
+def _require_shared(folder):
     if not folder.exists():
         raise _NotShared(f"process {jax.process_index()} does not see {folder}: a workdir must be where all see it")
+
+
+def _read(folder, wanted):
     with _orbax() as checkpointer:
         return checkpointer.restore(folder / _STATE, args=ocp.args.StandardRestore(wanted))
 

@@ -31,6 +31,7 @@ _logger = logging.getLogger(__name__)
 # Steps that may be under way while the metrics of those before are written.
 _STEPS_BEHIND = 4
 _EXAMPLES = 24  # training images in the report
+_LOCAL = ("data_dir", "compilation_cache")  # settings that every process may have in a way of its own
 
 
 def train(config: ConfigDict, workdir: str | os.PathLike[str], *, resume: str = "auto") -> dict[str, Any]:
@@ -54,6 +55,9 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str], *, resume: str = 
       FloatingPointError: if the loss, the gradient or the weights stop being finite; the last good checkpoint stays.
       Terminated: on SIGTERM or Ctrl-C, once a checkpoint is saved.
     """
+    for name, value in sorted(config.to_dict().items()):
+        if name not in _LOCAL:
+            processes.require_same(f"setting {name}", repr(value))
     files = processes.everywhere(lambda: _files(config, workdir, resume))
     finished = processes.of_first(lambda: files.results if (files.path / "report.html").exists() else None)
     if finished is not None:
@@ -271,7 +275,11 @@ class _Run:
             test_accuracy=accuracy,
             test_loss=loss,
             class_accuracy=metrics.class_accuracy(confusion),
-            **{name: summary[name] for name in ("weights", "volumes", "scales", "rejected", "failed") if name in summary},
+            **{
+                name: summary[name]
+                for name in ("weights", "volumes", "scales", "rejected", "failed")
+                if name in summary
+            },
         )
         _logger.info("epoch %.2f: test accuracy %.4f, loss %.4f", self._epoch(), accuracy, loss)
         self.progress.pause(time.perf_counter() - begin)

@@ -102,10 +102,26 @@ def everywhere(do: Callable[[], T]) -> T:
     if jax.process_count() == 1:
         return do()
     result, error = _outcome(do)
-    for other in _gathered(error):
-        if other is not None:
-            raise other if error is None else error
+    for process, failure in enumerate(_gathered(error)):
+        if failure is not None:
+            raise error if process == jax.process_index() else failure  # its own has a traceback
     return result
+
+
+def require_same(what: str, value: str) -> None:
+    """Raises ValueError in all processes unless they have the same value: a run of two minds would train on nonsense.
+
+    Example:
+      >>> require_same("seed", "0")
+    """
+    if jax.process_count() == 1:
+        return
+    values = _gathered(value)
+    for process, other in enumerate(values):
+        if other != values[0]:
+            raise ValueError(
+                f"processes must have the same {what}: process 0 has {values[0]}, process {process} {other}"
+            )
 
 
 def _outcome(function):
