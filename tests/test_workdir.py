@@ -20,7 +20,7 @@ from ml_collections import config_dict
 from small_run import digits
 
 from dsb_jax.training import workdir as workdir_module
-from dsb_jax.training.workdir import Workdir
+from dsb_jax.training.workdir import Workdir, read_mark, require_seen
 
 TESTS = pathlib.Path(__file__).parent
 NEUTRAL = {"keep_checkpoints", "watchdog_minutes"}
@@ -444,3 +444,16 @@ def test_a_config_with_more_settings_differs_by_those_that_are_set(tmp_path):
     config.new_and_unset, config.new_and_set = config_dict.placeholder(int), 3
     with pytest.raises(ValueError, match=r"another config \(new_and_set: None -> 3\)"):
         Workdir(tmp_path, config)
+
+
+def test_a_workdir_is_seen_by_all_or_refused(tmp_path):
+    with Workdir(tmp_path / "run", digits()):
+        mark = read_mark(tmp_path / "run")
+        assert f"process {os.getpid()} on " in mark
+        require_seen(tmp_path / "run", mark)
+        for other in ("none", "other"):
+            if other == "other":  # the same path on a disk of one's own
+                (tmp_path / other).mkdir()
+                (tmp_path / other / ".lock").write_text("process 1 on another host\n")
+            with pytest.raises(ValueError, match=f"process 0 does not see the workdir {tmp_path / other} of process 0"):
+                require_seen(tmp_path / other, mark, seconds=0.2)

@@ -24,7 +24,7 @@ from dsb_jax.training.program import Program
 from dsb_jax.training.progress import Progress, duration
 from dsb_jax.training.termination import SharedTermination, Terminated, Termination, termination
 from dsb_jax.training.watchdog import Watchdog
-from dsb_jax.training.workdir import Elsewhere, Workdir
+from dsb_jax.training.workdir import Elsewhere, Workdir, read_mark, require_seen
 
 _logger = logging.getLogger(__name__)
 
@@ -71,6 +71,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str], *, resume: str = 
         experiment = processes.everywhere(lambda: experiments.build(config))
         program = Program(config, experiment)
         processes.everywhere(lambda: enter(files))
+        mark = processes.of_first(lambda: read_mark(files.path))
+        processes.everywhere(lambda: require_seen(files.path, mark))
         checkpoints = enter(Checkpoints(files.path / "checkpoints", keep=config.keep_checkpoints))
         restored = None if resume == "never" else _restored(checkpoints, program, experiment)
         processes.everywhere(files.begin)

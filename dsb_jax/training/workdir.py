@@ -22,6 +22,7 @@ import shlex
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Collection
 from typing import Any
 
@@ -235,6 +236,32 @@ class Workdir:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(self.path / name)
+
+
+def read_mark(path: pathlib.Path) -> str:
+    """What the process that has entered a workdir has left in it."""
+    return (path / ".lock").read_text()
+
+
+def require_seen(path: pathlib.Path, mark: str, *, seconds: float = 30.0) -> None:
+    """Raises ValueError unless this process, too, sees the mark: each writes its part of a checkpoint to the folder.
+
+    Args:
+      path: the workdir.
+      mark: as :func:`read_mark` gives it to the first process.
+      seconds: how long a network's file system has to show it.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        with contextlib.suppress(OSError):
+            if read_mark(path) == mark:
+                return
+        if time.monotonic() > deadline:
+            raise ValueError(
+                f"process {jax.process_index()} does not see the workdir {path} of process 0: it must be on a file "
+                "system that all processes share"
+            )
+        time.sleep(0.1)
 
 
 class Elsewhere:
