@@ -1,6 +1,7 @@
 """Per-example losses: pure functions ``(logits, labels) -> [batch]``, unweighted and unreduced.
 
-Class weights are a balancer's business, so any loss here combines with any balancer.
+Class weights are a balancer's business, so any loss here combines with any balancer. Losses of embeddings are not
+among the names of `create`: what they compare embeddings with are parameters, which change from step to step.
 """
 
 import functools
@@ -14,8 +15,19 @@ import numpy as np
 
 from dsb_jax import validation
 from dsb_jax.losses.classification import balanced_softmax, cross_entropy, focal, ldam
+from dsb_jax.losses.metric import soft_triple, soft_triple_regularizer
 
-__all__ = ["balanced_softmax", "create", "cross_entropy", "focal", "head", "ldam", "names"]
+__all__ = [
+    "balanced_softmax",
+    "create",
+    "cross_entropy",
+    "focal",
+    "head",
+    "ldam",
+    "names",
+    "soft_triple",
+    "soft_triple_regularizer",
+]
 
 _LOSSES = {
     "balanced_softmax": balanced_softmax,
