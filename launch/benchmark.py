@@ -2,14 +2,25 @@
 
   python launch/benchmark.py pool
   python launch/benchmark.py overhead
+  python launch/benchmark.py overhead --shape=inat2018
+  python launch/benchmark.py table11
   python launch/benchmark.py data
 
 ``pool``: one update of the feature pool at capacities of 50k, 500k and 5M (C = 1000, d = 64, batch 512), with
 interference off and on; at iNaturalist 2018's shape (C = 8142, N = 437,513) against a recompute of all volumes from
 the whole pool; and with interference at C = 8142 and C = 100,000.
 
-``overhead``: what a whole training step takes with balancer=dsb over what it takes with balancer=uniform, at CIFAR's
-shape: 32x32 images, 10 and 100 classes, a pool of 50,000; and an update of the pool by itself.
+``overhead``: what a whole training step takes with balancer=dsb over what it takes with balancer=uniform, in time and
+in memory; an update of the pool by itself, with interference and without, and where its time goes; and a recompute of
+all volumes from the whole pool. At CIFAR's shape, 32x32 images, 10 and 100 classes, a pool of 50,000; or at iNaturalist
+2018's, ResNet-50, 224x224, batch 512, C = 8142, N = 437,513. Options shrink a shape, for a trial where it does not fit.
+
+``table11``: DSB-SoftTriple against SoftTriple in iterations per second and in memory, beside the paper's Table 11, in
+its five settings. Pixels are made up, classes drawn with each dataset's own counts. The paper says neither the batch
+sizes, which here are those of its other experiments on the same data (256 and 512 long-tailed, 32 in retrieval), nor
+the backbone, BN-Inception elsewhere, of which ResNet-50 takes the place here. As in SoftTriple's own code, batch
+normalisation is frozen, the optimizer is Adam and every class has 10 centres. Each dataset has a process of its own,
+and SoftTriple comes first in it, so that the device's peak is of what is running.
 
 ``data``: images per second of this pipeline, ``tf.data`` and PyTorch's ``DataLoader``: of 32x32, flipped and cropped
 after padding; and of JPEG files of 500x375, of which random parts are resized to 224x224 and flipped. And the share of
@@ -26,14 +37,19 @@ import functools
 import importlib.util
 import itertools
 import math
+import multiprocessing
 import os
 import pathlib
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from typing import NamedTuple
 
 import cv2
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,8 +57,8 @@ import PIL.Image
 from array_record.python import array_record_data_source, array_record_module
 from tensorflow_datasets.proto import tf_example_pb2
 
-from dsb_jax import balancers, losses, models, objectives
-from dsb_jax.data import feed, images, preprocess
+from dsb_jax import balancers, feature_pool, interference, losses, models, objectives
+from dsb_jax.data import feed, images, preprocess, spec
 from dsb_jax.data.decoding import Decoding
 from dsb_jax.data.records import RecordSource, Split
 from dsb_jax.training import optimizers
@@ -54,74 +70,159 @@ import reference
 DIM, BATCH = 64, 512
 
 
-def inaturalist_frequencies():
-    """Long-tailed as iNaturalist 2018: 8,142 classes of 2 … 1,000 samples, 437,513 in all."""
-    rank = np.linspace(0, 1, 8142)
-    return 2 + 998 * rank ** (998 / (437_513 / 8142 - 2) - 1)
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """What a training step is timed at; ``counts`` gives training images per class, for each of its tables."""
+
+    model: str
+    image_size: int
+    batch_size: int
+    counts: Callable[[], list[np.ndarray]]
+
+
+SHAPES = {
+    "cifar": Shape("resnet18", 32, 128, lambda: [np.full(10, 5000), np.full(100, 500)]),
+    "inat2018": Shape("resnet50", 224, 512, lambda: [spec("inat2018").train_counts()]),
+}
+
+# What an update writes, in the order in which one part needs what another has written.
+PARTS = {
+    "the call itself": (),
+    "ring: write, read ahead": (
+        *("rows", "labels", "next_rows", "next_labels", "cursor", "entered", "passes", "rejected"),
+    ),
+    "sort, counts, centres": ("begun", "count", "anchor", "total", "center"),
+    "second moments": ("moment",),
+    "factorizations": ("volume", "failed"),
+    "interference": ("centers", "present", "distances"),
+    "weights": (),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """A row of the paper's Table 11, of SoftTriple and DSB-SoftTriple, and what it does not say: the batch size."""
+
+    protocol: str
+    batch_size: int
+    paper_speeds: tuple[float, float]  # iterations per second, on four 2080 Ti
+    paper_memory: tuple[float, float]  # GB
+
+
+SETTINGS = {
+    "imagenet_lt": Setting("classification", 256, (6.01, 5.56), (24.29, 24.75)),
+    "inat2018": Setting("classification", 512, (3.32, 3.03), (45.13, 46.88)),
+    "cars196": Setting("retrieval", 32, (20.21, 18.95), (3.491, 4.097)),
+    "cub2011": Setting("retrieval", 32, (21.95, 18.58), (3.225, 3.647)),
+    "mini_imagenet": Setting("retrieval", 32, (23.34, 20.36), (3.491, 3.713)),
+}
 
 
 class Update:
-    """A balancer whose pool is full, one step at a time.
+    """A balancer from a state on, one step at a time; with ``parts`` only the first so many of an update's.
 
     Updates run ten in a row and count by the tenth: as in training, where nothing else sweeps the caches in between.
     """
 
     repeats = 10
 
-    def __init__(self, name, balancer, batches, fill):
-        self.balancer, self.batches = balancer, batches
-        self.step = 0
-        self.state = balancer.init()
-        self.update = jax.jit(balancer.update, donate_argnums=0).lower(self.state, *batches[0]).compile()
-        begin = time.perf_counter()
-        for done in range(fill):
-            self()
-            if done % 100 == 0:
-                progress(f"{name}: filling {done:,}/{fill:,}", begin, done + 1, fill)
-        jax.block_until_ready(self.state)
+    def __init__(self, balancer, batches, state, parts=None):
+        self.batches, self.state, self.step = batches, state, 0
+        written = {name for names in itertools.islice(PARTS.values(), parts) for name in names}
+
+        def update(state, features, labels):
+            weights, new = balancer.update(state, features, labels)
+            if parts in (None, len(PARTS)):
+                return weights, new
+            # What nobody asks for is not computed: XLA leaves out all that serves the rest alone.
+            return (), jax.tree.map_with_path(lambda path, n, o: n if path[-1].name in written else o, new, state)
+
+        self.update = jax.jit(update, donate_argnums=0).lower(state, *batches[0]).compile()
+        jax.block_until_ready(self())
 
     def __call__(self):
-        weights, self.state = self.update(self.state, *self.batches[self.step % len(self.batches)])
+        _, self.state = self.update(self.state, *self.batches[self.step % len(self.batches)])
         self.step += 1
-        return weights
+        return self.state
 
-    def copied_state(self):
-        return jax.tree.map(jnp.copy, self.state)
+
+def filled(balancer, counts):
+    """A state after one pass of random features, with classes as frequent as ``counts``.
+
+    The statistics are those of a pool without a batch size, which takes in many rows at a time: batch by batch, filling
+    a large pool would take longer than what is timed.
+    """
+    state = balancer.init()
+    pool = state.pool
+    labels = random_labels(np.random.default_rng(1), counts, pool.capacity)
+    rows = jax.random.normal(jax.random.key(1), (pool.capacity, pool.rows.shape[-1]))
+    whole = feature_pool.init(*rows.shape, pool.num_classes)
+    whole = dataclasses.replace(whole, rows=rows, labels=jnp.asarray(labels), passes=whole.passes + 1)
+    whole = feature_pool.rebuild(whole)
+    rows, labels = rows.reshape(pool.rows.shape), whole.labels.reshape(pool.labels.shape)
+    of_whole = {name: getattr(whole, name) for name in ("passes", "statistics", "count", "center", "volume")}
+    pool = dataclasses.replace(pool, rows=rows, labels=labels, next_rows=rows[0], next_labels=labels[0], **of_whole)
+    distances = state.interference
+    if distances is not None:
+        distances = jax.jit(interference.update)(distances, feature_pool.centers(pool), feature_pool.counts(pool) > 0)
+    return dataclasses.replace(state, pool=pool, interference=distances)
 
 
 class Training:
     """A run on square images, one step at a time."""
 
-    def __init__(self, model, balancer, balancing, batch_size, num_classes, size=32):
+    def __init__(self, model, balancer, balancing, counts, batch_size, size=32, objective=None, optimizer=None):
         rng = np.random.default_rng(0)
-        objective = objectives.Supervised(losses.create("cross_entropy"))
         rate = optimizers.schedule("linear", 0.1, 10_000, steps_per_epoch=50_000 / batch_size)
-        optimizer = optimizers.optimizer("sgd", rate, momentum=0.9, weight_decay=5e-4)
+        optimizer = optimizer or optimizers.optimizer("sgd", rate, momentum=0.9, weight_decay=5e-4)
+        objective = objective or objectives.Supervised(losses.create("cross_entropy"))
+        self.parts = model, objective, balancers.uniform(len(counts)), optimizer
 
         def preprocessing(images, rng):
-            images = preprocess.augment(images, rng, flip=True, crop_padding=4)
+            images = preprocess.augment(images, rng, flip=True, crop_padding=4 if size < 64 else 0)
             return preprocess.normalize(images, mean=(0.5,) * 3, std=(0.25,) * 3)
 
-        shape = (batch_size, size, size, 3)
-        state = init_state(model, objective, balancer, optimizer, jnp.zeros(shape), seed=0)
-        self.state = dataclasses.replace(state, balancing=balancing)
-        self.batch = {
-            "image": jnp.asarray(rng.integers(0, 256, shape), jnp.uint8),
-            "label": random_labels(rng, num_classes, batch_size),
-        }
-        self.step = make_train_step(model, objective, balancer, optimizer, preprocessing)
+        images = jnp.asarray(rng.integers(0, 256, (batch_size, size, size, 3)), jnp.uint8)
+        labels = random_labels(rng, counts, (16, batch_size))
+        self.batches = [{"image": images, "label": jnp.asarray(row)} for row in labels]
+        self.step, self.done = make_train_step(model, objective, balancer, optimizer, preprocessing), 0
+        self.start(balancing)
         for _ in range(2):  # The first also compiles.
             begin = time.perf_counter()
             jax.block_until_ready(self())
         self.repeats = math.ceil(0.5 / (time.perf_counter() - begin))  # so that to wait for the last costs nothing
 
+    def start(self, balancing):
+        """A new state, with the balancer's given."""
+        images = jnp.zeros(self.batches[0]["image"].shape)
+        self.state = dataclasses.replace(init_state(*self.parts, images, seed=0), balancing=balancing)
+
     def __call__(self):
-        self.state, metrics = self.step(self.state, self.batch)
+        self.state, metrics = self.step(self.state, self.batches[self.done % len(self.batches)])
+        self.done += 1
         return metrics
 
+    def memory(self):
+        """Bytes of the compiled step: what goes in or comes out, once where one becomes the other, and temporaries."""
+        size = self.step.lower(self.state, self.batches[0]).compile().memory_analysis()
+        arguments = size.argument_size_in_bytes - size.alias_size_in_bytes
+        return arguments + size.output_size_in_bytes + size.temp_size_in_bytes
 
-def random_labels(rng, num_classes, batch_size):
-    return jnp.asarray(rng.integers(0, num_classes, batch_size), jnp.int32)
+
+def random_labels(rng, counts, shape):
+    return rng.choice(len(counts), shape, p=counts / np.sum(counts)).astype(np.int32)
+
+
+def random_batches(counts, batch_size, dim, number):
+    rng = np.random.default_rng(0)
+    labels = random_labels(rng, counts, (number, batch_size))
+    return [(jnp.asarray(rng.normal(size=(batch_size, dim)), jnp.float32), jnp.asarray(row)) for row in labels]
+
+
+def balancer_of(counts, batch_size, **options):
+    """DSB with a pool of an epoch, in whole batches, as the trainer has it."""
+    capacity = max(round(int(np.sum(counts)) / batch_size), 1) * batch_size
+    return balancers.semantic_scale(len(counts), capacity, batch_size=batch_size, **options)
 
 
 def progress(what, begin, done, steps):
@@ -159,15 +260,11 @@ def table(title, times, base):
         print(f"{name:40} {1e3 * statistics.median(seconds):10.2f} {ratio:8.4f} {spread:>16}", flush=True)
 
 
-def pool_update(name, frequencies, capacity, *, interclass):
-    """An update of a full pool, of samples drawn with these ``frequencies`` of classes."""
-    rng = np.random.default_rng(0)
-    num_classes = len(frequencies)
+def pool_update(counts, capacity, *, interclass):
+    """An update of a full pool, of samples drawn with the frequencies of ``counts``."""
     capacity = -(-capacity // BATCH) * BATCH
-    balancer = balancers.semantic_scale(num_classes, capacity, dim=DIM, interclass=interclass, batch_size=BATCH)
-    labels = rng.choice(num_classes, size=(256, BATCH), p=frequencies / np.sum(frequencies)).astype(np.int32)
-    batches = [(jnp.asarray(rng.normal(size=(BATCH, DIM)), jnp.float32), jnp.asarray(row)) for row in labels]
-    return Update(name, balancer, batches, capacity // BATCH)
+    balancer = balancers.semantic_scale(len(counts), capacity, dim=DIM, interclass=interclass, batch_size=BATCH)
+    return Update(balancer, random_batches(counts, BATCH, DIM, 256), filled(balancer, counts))
 
 
 def pool(rounds):
@@ -176,19 +273,19 @@ def pool(rounds):
     even = np.ones(1000)
     for interclass in (False, True):
         updates = {
-            f"capacity {capacity:,}": pool_update(f"capacity {capacity:,}", even, capacity, interclass=interclass)
+            f"capacity {capacity:,}": pool_update(even, capacity, interclass=interclass)
             for capacity in (50_000, 500_000, 5_000_000)
         }
         title = f"One update, C = 1000, interference {'on' if interclass else 'off'}"
         table(title, in_turn(updates, rounds), "capacity 50,000")
         del updates
 
-    frequencies, examples = inaturalist_frequencies(), 437_513
-    update = pool_update("update", frequencies, examples, interclass=False)
-    both = pool_update("update with interference", frequencies, examples, interclass=True)
+    (counts,) = SHAPES["inat2018"].counts()
+    examples = int(counts.sum())
+    update, both = (pool_update(counts, examples, interclass=on) for on in (False, True))
     ring = update.state.pool
-    recompute = functools.partial(reference.recompute_volumes, ring.rows + 0, ring.labels + 0, len(frequencies))
-    whole, streamed = np.asarray(recompute()), np.asarray(ring.volume[: len(frequencies)])
+    recompute = recompute_of(ring)
+    whole, streamed = np.asarray(recompute()), np.asarray(feature_pool.volumes(ring))
     difference = np.max(np.abs(whole - streamed) / np.maximum(whole, 1.0))
     print(f"\nlargest relative difference of a volume from the recompute: {difference:.1e}")
     alternatives = {"update": update, "update with interference": both, "recompute from the whole pool": recompute}
@@ -197,46 +294,193 @@ def pool(rounds):
 
     many = np.ones(100_000)
     updates = {
-        f"C = 100,000, interference {'on' if on else 'off'}": pool_update(
-            f"C = 100,000, {on}", many, 50_000, interclass=on
-        )
+        f"C = 100,000, interference {'on' if on else 'off'}": pool_update(many, 50_000, interclass=on)
         for on in (False, True)
     }
     table("One update, C = 100,000, N = 50,000", in_turn(updates, min(rounds, 5)), next(iter(updates)))
 
 
-def overhead(rounds, name, batch_size):
+def recompute_of(ring):
+    """All volumes from all rows of a pool as it is now, which goes on to change; compiled."""
+    recompute = functools.partial(reference.recompute_volumes, ring.rows + 0, ring.labels + 0, ring.num_classes)
+    jax.block_until_ready(recompute())
+    return recompute
+
+
+def overhead(rounds, shape, dtype):
     """See the module's docstring."""
-    capacity = round(50_000 / batch_size) * batch_size
-    print(f"{machine()}, {name}, batch {batch_size}, a pool of {capacity:,}")
-    for num_classes in (10, 100):
-        model = models.create(name, num_classes)
-        if hasattr(model.backbone, "stem"):
-            model = models.create(name, num_classes, stem="cifar")
-        update, without = (
-            training_update(model, num_classes, batch_size, capacity, interclass=on) for on in (True, False)
-        )
-        updates = {"update alone, interference on": update, "update alone, interference off": without}
-        uniform = balancers.uniform(num_classes)
-        alternatives = {
-            "balancer=uniform": Training(model, uniform, uniform.init(), batch_size, num_classes),
-            "balancer=dsb": Training(model, update.balancer, update.copied_state(), batch_size, num_classes),
-        }
-        times = in_turn(alternatives, rounds) | in_turn(updates, rounds)
-        table(f"A training step, C = {num_classes}", times, "balancer=uniform")
+    size, batch_size = shape.image_size, shape.batch_size
+    print(f"{machine()}, {shape.model} in {dtype}, {size}x{size}, batch {batch_size}")
+    for counts in shape.counts():
+        model = model_of(shape.model, len(counts), size, dtype)
+        images = jax.ShapeDtypeStruct((batch_size, size, size, 3), jnp.float32)
+        outputs, _ = jax.eval_shape(functools.partial(model.init_with_output, train=False), jax.random.key(0), images)
+        batches = random_batches(counts, batch_size, outputs.features.shape[1], 16)
+        state = filled(balancer_of(counts, batch_size), counts)
+        plain = overhead_of_steps(rounds, model, state, counts, batches, size)
+        overhead_of_parts(rounds, state, counts, batches, plain)
 
 
-def training_update(model, num_classes, batch_size, capacity, *, interclass):
-    """An update of a full pool, with random features of the model's dimension."""
-    rng = np.random.default_rng(0)
-    images = jax.ShapeDtypeStruct((batch_size, 32, 32, 3), jnp.float32)
-    outputs, _ = jax.eval_shape(functools.partial(model.init_with_output, train=False), jax.random.key(0), images)
-    balancer = balancers.semantic_scale(num_classes, capacity, interclass=interclass, batch_size=batch_size)
-    batches = [
-        (jnp.asarray(rng.normal(size=outputs.features.shape), jnp.float32), random_labels(rng, num_classes, batch_size))
-        for _ in range(16)
-    ]
-    return Update(f"pool of {num_classes} classes", balancer, batches, capacity // batch_size)
+def model_of(name, num_classes, size, dtype):
+    """A classifier, with the stem for small images where they are."""
+    stem = {"stem": "cifar"} if name in models.WITH_STEMS and size < 64 else {}
+    return models.create(name, num_classes, dtype=dtype, **stem)
+
+
+def overhead_of_steps(rounds, model, state, counts, batches, size):
+    """Prints what whole steps take, in time and memory, and returns the times of the plain one."""
+    batch_size = len(batches[0][1])
+    uniform, dsb = balancers.uniform(len(counts)), balancer_of(counts, batch_size)
+    without = balancer_of(counts, batch_size, interclass=False)
+    alone = {
+        "update alone, interference on": Update(dsb, batches, copied(state)),
+        "update alone, interference off": Update(
+            without, batches, copied(dataclasses.replace(state, interference=None))
+        ),
+        "recompute from the whole pool, alone": recompute_of(state.pool),
+    }
+    steps = {
+        "balancer=uniform": Training(model, uniform, uniform.init(), counts, batch_size, size),
+        "balancer=dsb": Training(model, dsb, copied(state), counts, batch_size, size),
+    }
+    times = in_turn(steps, rounds) | in_turn(alone, rounds)
+    table(f"A training step, C = {len(counts):,}, a pool of {state.pool.capacity:,}", times, "balancer=uniform")
+    plain, more = (training.memory() for training in steps.values())
+    state_bytes = sum(array.size * array.dtype.itemsize for array in jax.tree.leaves(jax.eval_shape(dsb.init)))
+    print(
+        f"memory of the compiled step: {mib(plain)}, with dsb {mib(more)}: {mib(more - plain)} more, which is "
+        f"{(more - plain) / state_bytes:.4f} of the pool and its statistics, {mib(state_bytes)}"
+    )
+    left_out = int(steps["balancer=dsb"].state.balancing.pool.rejected)
+    if left_out:
+        print(f"{left_out:,} rows were not finite: what was timed did not do all the work")
+    return times["balancer=uniform"]
+
+
+def overhead_of_parts(rounds, state, counts, batches, plain):
+    """Prints what each part of an update adds to the parts before it, and what share of a plain step that is."""
+    balancer = balancer_of(counts, len(batches[0][1]))
+    parts = {name: Update(balancer, batches, copied(state), number) for number, name in enumerate(PARTS, start=1)}
+    times = np.array(list(in_turn(parts, rounds).values()))
+    print(f"\n{'Of an update alone':40} {'ms':>10} {'of it':>8} {'of a step':>10}")
+    for name, added in zip(PARTS, np.diff(times, axis=0, prepend=0.0), strict=True):
+        of_update, of_step = (100 * np.median(added / whole) for whole in (times[-1], plain))
+        print(f"{name:40} {1e3 * np.median(added):10.3f} {of_update:7.1f}% {of_step:9.3f}%", flush=True)
+
+
+def copied(state):
+    """For a step that is given its state away."""
+    return jax.tree.map(jnp.copy, state)
+
+
+def mib(size):
+    return f"{size / 2**20:,.1f} MiB"
+
+
+class Embedded(NamedTuple):
+    """Embeddings ``[batch, dim]``, of length 1, and SoftTriple's centres ``[classes, centres, dim]``."""
+
+    features: jax.Array
+    centers: jax.Array
+
+
+class Embedding(nn.Module):
+    """A backbone under an embedding, and the centres of the classes, which are parameters too."""
+
+    backbone: nn.Module
+    num_classes: int
+    dim: int = DIM
+    centers: int = 10
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        del train  # Batch normalisation is frozen.
+        features = self.backbone(images, train=False).astype(jnp.float32)
+        embedding = nn.Dense(self.dim)(features)
+        length = jnp.sqrt(jnp.maximum(jnp.sum(jnp.square(embedding), axis=1, keepdims=True), 1e-12))
+        shape = (self.num_classes, self.centers, self.dim)
+        return Embedded(embedding / length, self.param("centers", nn.initializers.normal(), shape))
+
+
+class SoftTriple:
+    """The loss, whose terms have a class's weight, and the regularizer, which has none."""
+
+    views, samplers = 1, ("plain",)
+
+    def init(self, rng, variables, outputs):
+        return ()
+
+    def __call__(self, forward, batch, state, rng):
+        (embeddings, centers), labels = forward(batch["image"]), batch["label"]
+        apart = jnp.broadcast_to(losses.soft_triple_regularizer(centers), labels.shape)
+        terms = [
+            objectives.Term(losses.soft_triple(embeddings, labels, centers=centers), labels),
+            objectives.Term(apart, None, scale=0.2),
+        ]
+        return objectives.Result(terms, embeddings, labels, None, state, {})
+
+    def after_update(self, state, params):
+        return state
+
+
+def table11(rounds, names, model, batch_size, size, dtype):
+    """See the module's docstring."""
+    # This process leaves the device's memory to the others.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as processes:
+        print(f"{processes.submit(machine).result()}, {model} in {dtype}, {size}x{size}")
+        columns = "it/s", "quartiles", "paper's", "GB, compiled", "GB, device's peak", "paper's"
+        widths = [18 if column == "quartiles" else 25 for column in columns]
+        titles = [f"{column:>{width}}" for column, width in zip(columns, widths, strict=True)]
+        print(f"{'SoftTriple → with DSB':26}{'C':>6}{'N':>9}{'batch':>6}" + "".join(titles))
+        for name in names:
+            size_of_batch = batch_size or SETTINGS[name].batch_size
+            arguments = rounds, name, model, size_of_batch, size, jnp.dtype(dtype)
+            counts, *cells = processes.submit(soft_triple_row, *arguments).result()
+            cells = [f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True)]
+            print(f"{name:26}{len(counts):6,}{counts.sum():9,}{size_of_batch:6}" + "".join(cells), flush=True)
+
+
+def soft_triple_row(rounds, name, backbone, batch_size, size, dtype):
+    """A dataset's counts and the cells of its row. Peaks only rise: so SoftTriple alone is first, and then away."""
+    setting = SETTINGS[name]
+    counts = spec(name).train_counts(setting.protocol)
+    model = Embedding(model_of(backbone, 1, size, dtype).backbone, len(counts))
+    rate = optimizers.schedule("constant", 1e-4, 10_000, steps_per_epoch=1000)
+    optimizer = optimizers.optimizer("adam", rate, adam_epsilon=0.01, weight_decay=1e-4)
+
+    def training(balancer, balancing):
+        return Training(model, balancer, balancing, counts, batch_size, size, SoftTriple(), optimizer)
+
+    uniform, dsb = balancers.uniform(len(counts)), balancer_of(counts, batch_size)
+    plain = training(uniform, uniform.init())
+    peaks, plain.state = [peak()], None
+    more = training(dsb, filled(dsb, counts))
+    peaks.append(peak())
+    plain.start(uniform.init())
+
+    times = in_turn({"plain": plain, "more": more}, rounds)
+    speeds = [1 / statistics.median(seconds) for seconds in times.values()]
+    low, ratio, high = np.percentile(np.divide(times["plain"], times["more"]), (25, 50, 75))
+    return (
+        counts,
+        pair(speeds, ratio),
+        f"{low:.4f} {high:.4f}",
+        pair(setting.paper_speeds),
+        pair([plain.memory() / 1e9, more.memory() / 1e9]),
+        pair([each / 1e9 for each in peaks]) if all(peaks) else "not told",
+        pair(setting.paper_memory),
+    )
+
+
+def pair(values, ratio=None):
+    first, second = values
+    return f"{first:,.4g} → {second:,.4g} ({ratio or second / first:.4f})"
+
+
+def peak():
+    """The most bytes that this process has had on the device so far; None where the device does not tell."""
+    return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
 
 
 class Records:
@@ -477,11 +721,11 @@ def paces(title, alternatives, batch_size, rounds, cores, seconds=3):
 def waiting(title, training, start, steps):
     """The share of its time that training waits for batches, one step being under way while the next is asked for."""
     batches, waited, running = start(), 0.0, training()
-    training.batch = next(batches)  # what starts with the first is not waited for again
+    training.batches = [next(batches)]  # what starts with the first is not waited for again
     begin = time.perf_counter()
     for done in range(steps):
         asked = time.perf_counter()
-        training.batch = next(batches)
+        training.batches = [next(batches)]
         waited += time.perf_counter() - asked
         ahead, running = running, training()
         jax.block_until_ready(ahead)
@@ -517,7 +761,8 @@ def data(rounds, directory, cores):
         for (title, records, _, padding), batch_size, steps in ((small, 128, 30), (large, 16, 10)):
             for name, start in ours(records, batch_size, padding).items():
                 model, uniform = models.create("resnet8", 10), balancers.uniform(10)
-                training = Training(model, uniform, uniform.init(), batch_size, 10, records.decoding.shape[0])
+                size = records.decoding.shape[0]
+                training = Training(model, uniform, uniform.init(), np.ones(10), batch_size, size)
                 waiting(f"{title}, batches of {batch_size}, {name}", training, start, steps)
 
 
@@ -525,26 +770,53 @@ def machine():
     return f"jax {jax.__version__} on {jax.device_count()} {jax.devices()[0].device_kind}"
 
 
-if __name__ == "__main__":
+def parsed():
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     benchmarks = parser.add_subparsers(dest="benchmark", required=True)
     of_pool = benchmarks.add_parser("pool")
     of_overhead = benchmarks.add_parser("overhead")
-    of_overhead.add_argument(
-        "--model", default="resnet18", help="with the cifar stem, where it has stems (%(default)s)"
+    of_overhead.add_argument("--shape", choices=SHAPES, default="cifar", help="(%(default)s)")
+    of_overhead.add_argument("--model", help="with the cifar stem for small images, where it has stems (the shape's)")
+    of_overhead.add_argument("--image-size", type=int, help="(the shape's)")
+    of_overhead.add_argument("--batch-size", type=int, help="(the shape's)")
+    of_table11 = benchmarks.add_parser("table11")
+    of_table11.add_argument(
+        "--datasets", type=lambda text: text.split(","), default=list(SETTINGS), help=f"({','.join(SETTINGS)})"
     )
-    of_overhead.add_argument("--batch-size", type=int, default=128, help="(%(default)s)")
+    of_table11.add_argument("--model", default="resnet50", help="the backbone (%(default)s)")
+    of_table11.add_argument("--image-size", type=int, default=224, help="(%(default)s)")
+    of_table11.add_argument("--batch-size", type=int, help="(each dataset's)")
+    for chosen in (of_overhead, of_table11):
+        chosen.add_argument("--dtype", default="float32", help="what the backbone computes in (%(default)s)")
     of_data = benchmarks.add_parser("data")
     of_data.add_argument("--images", type=pathlib.Path, metavar="DIR", help="JPEG files (made-up ones)")
     of_data.add_argument("--cores", type=int, default=os.cpu_count(), help="(%(default)s)")
-    for chosen, rounds in ((of_pool, 15), (of_overhead, 9), (of_data, 7)):
+    for chosen, rounds in ((of_pool, 15), (of_overhead, 9), (of_table11, 9), (of_data, 7)):
         chosen.add_argument(
             "--rounds", type=int, default=rounds, help="how often each alternative is timed (%(default)s)"
         )
     arguments = parser.parse_args()
-    if arguments.benchmark == "pool":
-        pool(arguments.rounds)
-    elif arguments.benchmark == "overhead":
-        overhead(arguments.rounds, arguments.model, arguments.batch_size)
-    else:
-        data(arguments.rounds, arguments.images, arguments.cores)
+    for name in getattr(arguments, "datasets", ()):
+        if name not in SETTINGS:
+            parser.error(f"no dataset {name!r} in Table 11; valid names: {', '.join(SETTINGS)}")
+    return arguments
+
+
+def main(arguments):
+    match arguments.benchmark:
+        case "pool":
+            pool(arguments.rounds)
+        case "overhead":
+            changed = {name: getattr(arguments, name) for name in ("model", "image_size", "batch_size")}
+            changed = {name: value for name, value in changed.items() if value is not None}
+            overhead(arguments.rounds, dataclasses.replace(SHAPES[arguments.shape], **changed), arguments.dtype)
+        case "table11":
+            size, batch_size = arguments.image_size, arguments.batch_size
+            table11(arguments.rounds, arguments.datasets, arguments.model, batch_size, size, arguments.dtype)
+        case "data":
+            data(arguments.rounds, arguments.images, arguments.cores)
+
+
+if __name__ == "__main__":
+    main(parsed())

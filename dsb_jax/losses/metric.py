@@ -54,7 +54,7 @@ def soft_triple(
       >>> [f"{value:.3f}" for value in loss]  # the nearest centres are at 1 and at 0: log(1 + 1/e)
       ['0.313']
 
-    Source: Qian et al., 2019, Eq. 7-8.
+    Source: Qian et al., SoftTriple Loss: Deep Metric Learning Without Triplet Sampling, 2019; Eq. 6 of the paper.
     """
     embeddings, centers = _checked_embeddings(embeddings), _checked_centers(centers)
     if embeddings.shape[1] != centers.shape[2]:
@@ -95,7 +95,7 @@ def soft_triple_regularizer(centers: jax.Array) -> jax.Array:
       >>> print(f"{soft_triple_regularizer(jnp.array([[[2.0, 0.0], [0.0, 3.0]]])):.4f}")  # half of √2
       0.7071
 
-    Source: Qian et al., 2019, Eq. 9-10, and what their code adds inside of the root.
+    Source: Qian et al., 2019, with the 1e-5 of their code; the paper's Eq. 6 is without this term.
     """
     centers = _normalized(_checked_centers(centers))
     classes, per_class, _ = centers.shape
