@@ -72,7 +72,7 @@ DIM, BATCH = 64, 512
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """What a training step is timed at; ``counts`` gives training images per class, for each of its tables."""
+    """What a training step is timed at; ``counts`` makes training images per class, of one dataset or several."""
 
     model: str
     image_size: int
@@ -86,11 +86,10 @@ SHAPES = {
 }
 
 # What an update writes, in the order in which one part needs what another has written.
+OF_RING = "rows", "labels", "next_rows", "next_labels", "cursor", "entered", "passes", "rejected"
 PARTS = {
     "the call itself": (),
-    "ring: write, read ahead": (
-        *("rows", "labels", "next_rows", "next_labels", "cursor", "entered", "passes", "rejected"),
-    ),
+    "ring: write, read ahead": OF_RING,
     "sort, counts, centres": ("begun", "count", "anchor", "total", "center"),
     "second moments": ("moment",),
     "factorizations": ("volume", "failed"),
@@ -176,7 +175,7 @@ class Training:
         rate = optimizers.schedule("linear", 0.1, 10_000, steps_per_epoch=50_000 / batch_size)
         optimizer = optimizer or optimizers.optimizer("sgd", rate, momentum=0.9, weight_decay=5e-4)
         objective = objective or objectives.Supervised(losses.create("cross_entropy"))
-        self.parts = model, objective, balancers.uniform(len(counts)), optimizer
+        self.initial = model, objective, balancers.uniform(len(counts)), optimizer
 
         def preprocessing(images, rng):
             images = preprocess.augment(images, rng, flip=True, crop_padding=4 if size < 64 else 0)
@@ -195,7 +194,7 @@ class Training:
     def start(self, balancing):
         """A new state, with the balancer's given."""
         images = jnp.zeros(self.batches[0]["image"].shape)
-        self.state = dataclasses.replace(init_state(*self.parts, images, seed=0), balancing=balancing)
+        self.state = dataclasses.replace(init_state(*self.initial, images, seed=0), balancing=balancing)
 
     def __call__(self):
         self.state, metrics = self.step(self.state, self.batches[self.done % len(self.batches)])
@@ -430,12 +429,12 @@ def table11(rounds, names, model, batch_size, size, dtype):
     with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as processes:
         print(f"{processes.submit(machine).result()}, {model} in {dtype}, {size}x{size}")
         columns = "it/s", "quartiles", "paper's", "GB, compiled", "GB, device's peak", "paper's"
-        widths = [18 if column == "quartiles" else 25 for column in columns]
+        widths = [16 if column == "quartiles" else 26 for column in columns]
         titles = [f"{column:>{width}}" for column, width in zip(columns, widths, strict=True)]
         print(f"{'SoftTriple → with DSB':26}{'C':>6}{'N':>9}{'batch':>6}" + "".join(titles))
         for name in names:
             size_of_batch = batch_size or SETTINGS[name].batch_size
-            arguments = rounds, name, model, size_of_batch, size, jnp.dtype(dtype)
+            arguments = rounds, name, model, size_of_batch, size, dtype
             counts, *cells = processes.submit(soft_triple_row, *arguments).result()
             cells = [f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True)]
             print(f"{name:26}{len(counts):6,}{counts.sum():9,}{size_of_batch:6}" + "".join(cells), flush=True)
@@ -454,9 +453,10 @@ def soft_triple_row(rounds, name, backbone, batch_size, size, dtype):
 
     uniform, dsb = balancers.uniform(len(counts)), balancer_of(counts, batch_size)
     plain = training(uniform, uniform.init())
-    peaks, plain.state = [peak()], None
+    peaks, plain.state, plain.batches = [peak()], None, None
     more = training(dsb, filled(dsb, counts))
     peaks.append(peak())
+    plain.batches = more.batches
     plain.start(uniform.init())
 
     times = in_turn({"plain": plain, "more": more}, rounds)
@@ -464,18 +464,18 @@ def soft_triple_row(rounds, name, backbone, batch_size, size, dtype):
     low, ratio, high = np.percentile(np.divide(times["plain"], times["more"]), (25, 50, 75))
     return (
         counts,
-        pair(speeds, ratio),
+        pair(speeds, 2, ratio),
         f"{low:.4f} {high:.4f}",
-        pair(setting.paper_speeds),
-        pair([plain.memory() / 1e9, more.memory() / 1e9]),
-        pair([each / 1e9 for each in peaks]) if all(peaks) else "not told",
-        pair(setting.paper_memory),
+        pair(setting.paper_speeds, 2),
+        pair([plain.memory() / 1e9, more.memory() / 1e9], 3),
+        pair([each / 1e9 for each in peaks], 3) if all(peaks) else "not told",
+        pair(setting.paper_memory, 2),
     )
 
 
-def pair(values, ratio=None):
+def pair(values, digits, ratio=None):
     first, second = values
-    return f"{first:,.4g} → {second:,.4g} ({ratio or second / first:.4f})"
+    return f"{first:,.{digits}f} → {second:,.{digits}f} ({ratio or second / first:.4f})"
 
 
 def peak():
