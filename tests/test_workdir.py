@@ -457,3 +457,15 @@ def test_a_workdir_is_seen_by_all_or_refused(tmp_path):
                 (tmp_path / other / ".lock").write_text("process 1 on another host\n")
             with pytest.raises(ValueError, match=f"process 0 does not see the workdir {tmp_path / other} of process 0"):
                 require_seen(tmp_path / other, mark, seconds=0.2)
+
+
+def test_a_setting_that_an_earlier_version_did_not_know_had_its_default(tmp_path):
+    with Workdir(tmp_path, digits()) as workdir:
+        workdir.begin()
+    file = tmp_path / "config.json"
+    known = json.loads(file.read_text())
+    del known["dsb"]["dtype"]
+    file.write_text(json.dumps(known))
+    Workdir(tmp_path, digits(), defaults=digits())
+    with pytest.raises(ValueError, match=r"dsb.dtype: 'float32' -> 'bfloat16'"):
+        Workdir(tmp_path, digits("dsb.dtype=bfloat16"), defaults=digits())

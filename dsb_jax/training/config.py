@@ -87,6 +87,7 @@ def base_config() -> ConfigDict:
     config.dsb = ConfigDict()
     config.dsb.alpha = config_dict.placeholder(float)  # 2 where long_tail makes a tail, else 1
     config.dsb.dim = 64  # to which longer features are pooled
+    config.dsb.dtype = "float32"  # of the features in the pool; bfloat16 takes half the memory
     config.dsb.epsilon = 1.0
     config.dsb.interclass = True
     config.dsb.power = 1.0

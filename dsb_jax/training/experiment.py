@@ -27,6 +27,7 @@ _BALANCER_NAMES = {"dsb": "DSB-", "uniform": "", "inverse_frequency": "IF-", "cl
 _LONG_TAILS = ("none", "exponential", "balanced", "mnist_lt_1", "mnist_lt_2")
 _DATA = ("prepared", "synthetic")
 _DSB_START_EPOCH = 5  # n of the paper
+_POOL_DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -295,7 +296,10 @@ def _balancer(config, counts, alpha, mesh):
     match config.balancer:
         case "dsb":
             default_start = _DSB_START_EPOCH
-            settings = {key: value for key, value in config.dsb.items() if key != "alpha"}
+            if config.dsb.dtype not in _POOL_DTYPES:
+                raise validation.unknown_name("dsb.dtype", config.dsb.dtype, _POOL_DTYPES)
+            settings = {key: value for key, value in config.dsb.items() if key not in ("alpha", "dtype")}
+            settings["dtype"] = jnp.dtype(config.dsb.dtype)
             capacity = max(round(examples / batch_size), 1) * batch_size  # about one epoch
             balancer = balancers.semantic_scale(
                 num_classes, capacity, alpha=alpha, batch_size=batch_size, mesh=mesh, **settings

@@ -16,7 +16,7 @@ from dsb_jax.training import diagnosis, processes
 from dsb_jax.training import experiment as experiments
 from dsb_jax.training import results as final
 from dsb_jax.training.checkpoints import Checkpoints, Restored
-from dsb_jax.training.config import NEUTRAL
+from dsb_jax.training.config import NEUTRAL, base_config
 from dsb_jax.training.events import Events
 from dsb_jax.training.experiment import Experiment
 from dsb_jax.training.profile import Profile
@@ -88,7 +88,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str], *, resume: str = 
 
 def _files(config, workdir, resume):
     if processes.is_first():
-        return Workdir(workdir, config, resume=resume, neutral=NEUTRAL)
+        return Workdir(workdir, config, resume=resume, neutral=NEUTRAL, defaults=base_config())
     return Elsewhere(workdir)
 
 

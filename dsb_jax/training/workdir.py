@@ -48,6 +48,7 @@ class Workdir:
       resume: what becomes of a run that the folder holds. ``"auto"`` goes on with one of the same config and refuses
         another, ``"force"`` goes on with either, and ``"never"`` moves all that is there to ``previous-<n>``.
       neutral: names of settings that change no result; they may differ.
+      defaults: settings and their defaults, which those have that a run of an earlier version did not know.
 
     Raises:
       ValueError: if ``path`` cannot be a folder, ``resume`` is unknown, or the folder holds another run; the message
@@ -61,12 +62,14 @@ class Workdir:
         *,
         resume: str = "auto",
         neutral: Collection[str] = (),
+        defaults: ConfigDict | None = None,
     ) -> None:
         if resume not in _RESUME:
             raise validation.unknown_name("resume", resume, _RESUME)
         self.path = pathlib.Path(path)
         self._settings = _finite(config.to_dict())
         self._resume, self._neutral = resume, frozenset(neutral)
+        self._defaults = dict(_flat(_finite(defaults.to_dict()))) if defaults is not None else {}
         self.lines = 0  # of metrics.jsonl since it was cut back
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"workdir {str(path)!r} is not a folder")
@@ -179,7 +182,8 @@ class Workdir:
             left = [name for name in ("results.json", "checkpoints") if (self.path / name).exists()]
             return f"{left[0]} without a config.json" if left else ""
         try:
-            before, now = dict(_flat(self._read_json("config.json"))), dict(_flat(self._settings))
+            before = self._defaults | dict(_flat(self._read_json("config.json")))
+            now = dict(_flat(self._settings))
         except (ValueError, AttributeError):  # no JSON, or no object
             return "its config.json cannot be read"
         keys = sorted((before | now).keys() - self._neutral)
