@@ -259,6 +259,71 @@ def test_a_file_that_ends_early_is_refused(kind):
             images.check(encoded[:-cut])
 
 
+def detailed(*, seed=0, **options):
+    """A JPEG of some 100 kB, with as much detail as photographs have."""
+    noisy = smooth(375, 500, seed=seed) + np.random.default_rng(seed).normal(0, 24, (375, 500, 1))
+    return save(noisy.clip(0, 255).astype(np.uint8), "JPEG", quality=85, **options)
+
+
+def with_junk(encoded, junk, before):
+    at = encoded.rindex(before) if before == b"\xff\xd9" else encoded.index(before)
+    return encoded[:at] + junk + encoded[at:]
+
+
+def of_an_odd_version(encoded):
+    at = encoded.index(b"JFIF\0") + 5
+    return encoded[:at] + b"\0\0" + encoded[at + 2 :]
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}])
+@pytest.mark.parametrize("before", ["nothing", "a note", "junk"])
+def test_damage_inside_of_a_jpeg_is_refused(options, before):
+    """Most of it: a few changed bytes may be another image."""
+    passed = 0
+    for seed in range(20):
+        whole = detailed(seed=seed, **options)
+        if before == "a note":
+            whole = of_an_odd_version(whole)
+        if before == "junk":
+            whole = with_junk(whole, b"??", b"\xff\xdb")
+        images.check(whole)
+        at = int(np.random.default_rng(seed).integers(len(whole) // 4, len(whole) - 5000))
+        for damaged in (whole[: len(whole) // 2] + b"\xff\xd9", whole[:at] + bytes(4096) + whole[at + 4096 :]):
+            with contextlib.suppress(ValueError):
+                images.check(damaged)
+                passed += 1
+    assert passed <= 10
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        of_an_odd_version,
+        lambda encoded: with_junk(encoded, b"unlabelled", b"\xff\xc4"),
+        lambda encoded: with_junk(encoded, bytes(234), b"\xff\xd9"),
+        lambda encoded: with_junk(encoded, b"\n", b"\xff\xd9"),
+        lambda encoded: with_junk(of_an_odd_version(encoded), bytes(9), b"\xff\xd9"),
+        lambda encoded: encoded + b"of a camera \xff\xd8 \xff\xd9",
+    ],
+    ids=["version", "header", "zeros", "line", "both", "behind"],
+)
+def test_what_touches_no_pixel_of_a_jpeg_passes(change):
+    whole = detailed()
+    images.check(change(whole))
+    np.testing.assert_array_equal(images.decode(change(whole), (375, 500, 3)), images.decode(whole, (375, 500, 3)))
+
+
+def test_left_over_data_are_no_padding():
+    with pytest.raises(ValueError, match=r"begins as JPEG, but is damaged or cut short: .* extraneous bytes"):
+        images.check(with_junk(detailed(), b"compressed", b"\xff\xd9"))
+
+
+def test_a_jpeg_of_rare_subsampling_is_opencvs_to_judge():
+    encoded = bytearray(save(smooth(48, 64), "JPEG", subsampling=2))
+    encoded[encoded.index(b"\xff\xc0") + 11] = 0x31
+    images.check(bytes(encoded))
+
+
 @pytest.mark.parametrize(
     ("encoded", "message"),
     [

@@ -16,6 +16,7 @@ area is left, so that no pixel goes unseen.
 """
 
 import math
+import re
 import struct
 from typing import NamedTuple
 
@@ -45,6 +46,10 @@ _REDUCED = {
     2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
     1: 0,
 }
+_COMMON_FRAMES = (0xC0, 0xC1, 0xC2)  # sequential and progressive, of Huffman codes
+_TABLES = (*range(0xC0, 0xC5), 0xDB, 0xDD)  # frames, codes, quantisation and restarts
+_NOT_OF_THE_FILE = ("Could not determine", "Unsupported color conversion")  # rare kinds that OpenCV may read
+_MOST_PIXELS = 2**30  # that OpenCV reads
 _CROP_TRIES = 10
 _BLOCK = 16  # rows of the largest blocks that a JPEG is made of
 _LONGEST = 16  # times the shorter side: scaled up to some pixels wide, a longer image may not fit into memory
@@ -74,8 +79,10 @@ def encode_jpeg(image: np.ndarray) -> bytes:
 def check(encoded: bytes) -> None:
     """Raises ValueError unless the bytes of a file are a whole image.
 
-    An image that ends early is refused, and so is damage that its format shows. Changed bytes inside of the compressed
-    data of a JPEG, WebP or BMP file may pass: they have no checksum.
+    An image that ends early is refused, and so is damage that its format shows. A JPEG must besides be one of which
+    libjpeg has nothing to say, as it has of most damage inside of the compressed data; what it says of notes such as
+    EXIF, of bytes between the header's segments, or of padding before the end touches no pixel, and passes. Changed
+    bytes may pass still: JPEG, WebP and BMP have no checksum.
 
     Args:
       encoded: what the file holds.
@@ -89,7 +96,14 @@ def check(encoded: bytes) -> None:
       Traceback (most recent call last):
       ValueError: its image does not decode (6 bytes): it begins with b'<html>', as no JPEG, PNG, WebP, BMP or TIFF does
     """
-    _decode(encoded, 3, cv2.IMREAD_IGNORE_ORIENTATION)
+    complaint = _complaint(encoded)
+    if complaint is None:
+        _decode(encoded, 3, cv2.IMREAD_IGNORE_ORIENTATION)
+    elif complaint:
+        raise ValueError(
+            f"its image does not decode ({len(encoded)} bytes): it begins as JPEG, but is damaged or cut short: "
+            f"{complaint}"
+        )
 
 
 def decode(encoded: bytes, shape: tuple[int | None, int | None, int]) -> np.ndarray:
@@ -301,6 +315,58 @@ def _decode_rows(encoded: bytes, channels: int, header: _JpegHeader, bottom: int
         return simplejpeg.decode_jpeg(shortened, "RGB" if channels == 3 else "GRAY", strict=False)
     except ValueError:
         return None  # OpenCV says what is wrong
+
+
+def _complaint(encoded: bytes) -> str | None:
+    """What libjpeg says against the pixels of a JPEG, empty if nothing; None of a file that is OpenCV's to judge.
+
+    OpenCV takes pixels as they come out. libjpeg is asked without what a header may have besides: it stops at the
+    first thing that it has to say.
+    """
+    jpeg = _without_notes(encoded)
+    header = _jpeg_header(jpeg)
+    if header is None or header.height * header.width > _MOST_PIXELS:
+        return None
+    if jpeg[header.frame + 1] not in _COMMON_FRAMES or jpeg[header.frame + 9] not in (1, 3):
+        return None
+    said = _said(jpeg)
+    if said.startswith(_NOT_OF_THE_FILE):
+        return None
+    return "" if _is_padding(jpeg, said) else said
+
+
+def _said(jpeg: bytes) -> str:
+    """The first warning or error of libjpeg, empty if there is none. Of grey alone: all is unpacked for it too."""
+    try:
+        simplejpeg.decode_jpeg(jpeg, "GRAY", strict=True)
+    except ValueError as error:
+        return str(error).partition("(): ")[2] or str(error)
+    return ""
+
+
+def _without_notes(jpeg: bytes) -> bytes:
+    """A JPEG whose header has no more than what its pixels are made with; anything else as it is."""
+    kept, at = [jpeg[:2]], 2
+    while kept[0] == b"\xff\xd8" and 0 <= (at := jpeg.find(b"\xff", at)) < len(jpeg) - 4:
+        marker, length = struct.unpack_from(">BH", jpeg, at + 1)
+        if marker == 0xDA:  # the first scan
+            return b"".join([*kept, jpeg[at:]])
+        if marker in _TABLES:
+            kept.append(jpeg[at : at + 2 + length])
+        at += 1 if marker in (0x00, 0xFF) else 2 + length
+    return jpeg
+
+
+def _is_padding(jpeg: bytes, said: str) -> bool:
+    """Whether libjpeg only speaks of padding at the end.
+
+    Of other bytes there it says the same as of compressed data that are left over since damage has used up less.
+    """
+    found = re.fullmatch(r"Corrupt JPEG data: (\d+) extraneous bytes before marker 0xd9", said)
+    if not found:
+        return False
+    end = jpeg.find(b"\xff\xd9", jpeg.find(b"\xff\xda"))
+    return len(set(jpeg[max(end - int(found[1]), 0) : end])) == 1
 
 
 def _factor(side: int, wanted: int) -> int:

@@ -32,6 +32,7 @@ _logger = logging.getLogger(__name__)
 _STEPS_BEHIND = 4
 _EXAMPLES = 24  # training images in the report
 _LOCAL = ("data_dir", "compilation_cache")  # settings that every process may have in a way of its own
+_SUMMARY = ("weights", "volumes", "scales", "rejected", "failed")  # of the balancer's, in metrics.jsonl
 
 
 def train(config: ConfigDict, workdir: str | os.PathLike[str], *, resume: str = "auto") -> dict[str, Any]:
@@ -277,11 +278,7 @@ class _Run:
             test_accuracy=accuracy,
             test_loss=loss,
             class_accuracy=metrics.class_accuracy(confusion),
-            **{
-                name: summary[name]
-                for name in ("weights", "volumes", "scales", "rejected", "failed")
-                if name in summary
-            },
+            **{name: summary[name] for name in _SUMMARY if name in summary},
         )
         _logger.info("epoch %.2f: test accuracy %.4f, loss %.4f", self._epoch(), accuracy, loss)
         self.progress.pause(time.perf_counter() - begin)
