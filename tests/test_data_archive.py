@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import io
+import os
 import tarfile
 import zipfile
 
@@ -132,3 +133,22 @@ def test_hidden_files_are_left_out(tmp_path):
     (tmp_path / "birds" / ".git").mkdir()
     assert Archive(tmp_path).files("birds") == ["birds/classes.txt"]
     assert Archive(tmp_path).folders("birds") == ["birds/images"]
+
+
+@pytest.mark.parametrize("form", [unpacked, zipped, tarred])
+def test_a_file_replaced_by_one_of_its_size_and_time_has_another_stamp(form, tmp_path):
+    form(tmp_path)
+    name = "birds/images/wren/a.jpg"
+    before = Archive(tmp_path).stamp(name)
+    assert before == Archive(tmp_path).stamp(name) != ""
+    path = tmp_path / name if form is unpacked else next(tmp_path.glob("birds.*"))
+    status, content = path.stat(), path.read_bytes()
+    path.unlink()
+    path.write_bytes(content.replace(b"first", b"FIRST"))
+    while True:  # the clock of a file system may tick every 4 ms only
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        if path.stat().st_ctime_ns > status.st_ctime_ns:
+            break
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (status.st_size, status.st_mtime_ns)
+    assert Archive(tmp_path).stamp(name) != before
+    assert Archive(tmp_path).stamp("birds/images/wren/c.jpg") == ""

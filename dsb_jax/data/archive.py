@@ -89,13 +89,12 @@ class Archive:
         return content
 
     def stamp(self, name: str) -> str:
-        """Size and time of change of a file, or of the package that it is in; of what is missing, nothing."""
+        """Size and times of change of a file, or of the packages if it is in one; of what is missing, nothing."""
         full = self._prefix + name
         try:
-            status = (self.folder / full).stat()
+            return _stamp(self.folder / full)
         except OSError:
             return self._members.stamp if full in self._members.content else ""
-        return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
 
     def text(self, name: str, *, md5: str | Sequence[str] = ()) -> str:
         """The content of a text file, UTF-8; raises as :meth:`read`, and ValueError where it is no text."""
@@ -150,7 +149,7 @@ class _Members:
     def stamp(self) -> str:
         """Names, sizes and times of change of the packages."""
         packages = [path for path in sorted(self._folder.glob("*")) if path.suffix in _READERS and path.is_file()]
-        return " ".join(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in packages)
+        return " ".join(f"{path.name} {_stamp(path)}" for path in packages)
 
     @functools.cached_property
     def content(self) -> dict[str, Callable[[], bytes]]:
@@ -177,6 +176,12 @@ class _Members:
                 folders.setdefault(outer, _Folder([], set())).folders.add(inner)
                 folder = outer
         return folders
+
+
+def _stamp(path: pathlib.Path) -> str:
+    """Size and times of a file: ``cp -p`` and ``rsync -t`` set that of its content, but none can set the other one."""
+    status = path.stat()
+    return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
 
 
 def _zip_members(path):
