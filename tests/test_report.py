@@ -166,6 +166,9 @@ def test_a_rehearsal_says_that_it_is_one(tmp_path):
     assert "top-1 accuracy (val split)" in text
     text, _ = write_report(tmp_path, results | {"data": "prepared"}, metrics, config)
     assert "rehearsal" not in text
+    assert "Numbers of images" not in text
+    text, _ = write_report(tmp_path, results | {"numbers": "a part: 3 of 4 training images"}, metrics, config)
+    assert '<p class="reading">Numbers of images: a part: 3 of 4 training images.</p>' in text
 
 
 @pytest.mark.usefixtures("without_plots")

@@ -1,5 +1,6 @@
 """Settings, and what a config becomes."""
 
+import dataclasses
 import importlib.util
 import math
 import pathlib
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 from small_run import COUNTS, EXAMPLES, STEPS, digits, flat
 
-from dsb_jax import balancers, losses, training
+from dsb_jax import balancers, data, losses, training
+from dsb_jax.data.records import Selection
 from dsb_jax.models import heads
 from dsb_jax.training import experiment
 from dsb_jax.training.config import check_setting, with_arguments
@@ -316,3 +318,40 @@ def test_statistics_are_the_datasets_unless_they_are_set():
     config = training.config.with_arguments(training.base_config(), f"{arguments},std=(0.1,)")
     with pytest.raises(ValueError, match=r"std must be one number per channel \(3\), got \[0.1\]"):
         experiment.build(config)
+
+
+def without(split, rows):
+    """A split that was prepared without some of its images."""
+    kept = np.setdiff1d(np.arange(len(split)), rows)
+    return dataclasses.replace(split, source=Selection([split.source], kept))
+
+
+@pytest.mark.parametrize(
+    ("lacking", "said"),
+    [
+        ({}, ""),
+        ({"train": range(397)}, "1,000 of 1,397 training images"),
+        ({"test": [5]}, "399 of 400 test images"),
+        ({"train": [0], "test": [1, 2]}, "1,396 of 1,397 training images and 398 of 400 test images"),
+    ],
+)
+def test_a_part_of_a_dataset_is_said(lacking, said, monkeypatch, caplog):
+    load = data.load
+    monkeypatch.setattr(
+        experiment.data,
+        "load",
+        lambda name, split, **options: without(load(name, split, **options), lacking.get(split, [])),
+    )
+    built = experiment.build(digits("long_tail=none,imbalance=1.0,start_epoch=0"))
+    assert built.numbers == (f"a part: {said}" if said else "true")
+    assert caplog.messages == ([f"digits is prepared in part only: {said}"] if said else [])
+
+
+def test_numbers_of_a_rehearsal_and_of_a_profile():
+    assert experiment.build(digits("data=synthetic")).numbers == "true"
+    counts = data.spec("digits").train_counts()
+    labels = np.repeat(np.arange(10), counts)
+    assert data.spec("digits").otherwise("train", labels) == ""
+    labels[0] = 9
+    assert data.spec("digits").otherwise("train", labels) == "137 of 138 training images of class 0"
+    assert data.spec("inat2018").otherwise("train", labels) == ""

@@ -128,6 +128,24 @@ class Spec:
         """Training images of each class, int64 ``[C]``."""
         return self.protocol(protocol).splits["train"].counts
 
+    def otherwise(self, split: str, labels: np.ndarray, protocol: str | None = None) -> str:
+        """How the numbers of images with these labels differ from the published ones, a phrase; empty where not.
+
+        Args:
+          split: what the labels are of.
+          labels: of all images that were prepared.
+          protocol: how the dataset is divided.
+        """
+        wanted = self.part(split, protocol).counts
+        found = np.bincount(labels, minlength=len(wanted))
+        if self.profile or np.array_equal(found, wanted):
+            return ""
+        kind = "training" if split == "train" else split
+        if found.sum() != wanted.sum():
+            return f"{found.sum():,} of {wanted.sum():,} {kind} images"
+        label = int(np.argmax(found != wanted))
+        return f"{found[label]:,} of {wanted[label]:,} {kind} images of class {label}"
+
     def groups(self, protocol: str | None = None, *, tail: int = 20, head: int = 100) -> dict[str, np.ndarray]:
         """The classes of more than ``head`` training images, of fewer than ``tail``, and those between.
 

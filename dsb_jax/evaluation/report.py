@@ -66,7 +66,7 @@ def write(workdir: str | os.PathLike[str]) -> pathlib.Path:
 def _body(run: Run) -> str:
     sections = (
         page.tiles(_facts(run)),
-        _rehearsal(run),
+        _reservation(run),
         f'<p class="reading">{escape(" ".join(reading.sentences(run)))}</p>',
         page.section("Training", page.plots(_over_time(run))),
         page.section("Training images", _training_images(run)),
@@ -80,11 +80,12 @@ def _body(run: Run) -> str:
     return "\n".join(filter(None, sections))
 
 
-def _rehearsal(run: Run) -> str:
-    if run.results.get("data") != "synthetic":
-        return ""
+def _reservation(run: Run) -> str:
+    """What a reader has to know first: that the images are made up, or not all."""
     numbers = run.results.get("numbers", "true")
     profile = "" if numbers == "true" else f" Numbers of images: {escape(numbers)}."
+    if run.results.get("data") != "synthetic":
+        return profile and f'<p class="reading">{profile.strip()}</p>'
     return f"""<p class="reading"><b>A rehearsal:</b> the images are made up, and no accuracy or scale on this page
 means anything.{profile}</p>"""
 

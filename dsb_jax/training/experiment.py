@@ -48,6 +48,8 @@ class Experiment:
       preprocessing: what the device makes of images.
       placement: the devices that share a batch, and what of the parameters is where; None for one device.
       steps: updates in all.
+      numbers: whether the dataset's splits have the images that they were published with, in words: ``"true"``, or
+        what they have instead.
     """
 
     train: data.Split
@@ -63,6 +65,7 @@ class Experiment:
     preprocessing: Preprocessing
     placement: Placement | None
     steps: int
+    numbers: str
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -124,6 +127,7 @@ def build(config: ConfigDict) -> Experiment:
         preprocessing=_preprocessing(config, train.image_shape[-1]),
         placement=placement,
         steps=steps,
+        numbers=_numbers(config, train, test),
     )
 
 
@@ -184,6 +188,19 @@ def _splits(config):
         profile = f"; numbers of images: {spec.profile}" if spec.profile else ""
         _logger.warning("A rehearsal: %s with made-up pixels%s", spec.title, profile)
     return load("train", **options, **crops), load(evaluation, **options)
+
+
+def _numbers(config, train, test):
+    spec = data.spec(config.dataset)
+    if spec is None:
+        return "true"
+    if config.data == "synthetic":
+        return spec.profile or "true"
+    other = (spec.otherwise(split.split, split.labels, config.protocol) for split in (train, test))
+    if not (text := " and ".join(filter(None, other))):
+        return "true"
+    _logger.warning("%s is prepared in part only: %s", config.dataset, text)
+    return f"a part: {text}"
 
 
 def _is_long_tailed(config):

@@ -61,7 +61,7 @@ def results(
     return {
         "dataset": config.dataset,
         "data": config.data,
-        "numbers": _numbers(config),
+        "numbers": experiment.numbers,
         "protocol": _protocol(config),
         "eval_split": experiment.test.split,
         "model": config.model,
@@ -95,12 +95,6 @@ def _protocol(config: ConfigDict) -> str | None:
     if spec is None or config.protocol is not None:
         return config.protocol
     return next(iter(spec.protocols))
-
-
-def _numbers(config: ConfigDict) -> str:
-    """Whether the numbers of images are the dataset's, in words."""
-    spec = data.spec(config.dataset)
-    return spec.profile if config.data == "synthetic" and spec.profile else "true"
 
 
 def confusions(experiment: Experiment, predictions: np.ndarray) -> dict[str, np.ndarray]:
