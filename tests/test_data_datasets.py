@@ -19,6 +19,7 @@ from sklearn.datasets import load_digits
 from tensorflow_datasets.proto import tf_example_pb2
 
 from dsb_jax import data
+from dsb_jax.data import __main__ as overview
 from dsb_jax.data import datasets, images, pipeline, records
 from dsb_jax.data.builders import BUILDERS
 
@@ -186,8 +187,10 @@ def test_a_format_of_tensorflow_is_refused(own_copy):
     (path,) = own_copy.glob("digits/*/dataset_info.json")
     info = json.loads(path.read_text())
     path.write_text(json.dumps({**info, "fileFormat": "tfrecord"}))
-    with pytest.raises(ValueError, match="is stored as tfrecord, but only array_record can be read"):
-        data.load("digits", "test", data_dir=own_copy)
+    for use in (lambda: data.load("digits", "test", data_dir=own_copy), lambda: prepare("digits", own_copy)):
+        with pytest.raises(ValueError, match="is stored as tfrecord, but only array_record can be read"):
+            use()
+    assert datasets.state("digits", own_copy) == "as tfrecord"
 
 
 @pytest.mark.parametrize("label", [10, -1])
@@ -238,12 +241,32 @@ def test_an_image_that_cannot_be_used_is_named(own_copy, image, message):
         list(pipeline.eval_batches(split, 100))
 
 
-@pytest.mark.parametrize("damage", [os.remove, lambda path: os.truncate(path, os.path.getsize(path) // 2)])
-def test_a_damaged_record_file_is_named(own_copy, damage):
+def test_a_damaged_record_file_is_named(own_copy):
     (path,) = own_copy.glob("digits/*/digits-test.array_record*")
-    damage(path)
+    os.truncate(path, path.stat().st_size // 2)
     with pytest.raises(ValueError, match="digits/test: its record files cannot be read"):
         _ = data.load("digits", "test", data_dir=own_copy).labels
+
+
+@pytest.mark.parametrize("damage", [os.remove, lambda path: os.truncate(path, 0)])
+def test_a_dataset_without_a_record_file_is_incomplete(own_copy, damage, capsys):
+    (path,) = own_copy.glob("digits/*/digits-test.array_record*")
+    damage(path)
+    message = rf"{path.parent} is damaged \({path.name} is missing or empty\): remove it and prepare digits again"
+    for use in (lambda: data.load("digits", "train", data_dir=own_copy), lambda: prepare("digits", own_copy)):
+        with pytest.raises(ValueError, match=message):
+            use()
+    assert datasets.state("digits", own_copy) == "incomplete"
+    (other,) = own_copy.glob("digits/*/digits-train.array_record*")
+    other.unlink()
+    with pytest.raises(ValueError, match=r"digits-t.* and 1 more of its record files are missing or empty"):
+        prepare("digits", own_copy)
+    assert overview.main(["--data-dir", str(own_copy)]) == 0
+    assert "digits              incomplete" in capsys.readouterr().out
+
+
+def prepare(name, data_dir):
+    return datasets.prepare(name, data_dir=data_dir)
 
 
 @pytest.mark.parametrize("index", [-1, 400])

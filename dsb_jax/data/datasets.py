@@ -57,7 +57,7 @@ def spec(name: str) -> Spec | None:
 
 
 def state(name: str, data_dir: PathLike | None = None) -> str:
-    """``"yes"`` for a dataset that is prepared, ``"no"``, or in words by whom it is or what it lacks.
+    """``"yes"`` for a dataset that is prepared, ``"no"``, or in words by whom or how it is, or what it lacks.
 
     Raises:
       ValueError: an unknown name, or a dataset that is damaged.
@@ -66,7 +66,12 @@ def state(name: str, data_dir: PathLike | None = None) -> str:
     folder = _data_dir(data_dir) / stored.folder
     if not _is_complete(folder):
         return "no"
-    metadata = _prepared(name, folder, stored.label).info.metadata or {}
+    try:
+        metadata = _prepared(name, folder, stored.label).info.metadata or {}
+    except _OtherFormatError:
+        return f"as {_described(name, folder, stored.label).info.file_format.value}"
+    except _IncompleteError:
+        return "incomplete"
     if stored in STOCK.values():
         return "by TFDS"
     if "skipped" in metadata:
@@ -158,6 +163,38 @@ def load(
 
 
 def _prepared(name, folder, label="label"):
+    builder = _described(name, folder, label)
+    if builder.info.file_format.value != "array_record":
+        raise _OtherFormatError(
+            f"{folder} is stored as {builder.info.file_format.value}, but only array_record can be read without "
+            f"TensorFlow; prepare it in another folder: {_command(name, 'DATA_DIR')}"
+        )
+    if lacking := [path for path in _record_files(builder, builder.info.splits) if not _has_content(path)]:
+        more = f" and {len(lacking) - 1} more of its record files" if len(lacking) > 1 else ""
+        are = "are" if more else "is"
+        raise _IncompleteError(
+            f"{folder} is damaged ({lacking[0].name}{more} {are} missing or empty): remove it and prepare {name} again"
+        )
+    return builder
+
+
+class _OtherFormatError(ValueError):
+    """A dataset is whole, but in a format that we do not read."""
+
+
+class _IncompleteError(ValueError):
+    """A dataset lacks some of its record files."""
+
+
+def _record_files(builder, splits):
+    return [pathlib.Path(path) for split in splits for path in builder.info.splits[split].filepaths]
+
+
+def _has_content(path):
+    return path.is_file() and path.stat().st_size > 0
+
+
+def _described(name, folder, label):
     try:
         builder = tfds.builder_from_directory(folder)
         _ = builder.info.features[label].names, builder.info.metadata  # read now
@@ -192,13 +229,7 @@ def _part(name, split, protocol, info, stored):
 
 
 def _source(name, split, builder, label, decoding):
-    try:
-        records = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
-    except NotImplementedError as error:
-        raise ValueError(
-            f"{builder.data_path} is stored as {builder.info.file_format.value}, but only array_record can be read "
-            f"without TensorFlow; prepare it in another folder: {_command(name, 'DATA_DIR')}"
-        ) from error
+    records = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
     return RecordSource(
         records,
         where=f"{name}/{split}",
@@ -256,7 +287,9 @@ def prepare(
         _refuse_other_images(name, folder, archive)
         return folder, False
     if wanted and archive is None:
-        if _is_complete(by_tfds := _data_dir(data_dir) / _stored(name, data_dir).folder):
+        stored = _stored(name, data_dir)
+        if _is_complete(by_tfds := _data_dir(data_dir) / stored.folder):
+            _prepared(name, by_tfds, stored.label)
             return by_tfds, False
         raise ValueError(f"{name} needs an archive: {wanted}")
     with _locked(folder.parent):
