@@ -1,6 +1,7 @@
 """Datasets are prepared once and whole, and read as they were written; damage is named."""
 
 import concurrent.futures
+import dataclasses
 import io
 import json
 import logging
@@ -93,6 +94,31 @@ def test_a_split_says_what_it_holds(data_dir):
     assert split.labels.tolist() == [example["label"] for example in split.source]
     image = split.source[0]["image"]
     assert (image.shape, image.dtype) == ((8, 8, 1), np.uint8)
+
+
+def test_a_digest_tells_a_split_from_another_one_of_its_name(data_dir, own_copy):
+    train = data.load("digits", "train", data_dir=data_dir)
+    assert data.load("digits", "train", data_dir=own_copy, image_size=16).digest == train.digest
+    assert data.load("digits", "test", data_dir=data_dir).digest != train.digest
+    assert str(train).startswith("1,397 images of 10 classes in 1 files of together ")
+    (file,) = own_copy.glob("digits/*/digits-train.array_record*")
+    changes = (
+        dataclasses.replace(train, files=((file.name, file.stat().st_size + 1),)),
+        dataclasses.replace(train, origin="another listing"),
+        dataclasses.replace(train, source=records.Selection([train.source], np.arange(1396))),
+    )
+    assert len({train.digest, *(split.digest for split in changes)}) == 4
+
+
+def test_a_digest_is_of_what_was_prepared_and_left_out(own_copy):
+    digests = {data.load("digits", "train", data_dir=own_copy).digest}
+    folder = own_copy / "digits" / "1.0.0"
+    for metadata in ({"listing": "1"}, {"listing": "2"}, {"skipped": ["a.jpg: it is missing"]}):
+        (folder / "metadata.json").write_text(json.dumps(metadata))
+        digests.add(data.load("digits", "train", data_dir=own_copy).digest)
+    assert len(digests) == 4
+    (folder / "metadata.json").write_text(json.dumps({"skipped": ["a.jpg: it cannot be read"]}))
+    assert data.load("digits", "train", data_dir=own_copy).digest in digests
 
 
 def test_tfds_reads_the_same(data_dir):

@@ -179,3 +179,13 @@ def test_the_list_of_datasets(capsys, tmp_path):
     assert capsys.readouterr().out.startswith("folder/birds: your own images; here: no; to prepare: the folder of")
     assert listing.main(["digit"]) == 2
     assert capsys.readouterr().err.startswith("error: unknown dataset 'digit'; did you mean 'digits'")
+
+
+def test_a_digest_is_of_spec_protocol_and_seed():
+    splits = [
+        synthetic.load(data.spec("cifar100_lt"), "train", **options)
+        for options in ({}, {"protocol": "100"}, {"protocol": "10"}, {"seed": 1}, {"image_size": 40})
+    ]
+    digests = [split.digest for split in splits]
+    assert digests[0] == digests[1] == digests[4]
+    assert len(set(digests)) == 3

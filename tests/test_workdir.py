@@ -19,6 +19,8 @@ import pytest
 from ml_collections import config_dict
 from small_run import digits
 
+from dsb_jax import data
+from dsb_jax.training import experiment, loop
 from dsb_jax.training import workdir as workdir_module
 from dsb_jax.training.workdir import Workdir, read_mark, require_seen
 
@@ -102,6 +104,89 @@ def test_force_with_the_same_config_goes_on(tmp_path):
         files.begin()
         assert files.results == {"top1": 0.5}
     assert names(tmp_path) == {".lock", "config.json", "metrics.jsonl", "results.json", "checkpoints"}
+
+
+def dataset(digest="0a", images=18):
+    train = {"digest": digest, "is": f"{images} images of 2 classes"}
+    return {"name": "folder/insects", "splits": {"train": train, "test": {"digest": "1b", "is": "some images"}}}
+
+
+def begun(folder, found, **options):
+    """A run on this dataset, that has ended."""
+    files = Workdir(folder, digits(), **options)
+    files.require_dataset(found)
+    with files:
+        files.begin()
+        files.write_json("results.json", {"top1": 0.5})
+    return files
+
+
+def test_the_same_dataset_goes_on(tmp_path):
+    begun(tmp_path, dataset())
+    assert begun(tmp_path, dataset()).results == {"top1": 0.5}
+    assert names(tmp_path) == {".lock", "config.json", "dataset.json", "metrics.jsonl", "results.json"}
+
+
+def test_another_dataset_of_the_same_name_is_refused_in_words(tmp_path):
+    begun(tmp_path, dataset())
+    with pytest.raises(ValueError, match="holds a run on another folder/insects than is here now") as raised:
+        begun(tmp_path, dataset("2c", 15))
+    assert str(raised.value) == (
+        f"{tmp_path} holds a run on another folder/insects than is here now (train: 18 images of 2 classes, digest 0a "
+        "-> 15 images of 2 classes, digest 2c; a digest is of the record files, the images of each class and those "
+        "left out); choose another --workdir, or prepare the dataset as it was, or --resume=force to go on with this "
+        "one, or --resume=never to start anew"
+    )
+    assert json.loads((tmp_path / "dataset.json").read_text()) == dataset()
+
+
+def test_force_goes_on_with_another_dataset_and_keeps_what_was_said_of_the_one_before(tmp_path, caplog):
+    begun(tmp_path, dataset())
+    begun(tmp_path, dataset("2c", 15), resume="force")
+    assert caplog.messages == [
+        f"{tmp_path} goes on with another dataset (train: 18 images of 2 classes, digest 0a -> 15 images of 2 classes, "
+        "digest 2c)"
+    ]
+    assert json.loads((tmp_path / "dataset.1.json").read_text()) == dataset()
+    assert json.loads((tmp_path / "dataset.json").read_text()) == dataset("2c", 15)
+    assert {"config.1.json", "results.1.json"} <= names(tmp_path)
+
+
+def test_never_takes_any_dataset(tmp_path):
+    begun(tmp_path, dataset())
+    begun(tmp_path, dataset("2c", 15), resume="never")
+    assert json.loads((tmp_path / "previous-1" / "dataset.json").read_text()) == dataset()
+
+
+def test_a_run_that_says_nothing_of_its_dataset_goes_on(tmp_path, caplog):
+    finish(tmp_path)
+    assert begun(tmp_path, dataset()).results == {"top1": 0.5}
+    assert caplog.messages == []
+    with pytest.raises(ValueError, match="another folder/insects"):
+        begun(tmp_path, dataset("2c", 15))
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"splits": {"train": 3}}'])
+def test_a_damaged_dataset_file_is_another_dataset(tmp_path, content):
+    begun(tmp_path, dataset())
+    (tmp_path / "dataset.json").write_text(content)
+    with pytest.raises(ValueError, match=r"than is here now \(its dataset.json cannot be read"):
+        begun(tmp_path, dataset())
+    begun(tmp_path, dataset(), resume="force")
+
+
+def test_a_run_is_refused_where_its_dataset_became_another_one(tmp_path):
+    here = experiment.build(digits()).dataset
+    begun(tmp_path / "run", here)
+    shutil.copytree(data.datasets.prepare("digits")[0], tmp_path / "data" / "digits" / "1.0.0")
+    moved = digits(data_dir=str(tmp_path / "data"))
+    assert experiment.build(moved).dataset == here
+    labels = np.array(data.load("digits", "train").labels)
+    np.save(tmp_path / "data" / "digits" / "1.0.0" / "labels-train.npy", (labels + (np.arange(len(labels)) == 3)) % 10)
+    before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.name != ".lock"}
+    with pytest.raises(ValueError, match="holds a run on another digits than is here now"):
+        loop.train(moved, tmp_path / "run")
+    assert {path: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.name != ".lock"} == before
 
 
 @pytest.mark.parametrize("config", ["", "loss=focal"])

@@ -5,6 +5,7 @@ import dataclasses
 import errno
 import fcntl
 import io
+import json
 import logging
 import os
 import pathlib
@@ -159,7 +160,9 @@ def load(
     source = sources[0]
     if len(sources) > 1 or part.relabel is not None or part.choose is not None:
         source = _selection(f"{name}/{split}", sources, part, seed)
-    return Split(name, split, source, class_names, decoding.shape, decoding.random)
+    stored_in = tuple((path.name, path.stat().st_size) for path in _record_files(builder, part.stored))
+    origin = _origin(builder.info.metadata or {})
+    return Split(name, split, source, class_names, decoding.shape, decoding.random, stored_in, origin)
 
 
 def _prepared(name, folder, label="label"):
@@ -205,6 +208,12 @@ def _described(name, folder, label):
         if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
             raise
         raise ValueError(f"{folder} is damaged ({error or error!r}): remove it and prepare {name} again") from error
+
+
+def _origin(metadata):
+    """What the metadata say of the images that were prepared, and of those that were not; reasons are worded anew."""
+    skipped = [text.partition(": ")[0] for text in metadata.get("skipped", ())]
+    return json.dumps([metadata.get("listing", ""), skipped])
 
 
 def _part(name, split, protocol, info, stored):

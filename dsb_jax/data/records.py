@@ -3,6 +3,8 @@
 import contextlib
 import dataclasses
 import functools
+import hashlib
+import json
 import logging
 import operator
 import os
@@ -57,6 +59,8 @@ class Split:
       class_names: one for each class, in the order of the labels.
       image_shape: ``(height, width, channels)``.
       random_crops: whether training sees other crops of the images each time, which ``source.crops`` gives.
+      files: names and sizes of the record files that it is read from; of a rehearsal there are none.
+      origin: what else tells the dataset from another one of its name.
     """
 
     name: str
@@ -65,6 +69,8 @@ class Split:
     class_names: tuple[str, ...]
     image_shape: tuple[int, int, int]
     random_crops: bool = False
+    files: tuple[tuple[str, int], ...] = ()
+    origin: str = ""
 
     def __len__(self) -> int:
         return len(self.source)
@@ -80,6 +86,22 @@ class Split:
         labels = self.source.labels()
         labels.setflags(write=False)
         return labels
+
+    @property
+    def digest(self) -> str:
+        """Tells this split from another one of its name, wherever it lies; no image is read for it.
+
+        It is of ``files``, ``origin`` and the number of images of each class.
+        """
+        counts = np.bincount(self.labels, minlength=self.num_classes).tolist()
+        content = json.dumps([sorted(self.files), self.origin, counts])
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    def __str__(self) -> str:
+        """What there is of it, for people."""
+        size = sum(size for _, size in self.files)
+        stored = f" in {len(self.files):,} files of together {size:,} bytes" if self.files else ""
+        return f"{len(self):,} images of {self.num_classes:,} classes{stored}"
 
 
 class RecordSource:

@@ -48,7 +48,15 @@ def load(spec: Spec, split: str, *, protocol: str | None = None, seed: int = 0, 
     labels = np.repeat(np.arange(len(part.counts), dtype=np.int32), part.counts)
     labels = np.random.default_rng(seed).permutation(labels)
     source = _MadeUp(_Records(_files(spec, seed), labels), where=f"synthetic {spec.name}/{split}", decoding=decoding)
-    return Split(spec.name, split, source, _class_names(spec, split, protocol), decoding.shape, decoding.random)
+    return Split(
+        spec.name,
+        split,
+        source,
+        _class_names(spec, split, protocol),
+        decoding.shape,
+        decoding.random,
+        origin=f"rehearsal {spec.name} {protocol or next(iter(spec.protocols))} {seed}",
+    )
 
 
 class _Records:

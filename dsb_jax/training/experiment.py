@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import logging
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -71,6 +72,12 @@ class Experiment:
     def class_names(self) -> tuple[str, ...]:
         """In the order of the labels."""
         return self.train.class_names
+
+    @property
+    def dataset(self) -> dict[str, Any]:
+        """What the run is on: the dataset's name, and of each split the digest and what there is of it in words."""
+        splits = {split.split: {"digest": split.digest, "is": str(split)} for split in (self.train, self.test)}
+        return {"name": self.train.name, "splits": splits}
 
     def epoch(self, step: int, batch_size: int) -> float:
         """Passes over the training set after ``step`` updates."""

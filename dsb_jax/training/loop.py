@@ -44,8 +44,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str], *, resume: str = 
     Args:
       config: as :func:`dsb_jax.training.base_config` makes it.
       workdir: the folder to write to.
-      resume: ``"auto"`` goes on with a run of the same config, ``"force"`` also with one of another, and ``"never"``
-        moves what is there aside and begins anew.
+      resume: ``"auto"`` goes on with a run of the same config on the same dataset, ``"force"`` also with one of
+        others, and ``"never"`` moves what is there aside and begins anew.
 
     Returns:
       What ``results.json`` holds.
@@ -70,6 +70,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str], *, resume: str = 
         enter = stack.enter_context
         watchdog = enter(Watchdog(60 * config.watchdog_minutes))
         experiment = processes.everywhere(lambda: experiments.build(config))
+        processes.everywhere(lambda: files.require_dataset(experiment.dataset))
         program = Program(config, experiment)
         processes.everywhere(lambda: enter(files))
         mark = processes.of_first(lambda: read_mark(files.path))

@@ -1,7 +1,7 @@
 """What a run leaves behind: a folder that one run at a time writes to, and the files in it.
 
-``config.json``, ``environment.json``, ``train_indices.npy``, ``metrics.jsonl`` and, of a run that is finished,
-``results.json``. Every file but ``metrics.jsonl`` is replaced at once or not at all.
+``config.json``, ``dataset.json``, ``environment.json``, ``train_indices.npy``, ``metrics.jsonl`` and, of a run that is
+finished, ``results.json``. Every file but ``metrics.jsonl`` is replaced at once or not at all.
 """
 
 import contextlib
@@ -45,8 +45,9 @@ class Workdir:
     Args:
       path: made if it is not there.
       config: what the run is.
-      resume: what becomes of a run that the folder holds. ``"auto"`` goes on with one of the same config and refuses
-        another, ``"force"`` goes on with either, and ``"never"`` moves all that is there to ``previous-<n>``.
+      resume: what becomes of a run that the folder holds. ``"auto"`` goes on with one of the same config on the same
+        dataset and refuses another, ``"force"`` goes on with either, and ``"never"`` moves all that is there to
+        ``previous-<n>``.
       neutral: names of settings that change no result; they may differ.
       defaults: settings and their defaults, which those have that a run of an earlier version did not know.
 
@@ -70,6 +71,7 @@ class Workdir:
         self._settings = _finite(config.to_dict())
         self._resume, self._neutral = resume, frozenset(neutral)
         self._defaults = dict(_flat(_finite(defaults.to_dict()))) if defaults is not None else {}
+        self._dataset: dict[str, Any] | None = None  # not known yet
         self.lines = 0  # of metrics.jsonl since it was cut back
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"workdir {str(path)!r} is not a folder")
@@ -89,11 +91,26 @@ class Workdir:
     def __exit__(self, *exception: Any) -> None:
         self._opened.close()
 
+    def require_dataset(self, dataset: dict[str, Any]) -> None:
+        """Has the run go on with this dataset alone; a run that says nothing of its dataset, as older ones, goes on.
+
+        Args:
+          dataset: its ``name``, and of its ``splits`` by name the ``digest`` and what it ``is`` in words.
+
+        Raises:
+          ValueError: with ``resume="auto"`` if the folder's run is on another one, and so from now on do entering and
+            beginning.
+        """
+        self._dataset = dataset
+        self._changes()
+
     def begin(self) -> None:
         """Makes the folder this run's, as ``resume`` says: until now it can still be left as it was."""
         with _naming(self.path):
             self._supersede()
         self.write_json("config.json", self._settings)
+        if self._dataset is not None:
+            self.write_json("dataset.json", self._dataset)
         self._open_metrics()
         self._opened.callback(self._close_metrics)
 
@@ -168,14 +185,38 @@ class Workdir:
                 pass
 
     def _changes(self):
-        """What the config of the folder's run has otherwise, as text; "auto" refuses it."""
-        changes = self._compare()
-        if changes and self._resume == "auto":
+        """What the folder's run has otherwise, its config or its dataset, as text; "auto" refuses it."""
+        config, dataset = self._compare(), self._compare_datasets()
+        if config and self._resume == "auto":
             raise ValueError(
-                f"{self.path} holds a run of another config ({changes}); choose another --workdir, or --resume=force "
+                f"{self.path} holds a run of another config ({config}); choose another --workdir, or --resume=force "
                 "to go on with these settings, or --resume=never to start anew"
             )
-        return changes
+        if dataset and self._resume == "auto":
+            raise ValueError(
+                f"{self.path} holds a run on another {self._dataset['name']} than is here now ({dataset}; a digest is "
+                "of the record files, the images of each class and those left out); choose another --workdir, or "
+                "prepare the dataset as it was, or --resume=force to go on with this one, or --resume=never to start "
+                "anew"
+            )
+        return "; ".join(
+            f"another {what} ({text})" for what, text in (("config", config), ("dataset", dataset)) if text
+        )
+
+    def _compare_datasets(self):
+        """Empty where that of either run is not known."""
+        if self._dataset is None or not (self.path / "dataset.json").exists():
+            return ""
+        try:
+            before = self._read_json("dataset.json")["splits"]
+            differing = [
+                f"{split}: {_told(before[split])} -> {_told(now)}"
+                for split, now in self._dataset["splits"].items()
+                if split in before and before[split]["digest"] != now["digest"]
+            ]
+        except (ValueError, AttributeError, KeyError, TypeError):  # no JSON, or of another form
+            return "its dataset.json cannot be read"
+        return ", ".join(differing)
 
     def _compare(self):
         if not (self.path / "config.json").exists():
@@ -195,12 +236,12 @@ class Workdir:
         if self._resume == "never":
             self._move_all_aside()
         elif changes := self._changes():
-            names = ("results", "config")
+            names = ("results", "config", "dataset")
             number = _unused(lambda n: any((self.path / f"{name}.{n}.json").exists() for name in names))
             for name in names:
                 with contextlib.suppress(FileNotFoundError):
                     (self.path / f"{name}.json").rename(self.path / f"{name}.{number}.json")
-            _logger.warning("%s goes on with another config (%s)", self.path, changes)
+            _logger.warning("%s goes on with %s", self.path, changes)
         self._superseded = False
 
     def _move_all_aside(self):
@@ -285,7 +326,7 @@ class Elsewhere:
     def _nothing(self, *arguments: Any, **named: Any) -> None:
         pass
 
-    begin = write_json = write_indices = write_arrays = log = cut_back = record_environment = _nothing
+    require_dataset = begin = write_json = write_indices = write_arrays = log = cut_back = record_environment = _nothing
 
 
 @contextlib.contextmanager
@@ -320,6 +361,10 @@ def _naming(path):
         yield
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _told(split):
+    return f"{split['is']}, digest {split['digest']}"
 
 
 def _unused(taken):
