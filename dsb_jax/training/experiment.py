@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from dsb_jax import balancers, data, losses, models, validation
 from dsb_jax.balancers import Balancer
 from dsb_jax.data import long_tail, samplers, synthetic
+from dsb_jax.data.builders import OWN
 from dsb_jax.objectives import Supervised
 from dsb_jax.training import optimizers
 from dsb_jax.training.config import base_config
@@ -170,9 +171,11 @@ def _placement(config):
 
 def _splits(config):
     """The training split, and the one that results are reported on."""
-    spec = data.spec(config.dataset)
     if config.data not in _DATA:
         raise validation.unknown_name("data", config.data, _DATA)
+    if config.data == "synthetic" and config.dataset.partition("/")[0] in OWN:
+        raise ValueError(f"own images have no rehearsal: data=synthetic needs published numbers, got {config.dataset}")
+    spec = data.spec(config.dataset)
     evaluation = config.eval_split or ("test" if spec is None else spec.protocol(config.protocol).evaluation)
     if evaluation == "train":
         raise ValueError("eval_split must be another one than train")
@@ -188,8 +191,6 @@ def _splits(config):
     options = {"protocol": config.protocol, "seed": seed, **sizes}
     if config.data == "prepared":
         load = functools.partial(data.load, config.dataset, data_dir=config.data_dir)
-    elif spec is None:
-        raise ValueError(f"data=synthetic needs a dataset whose numbers are known, and {config.dataset} is your own")
     else:
         load = functools.partial(synthetic.load, spec)
         profile = f"; numbers of images: {spec.profile}" if spec.profile else ""
