@@ -78,9 +78,29 @@ def main(arguments: Sequence[str]) -> None:
     except KeyboardInterrupt:
         _exit("interrupted", 130)
     except jax.errors.JaxRuntimeError as error:
+        if _is_out_of_memory(error):
+            _exit(f"error: {_what_did_not_fit(error)}", 1)
         if jax.process_count() == 1:
             raise
         _exit(f"error: process {jax.process_index()} lost the others: {_one_line(error)}", 1)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    text = str(error)
+    return "RESOURCE_EXHAUSTED" in text or "out of memory" in text.lower()
+
+
+def _what_did_not_fit(error: BaseException) -> str:
+    """XLA's report is some hundred lines, of which the first says how much was wanted."""
+    wanted = re.search(r"allocat\w+ ([\d.]+)\s?(\w+)", str(error))
+    amount = ""
+    if wanted:
+        number, unit = wanted.groups()
+        amount = f" of {float(number) / 1e9:,.1f} GB" if unit == "bytes" else f" of {number} {unit}"
+    return (
+        f"the run does not fit into the device's memory: an allocation{amount} failed; try a smaller batch_size, or "
+        "accumulate=2 or more to pass a batch in parts, or devices with more memory or more of them"
+    )
 
 
 def _exit(message, code):

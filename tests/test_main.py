@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from dsb_jax import data, main
@@ -60,6 +61,38 @@ def test_an_interrupt_is_no_traceback(command, monkeypatch, capsys):
         command(DIGITS)
     assert raised.value.code == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "amount"),
+    [
+        ("RESOURCE_EXHAUSTED: Out of memory allocating 1073741824 bytes.", " of 1.1 GB"),
+        ("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 68719476736 bytes.\nlines", " of 68.7 GB"),
+        ("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 5.77GiB.", " of 5.77 GiB"),
+        ("INTERNAL: CUDA_ERROR_OUT_OF_MEMORY: out of memory", ""),
+    ],
+)
+def test_a_run_that_does_not_fit_is_one_line(command, monkeypatch, capsys, text, amount):
+    def too_large(config, workdir, resume):
+        raise jax.errors.JaxRuntimeError(text)
+
+    monkeypatch.setattr(main, "train", too_large)
+    with pytest.raises(SystemExit) as raised:
+        command(DIGITS)
+    assert raised.value.code == 1
+    assert capsys.readouterr().err == (
+        f"error: the run does not fit into the device's memory: an allocation{amount} failed; try a smaller "
+        "batch_size, or accumulate=2 or more to pass a batch in parts, or devices with more memory or more of them\n"
+    )
+
+
+def test_other_errors_of_the_device_are_not_made_up(command, monkeypatch):
+    def broken(config, workdir, resume):
+        raise jax.errors.JaxRuntimeError("INTERNAL: a bug")
+
+    monkeypatch.setattr(main, "train", broken)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="a bug"):
+        command(DIGITS)
 
 
 def shell(folder, *arguments):
