@@ -337,6 +337,42 @@ def test_a_damaged_dataset_is_a_cell_of_the_list(archive, capsys):
     assert "folder/insects      damaged" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("arguments", [[], ["folder/insects"]])
+def test_a_data_dir_that_cannot_be_is_one_line(arguments, capsys):
+    assert overview.main([*arguments, "--data-dir", "x" * 300]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: [Errno 36] File name too long: ")
+
+
+def test_a_dataset_that_may_not_be_read_is_a_cell_of_the_list(archive, monkeypatch, capsys):
+    """For root every file can be read."""
+
+    def refusing(folder):
+        if "insects" in str(folder):
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        return is_complete(folder)
+
+    assert run(archive) == 0
+    is_complete = datasets._is_complete
+    monkeypatch.setattr(datasets, "_is_complete", refusing)
+    capsys.readouterr()
+    assert overview.main(["--data-dir", str(archive.parent / "data")]) == 0
+    assert "folder/insects      unreadable" in capsys.readouterr().out
+    assert overview.main(["folder/insects", "--data-dir", str(archive.parent / "data")]) == 2
+    assert capsys.readouterr().err.startswith("error: [Errno 13] Permission denied: ")
+
+
+def test_a_reader_that_has_seen_enough_ends_the_list_quietly():
+    reading, writing = os.pipe()
+    os.close(reading)
+    listed = subprocess.run(
+        [sys.executable, "-m", "dsb_jax.data"], stdout=writing, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(writing)
+    assert (listed.returncode, listed.stderr) == (0, "")
+
+
 def test_skipping_is_refused_where_files_are_no_images(tmp_path, capsys):
     (tmp_path / "x").write_text("")
     assert prepare.main(["mnist", "--archive", str(tmp_path), "--data-dir", str(tmp_path / "data"), "--skip-bad"]) == 2

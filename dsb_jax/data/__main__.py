@@ -1,6 +1,8 @@
 """Lists all datasets: ``python -m dsb_jax.data``."""
 
 import argparse
+import errno
+import os
 import sys
 from collections.abc import Sequence
 
@@ -29,11 +31,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data-dir", metavar="DIR", help="$TFDS_DATA_DIR or ~/tensorflow_datasets by default")
     options = parser.parse_args(arguments)
     try:
-        print(_described(options.name, options.data_dir) if options.name else _listed(options.data_dir))
-    except ValueError as error:
+        text = _described(options.name, options.data_dir) if options.name else _listed(options.data_dir)
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    _print(text)
     return 0
+
+
+def _print(text: str) -> None:
+    """Writes to a reader that may have seen enough, as ``head`` has."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # What is left in the buffer would be complained of when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _listed(data_dir: str | None) -> str:
@@ -83,6 +95,10 @@ def _state(name: str, data_dir: str | None) -> str:
         return datasets.state(name, data_dir)
     except ValueError:
         return "damaged"
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise  # of the data directory, and so of all
+        return "unreadable"
 
 
 def _size(spec: Spec) -> str:
