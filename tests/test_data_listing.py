@@ -48,13 +48,33 @@ def read(path, split):
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_the_splits_of_a_table(tmp_path, suffix, capsys):
-    splits = ["train"] * 7 + ["test"] * 3 + ["val", "Validation"]
+    splits = ["train"] * 7 + ["test"] * 3 + ["Test"] * 2
     rows = [row | {"split": split} for row, split in zip(fill(tmp_path), splits, strict=True)]
     path = write(tmp_path / f"animals{suffix}", rows)
     assert run(path) == 0
     assert "7 train, 5 test" in capsys.readouterr().out
     assert read(path, "train") == [(number, "ab"[number % 2]) for number in range(7)]
     assert read(path, "test") == [(number, "ab"[number % 2]) for number in range(7, 12)]
+
+
+def test_validation_is_a_split_of_its_own(tmp_path, capsys):
+    splits = ["train"] * 7 + ["test"] * 3 + ["val", "Validation"]
+    rows = [row | {"split": split} for row, split in zip(fill(tmp_path), splits, strict=True)]
+    path = write(tmp_path / "animals.csv", rows)
+    assert run(path) == 0
+    assert "7 train, 3 test, 2 val" in capsys.readouterr().out
+    assert read(path, "test") == [(number, "ab"[number % 2]) for number in range(7, 10)]
+    assert read(path, "val") == [(10, "a"), (11, "b")]
+
+
+def test_validation_is_the_test_where_there_is_no_other(tmp_path):
+    splits = ["train"] * 7 + ["val"] * 3 + ["Validation"] * 2
+    rows = [row | {"split": split} for row, split in zip(fill(tmp_path), splits, strict=True)]
+    path = write(tmp_path / "animals.csv", rows)
+    assert run(path) == 0
+    assert read(path, "test") == [(number, "ab"[number % 2]) for number in range(7, 12)]
+    with pytest.raises(ValueError, match="unknown split of listing/animals 'val'"):
+        read(path, "val")
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])

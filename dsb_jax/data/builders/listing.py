@@ -17,22 +17,22 @@ from dsb_jax.data.archive import Archive
 from dsb_jax.data.builders.from_files import FromFiles, held_out
 from dsb_jax.data.builders.index import Index, Item, shown
 
-_SPLITS = {"train": "train", "test": "test", "val": "test", "validation": "test"}
+_SPLITS = {"train": "train", "test": "test", "val": "val", "validation": "val"}
 
 
 class Listing(FromFiles, skip_registration=True):
     """The images in the rows of a table with the columns ``path`` and ``label``, and ``split`` where there is one.
 
     Paths are relative to the folder of the table, or absolute. Labels are class names, numbered in their order; where
-    all of them are integers, in that of the integers. ``split`` is ``train``, or ``test`` (or ``val``); without it, a
-    fifth of each class, at least one image, is drawn for the test with a fixed seed. The config of this builder has the
-    name that the user gives to the dataset.
+    all of them are integers, in that of the integers. ``split`` is ``train``, ``test`` or ``val``, which is the test
+    where there is no other; without it, a fifth of each class, at least one image, is drawn for the test with a fixed
+    seed. The config of this builder has the name that the user gives to the dataset.
     """
 
     name = "listing"
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        "a .csv or .parquet file with the columns path and label, and split (train or test) where the images are "
-        "divided already; paths are relative to its folder"
+        "a .csv or .parquet file with the columns path and label, and split (train, test or val) where the images "
+        "are divided already; paths are relative to its folder"
     )
     table: str = ""  # the file's name in the archive's folder
 
@@ -46,19 +46,19 @@ class Listing(FromFiles, skip_registration=True):
             raise ValueError(f"{where} must have at least two classes, got {shown(names)}")
         numbers = {name: number for number, name in enumerate(names)}
         labels = np.array([numbers[row.label] for row in rows])
-        in_test = np.array([row.split == "test" for row in rows])
-        if not any(row.split for row in rows):
-            in_test = _drawn(labels, names)
-        items = [Item(row.path, int(label)) for row, label in zip(rows, labels, strict=True)]
-        splits = {
-            split: [item for item, chosen in zip(items, in_test == is_test, strict=True) if chosen]
-            for split, is_test in (("train", False), ("test", True))
-        }
+        places = [row.split for row in rows]
+        if not any(places):
+            places = ["test" if drawn else "train" for drawn in _drawn(labels, names)]
+        elif "test" not in places:
+            places = ["test" if place == "val" else place for place in places]
+        splits: dict[str, list[Item]] = {"train": [], "test": []} | ({"val": []} if "val" in places else {})
+        for row, label, place in zip(rows, labels, places, strict=True):
+            splits[place].append(Item(row.path, int(label)))
         return Index(names, splits, archive)
 
 
 class _Row(NamedTuple):
-    """A row as texts: ``split`` is train, test, or empty where the table has no such column."""
+    """A row as texts: ``split`` is train, test, val, or empty where the table has no such column."""
 
     path: str
     label: str
@@ -89,7 +89,7 @@ def _check(where: pathlib.Path, rows: list[_Row]) -> None:
     divided = any(row.split for row in rows)
     for number, row in enumerate(rows, start=1):
         wrong += [f"row {number} has no {name}" for name in ("path", "label") if not getattr(row, name)]
-        if divided and row.split not in ("train", "test"):
+        if divided and row.split not in _SPLITS.values():
             wrong.append(f"row {number} must have a split of {', '.join(_SPLITS)}, got {row.split!r}")
     folder = str(where.parent.resolve())
     places = [posixpath.normpath(posixpath.join(folder, row.path)) for row in rows if row.path]
