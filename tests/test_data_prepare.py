@@ -527,6 +527,7 @@ class Listed(FromFiles, skip_registration=True):
 def build(tmp_path, class_names=("a", "b"), **splits):
     import tensorflow_datasets as tfds
 
+    tmp_path.mkdir(exist_ok=True)
     for number in range(4):
         (tmp_path / f"{number}.png").write_bytes(encoded(number, "PNG"))
     builder = Listed(data_dir=tmp_path / "data", file_format="array_record")
@@ -567,6 +568,26 @@ def test_numbers_are_compared_with_the_published_ones(tmp_path, monkeypatch, att
     monkeypatch.setattr(Listed, attribute, value)
     with pytest.raises(ValueError, match=message):
         build(tmp_path, train=[Item("0.png", 0), Item("1.png", 1)])
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "skipped"),
+    [
+        ("images_per_split", {"train": 1202}, "train: 1,200 of 1,202 images are missing"),
+        ("images_per_class", {"train": [1, 3]}, "train: 2 of 3 images of class b are missing"),
+    ],
+)
+def test_how_many_are_missing_is_recorded_where_their_names_are_not_known(
+    tmp_path, monkeypatch, attribute, value, skipped
+):
+    items = [Item("0.png", 0), Item("1.png", 1)]
+    monkeypatch.setattr(Listed, "skip_bad", True)
+    monkeypatch.setattr(Listed, attribute, value)
+    assert build(tmp_path, train=items).info.metadata["skipped"] == [skipped]
+    assert from_files.number_skipped([skipped, "a/b.png: it is missing"]) == (1201 if "1,200" in skipped else 3)
+    monkeypatch.setattr(Listed, attribute, {"train": 1 if attribute == "images_per_split" else [0, 1]})
+    with pytest.raises(ValueError, match=r"listed/train must have \d images.*, but \d are in "):
+        build(tmp_path / "more", train=items)
 
 
 def test_class_names_must_differ(tmp_path):

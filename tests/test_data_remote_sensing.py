@@ -9,6 +9,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.datasets.resisc45 import resisc45_dataset_builder
 from tensorflow_datasets.image_classification import eurosat
 
+from dsb_jax.data.archive import Archive
 from dsb_jax.data.builders import remote_sensing
 from dsb_jax.data.builders.remote_sensing import Eurosat, Resisc45, Rsscn7
 
@@ -48,12 +49,12 @@ def archive(tmp_path, monkeypatch, builder):
     rng = np.random.default_rng(0)
     counts = [3] + [2] * (len(builder.folders) - 1)
     monkeypatch.setattr(builder, "images_per_class", {"train": counts})
-    top = tmp_path / "archive" / builder.inside[0]
+    top, digits = tmp_path / "archive" / builder.inside[0], 1 if builder is Eurosat else 3
     for (name, folder), count in zip(builder.folders.items(), counts, strict=True):
         (top / folder).mkdir(parents=True)
         for number in range(1, count + 1):
             image = rng.integers(0, 256, builder.image_shape, np.uint8)
-            assert cv2.imwrite(str(top / folder / f"{builder.prefixes[name]}{number:03d}.jpg"), image)
+            assert cv2.imwrite(str(top / folder / f"{builder.prefixes[name]}{number:0{digits}d}.jpg"), image)
     (top / "README.md").write_text("# images")
     return top
 
@@ -120,14 +121,24 @@ def remove_class(builder, archive, label):
     shutil.rmtree(archive / list(builder.folders.values())[label])
 
 
+def first_image(builder, archive, label):
+    return min((archive / list(builder.folders.values())[label]).iterdir())
+
+
 def remove_image(builder, archive, label):
-    next((archive / list(builder.folders.values())[label]).iterdir()).unlink()
+    first_image(builder, archive, label).unlink()
+
+
+def rename_image(builder, archive, label):
+    """An extra one makes up for one that is missing, by number."""
+    image = first_image(builder, archive, label)
+    image.rename(image.with_stem(f"{image.stem}61"))
 
 
 def swap(builder, archive, label):
     """An image of the first class goes to those of another."""
     first, *_ = builder.folders.values()
-    (image,) = (archive / first).glob("*003.jpg")
+    (image,) = (archive / first).glob("*3.jpg")
     image.rename(archive / list(builder.folders.values())[label] / image.name)
 
 
@@ -137,17 +148,61 @@ def swap(builder, archive, label):
     [
         (remove_class, 0, FileNotFoundError, "{folder} is not in {archive}"),
         (remove_class, 2, FileNotFoundError, "{folder} of {classes} class folders are not in {archive}"),
-        (remove_image, 2, ValueError, "{dataset}/train must have 2 images of class {name}, but 1 are in {archive}"),
-        (swap, 2, ValueError, "is among the images of {name}, whose names are {prefix}NUMBER.jpg: of which class is"),
+        (
+            remove_image,
+            2,
+            ValueError,
+            "images cannot be used; mend them, or leave them out with --skip-bad: {first}: it is",
+        ),
+        (rename_image, 2, ValueError, "61.jpg in {archive} are among the images of {name}, whose names are {prefix}"),
+        (swap, 2, ValueError, "3.jpg in {archive} are among the images of {name}, whose names are {prefix}"),
     ],
 )
 def test_what_is_wrong_is_named(builder, archive, tmp_path, damage, label, error, message):
-    damage(builder, archive, label)
     name, folder = list(builder.folders.items())[label]
-    facts = {"name": name, "folder": folder, "prefix": builder.prefixes[name], "classes": len(builder.folders)}
+    first = "" if damage is remove_class else first_image(builder, archive, label).relative_to(archive)
+    damage(builder, archive, label)
+    facts = {"first": first} | {
+        "name": name,
+        "folder": folder,
+        "prefix": builder.prefixes[name],
+        "classes": len(builder.folders),
+    }
     with pytest.raises(error) as raised:
         prepare(builder, archive, tmp_path / "data")
     assert message.format(dataset=builder.name, archive=archive, **facts) in str(raised.value)
+
+
+@BUILDERS
+def test_a_missing_image_can_be_left_out(builder, archive, tmp_path):
+    first = first_image(builder, archive, 2)
+    first.unlink()
+    written = builder(data_dir=tmp_path / "data", file_format="array_record")
+    written.skip_bad = True
+    written.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(manual_dir=archive, try_download_gcs=False)
+    )
+    assert written.info.metadata["skipped"] == [f"{first.relative_to(archive)}: it is missing"]
+    assert written.info.splits["train"].num_examples == 2 * len(builder.folders)
+
+
+@pytest.mark.parametrize(
+    ("builder", "first", "last"),
+    [
+        (Rsscn7, "aGrass/a001.jpg", "gParking/g400.jpg"),
+        (Resisc45, "airplane/airplane_001.jpg", "wetland/wetland_700.jpg"),
+        (Eurosat, "AnnualCrop/AnnualCrop_1.jpg", "SeaLake/SeaLake_999.jpg"),
+    ],
+)
+def test_images_are_in_the_order_of_their_names(builder, first, last, tmp_path):
+    for folder in builder.folders.values():
+        (tmp_path / folder).mkdir()
+    paths = [item.path for item in builder(data_dir=tmp_path / "data")._index(Archive(tmp_path)).splits["train"]]
+    assert (paths[0], paths[-1]) == (first, last)
+    assert len(set(paths)) == len(paths) == sum(builder.images_per_class["train"])
+    for folder in builder.folders.values():
+        of_class = [path for path in paths if path.startswith(f"{folder}/")]
+        assert of_class == sorted(of_class)
 
 
 def test_what_is_still_packed_is_named(tmp_path):

@@ -21,7 +21,7 @@ from tensorflow_datasets.core import constants
 from dsb_jax import validation
 from dsb_jax.data.builders import BUILDERS, OWN, SPECS, listing
 from dsb_jax.data.builders import folder as folders
-from dsb_jax.data.builders.from_files import FromFiles, labels_file
+from dsb_jax.data.builders.from_files import FromFiles, labels_file, number_skipped
 from dsb_jax.data.builders.stock import STOCK, Stored
 from dsb_jax.data.decoding import Decoding
 from dsb_jax.data.records import RecordSource, Selection, Split
@@ -76,7 +76,7 @@ def state(name: str, data_dir: PathLike | None = None) -> str:
     if stored in STOCK.values():
         return "by TFDS"
     if "skipped" in metadata:
-        return f"without {len(metadata['skipped']):,} files"
+        return f"without {number_skipped(metadata['skipped']):,} files"
     # Of published datasets only a part needs to be told from others.
     return "a part" if "listing" in metadata and name in SPECS else "yes"
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import tensorflow_datasets as tfds
 
 from dsb_jax.data import datasets
+from dsb_jax.data.builders.from_files import number_skipped
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,7 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     examples = ", ".join(f"{part.num_examples} {split}" for split, part in info.splits.items())
     print(f"{name} is {'now' if written else 'already'} in {folder}: {examples}")
     if skipped := (info.metadata or {}).get("skipped"):
-        print(f"without {len(skipped)} files that are missing or damaged: {folder / 'metadata.json'} lists them")
+        number = number_skipped(skipped)
+        print(f"without {number} files that are missing or damaged: {folder / 'metadata.json'} lists them")
     return 0
 
 

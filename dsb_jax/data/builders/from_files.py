@@ -8,6 +8,7 @@ dataset appears whole or not at all.
 import collections
 import os
 import pathlib
+import re
 import shutil
 from collections.abc import Sequence
 from typing import Any
@@ -28,7 +29,8 @@ class FromFiles(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=T
     Its docstring is the description. ``MANUAL_DOWNLOAD_INSTRUCTIONS`` says which files are wanted from where.
 
     Attributes:
-      skip_bad: go on without files that are missing or damaged, and record them in the metadata.
+      skip_bad: go on without files that are missing or damaged, and record them in the metadata; of those whose names
+        are not known, how many there are.
       images_per_split: how many there must be; splits without an entry may have any number.
       images_per_class: likewise of each class, integers ``[num_classes]``.
       image_shape: of all images, None where sizes differ.
@@ -75,7 +77,8 @@ class FromFiles(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=T
         del download_config
         index = self._index(Archive(dl_manager.manual_dir))
         _check(self.name, index)
-        _check_numbers(self.name, index, self.images_per_split, self.images_per_class)
+        wanted = self.images_per_split, self.images_per_class
+        lacking = _check_numbers(self.name, index, *wanted, skip_bad=self.skip_bad)
         self.info.features["label"].names = list(index.class_names)
         writer = ShardWriter(self._unfinished_folder(), index, self.info.features, skip_bad=self.skip_bad)
         shards, splits = writer.write_all(), []
@@ -95,7 +98,7 @@ class FromFiles(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=T
             labels = np.array([label for part in parts for label in part.labels], np.int32)
             np.save(labels_file(self.data_path, split), labels)
         self.info.set_splits(tfds.core.splits.SplitDict(splits))
-        if skipped := [bad for parts in shards.values() for part in parts for bad in part.bad]:
+        if skipped := [*lacking, *(bad for parts in shards.values() for part in parts for bad in part.bad)]:
             self.info.metadata["skipped"] = skipped
 
     def _unfinished_folder(self) -> pathlib.Path:
@@ -152,27 +155,61 @@ def _is_no_text(text: str) -> bool:
 
 
 def _check_numbers(
-    name: str, index: Index, per_split: dict[str, int], per_class: dict[str, Sequence[int] | np.ndarray]
-) -> None:
-    """Raises unless the index is complete."""
+    name: str,
+    index: Index,
+    per_split: dict[str, int],
+    per_class: dict[str, Sequence[int] | np.ndarray],
+    *,
+    skip_bad: bool,
+) -> list[str]:
+    """Raises unless the index is complete, but for images whose names it does not know and that may be skipped.
+
+    Returns:
+      Of which splits or classes how many images are missing so, in words.
+    """
     if lacking := (per_split.keys() | per_class.keys()) - index.splits.keys():
         raise ValueError(f"{name} must have the split {min(lacking)}, but {index.archive} has none")
+    short = []
     for split, items in index.splits.items():
         if not items:
             raise ValueError(f"{name}/{split} has no images in {index.archive}")
-        if (wanted := per_split.get(split, len(items))) != len(items):
-            raise ValueError(f"{name}/{split} must have {wanted:,} images, but {len(items):,} are in {index.archive}")
         counts = np.bincount([item.label for item in items], minlength=len(index.class_names))
         if split in per_class and len(per_class[split]) != len(counts):
             raise ValueError(f"{name} must have {len(per_class[split])} classes, got {len(counts)} in {index.archive}")
-        if split in per_class and (wrong := np.flatnonzero(counts != np.asarray(per_class[split]))).size:
-            label = wrong[0]
-            raise ValueError(
-                f"{name}/{split} must have {per_class[split][label]:,} images of class {index.class_names[label]}, but "
-                f"{counts[label]:,} are in {index.archive}"
-            )
+        numbers = [("", per_split.get(split, len(items)), len(items))]
+        numbers += [
+            (f" of class {class_name}", int(wanted), int(found))
+            for class_name, wanted, found in zip(index.class_names, per_class.get(split, counts), counts, strict=True)
+        ]
+        for what, wanted, found in numbers:
+            if found > wanted or (found < wanted and not skip_bad):
+                raise ValueError(
+                    f"{name}/{split} must have {wanted:,} images{what}, but {found:,} are in {index.archive}"
+                )
+        # Images that a class lacks are those that the split lacks.
+        short += _shortfalls(split, numbers[1:] if split in per_class else numbers)
         if split == "train" and not counts.all():
             raise ValueError(f"{name}/train has no images of class {index.class_names[int(np.argmin(counts))]}")
+    return short
+
+
+def _shortfalls(split: str, numbers: Sequence[tuple[str, int, int]]) -> list[str]:
+    return [
+        f"{split}: {wanted - found:,} of {wanted:,} images{what} are missing"
+        for what, wanted, found in numbers
+        if found < wanted
+    ]
+
+
+def number_skipped(skipped: Sequence[str]) -> int:
+    """How many files a dataset lacks whose metadata say this; an entry is of one, or of several without names.
+
+    Example:
+      >>> number_skipped(["a/b.jpg: it is missing", "train: 1,200 of 5,000 images are missing"])
+      1201
+    """
+    several = (re.fullmatch(r"\w+: ([\d,]+) of [\d,]+ images( of class .*)? are missing", text) for text in skipped)
+    return sum(int(found[1].replace(",", "")) if found else 1 for found in several)
 
 
 def _check_labels(name: str, index: Index, shards: dict[str, list[Shard]]) -> None:

@@ -4,7 +4,6 @@ None of them comes with a split. What is called the official one of the first tw
 be drawn: they are stored whole, as TFDS does, and divided when they are loaded.
 """
 
-import pathlib
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -12,7 +11,7 @@ import tensorflow_datasets as tfds
 from dsb_jax.data import specs
 from dsb_jax.data.archive import Archive
 from dsb_jax.data.builders.from_files import FromFiles, image_files
-from dsb_jax.data.builders.index import Index, Item
+from dsb_jax.data.builders.index import Index, Item, shown
 from dsb_jax.data.specs import IMAGENET_MEAN, IMAGENET_STD, Part, Protocol, Spec
 
 _RSSCN7 = ("Grass", "Field", "Industry", "RiverLake", "Forest", "Resident", "Parking")
@@ -41,14 +40,18 @@ _EUROSAT = {
 class _Scenes(FromFiles, skip_registration=True):
     """``FOLDER/PREFIX<number>.jpg``, all of them in the split ``train``.
 
+    A number that is missing is found missing when it is read, as of any list of images.
+
     Attributes:
       folders: of the classes, by their names.
       prefixes: of the names of their images, likewise.
+      digits: to which numbers are filled up with zeros.
       inside: folders that may hold those of the classes.
     """
 
     folders: dict[str, str]
     prefixes: dict[str, str]
+    digits: int = 1
     inside: tuple[str, ...]
 
     def _further_features(self) -> dict[str, Any]:
@@ -59,16 +62,24 @@ class _Scenes(FromFiles, skip_registration=True):
         if missing := [folder for folder in self.folders.values() if not archive.has(folder)]:
             raise FileNotFoundError(f"{', '.join(missing)} of {len(self.folders)} class folders are not in {archive}")
         items = []
-        for label, (name, folder) in enumerate(self.folders.items()):
-            for path in image_files(archive, folder, (".jpg",)):
-                file = pathlib.PurePosixPath(path)
-                if file.stem.rstrip("0123456789") != self.prefixes[name]:
-                    raise ValueError(
-                        f"{archive}/{path} is among the images of {name}, whose names are {self.prefixes[name]}NUMBER"
-                        ".jpg: of which class is it?"
-                    )
-                items.append(Item(path, label, features={"filename": file.name}))
+        for label, (name, count) in enumerate(zip(self.folders, self.images_per_class["train"], strict=True)):
+            wanted = [self._file(name, number) for number in range(1, count + 1)]
+            self._refuse_others(archive, name, wanted)
+            # In the order of their names, not of their numbers: what is drawn of them depends on it.
+            items += [Item(path, label, features={"filename": path.rpartition("/")[2]}) for path in sorted(wanted)]
         return Index(list(self.folders), {"train": items}, archive)
+
+    def _file(self, name: str, number: int) -> str:
+        return f"{self.folders[name]}/{self.prefixes[name]}{number:0{self.digits}d}.jpg"
+
+    def _refuse_others(self, archive: Archive, name: str, wanted: list[str]) -> None:
+        """Raises unless a class folder has images of the known names alone."""
+        others = sorted(set(image_files(archive, self.folders[name], (".jpg",))) - set(wanted))
+        if others:
+            raise ValueError(
+                f"{shown(others)} in {archive} are among the images of {name}, whose names are "
+                f"{wanted[0].rpartition('/')[2]} … {wanted[-1].rpartition('/')[2]}: of which class are they?"
+            )
 
 
 class Rsscn7(_Scenes, skip_registration=True):
@@ -83,6 +94,7 @@ class Rsscn7(_Scenes, skip_registration=True):
     images_per_class = {"train": specs.alike(400, 7)}  # noqa: RUF012  (a constant of the class)
     folders = {name: letter + name for letter, name in zip("abcdefg", _RSSCN7, strict=True)}  # noqa: RUF012
     prefixes = dict(zip(_RSSCN7, "abcdefg", strict=True))  # noqa: RUF012
+    digits = 3
     inside = ("RSSCN7-master", "RSSCN7")
 
 
@@ -103,6 +115,7 @@ class Resisc45(_Scenes, skip_registration=True):
     images_per_class = {"train": specs.alike(700, 45)}  # noqa: RUF012
     folders = {name: name for name in _RESISC45}  # noqa: RUF012
     prefixes = {name: f"{name}_" for name in _RESISC45}  # noqa: RUF012
+    digits = 3
     inside = ("NWPU-RESISC45",)
 
 
