@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import os
 
 import numpy as np
 import pyarrow as pa
@@ -197,3 +198,15 @@ def test_another_table_of_the_same_name_is_refused(tmp_path, caplog, capsys):
     capsys.readouterr()
     assert run(path) == 2
     assert "listing/animals is in" in capsys.readouterr().err
+
+
+def test_images_that_changed_since_are_said(tmp_path, caplog):
+    path = write(tmp_path / "animals.csv", fill(tmp_path))
+    assert run(path) == run(path) == 0
+    assert caplog.messages == []
+    info = tmp_path / "data" / "listing" / "animals" / "1.0.0" / "dataset_info.json"
+    after = info.stat().st_mtime_ns + 10**9
+    os.utime(tmp_path / "pictures" / "04.png", ns=(after, after))
+    assert run(path) == 0
+    said = f"1 image file is newer than the dataset, such as {tmp_path}/pictures/04.png; remove {info.parent} to "
+    assert caplog.messages == [f"{said}prepare it again"]

@@ -329,6 +329,21 @@ def test_a_prepared_dataset_needs_its_archive_no_more(archive, capsys):
     assert "already in" in capsys.readouterr().out
 
 
+def test_images_that_changed_since_are_said(archive, caplog, capsys):
+    assert run(archive) == 0
+    assert run(archive) == 0
+    assert caplog.messages == []
+    folder = where(archive) / "1.0.0"
+    prepared = (folder / "dataset_info.json").stat().st_mtime_ns
+    for name in ("00.jpg", "03.jpg"):
+        os.utime(archive / "train" / "bee" / name, ns=(prepared, prepared + 10**9))
+        capsys.readouterr()
+        assert run(archive) == 0
+        assert "folder/insects is already in" in capsys.readouterr().out
+    said = f"newer than the dataset, such as {archive}/train/bee/00.jpg; remove {folder} to prepare it again"
+    assert caplog.messages == [f"1 image file is {said}", f"2 image files are {said}"]
+
+
 def test_a_damaged_dataset_is_a_cell_of_the_list(archive, capsys):
     assert run(archive) == 0
     (where(archive) / "1.0.0" / "dataset_info.json").write_bytes(b"")

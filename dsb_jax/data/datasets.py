@@ -396,6 +396,17 @@ def _refuse_other_images(name: str, folder: pathlib.Path, archive: PathLike | No
             f"{name} is in {folder} already, of other images than are in {os.fspath(archive)} now; {another}remove "
             "that folder"
         )
+    of_kind = listing if os.path.isfile(archive) else folders
+    _warn_of_newer_images(folder, of_kind.image_paths(archive))
+
+
+def _warn_of_newer_images(folder: pathlib.Path, paths: list[pathlib.Path]) -> None:
+    """Images may have changed and kept their names and sizes, by which they are told from others."""
+    prepared = (folder / constants.DATASET_INFO_FILENAME).stat().st_mtime_ns
+    if newer := [path for path in paths if path.is_file() and path.stat().st_mtime_ns > prepared]:
+        are = "image file is" if len(newer) == 1 else "image files are"
+        text = "%d %s newer than the dataset, such as %s; remove %s to prepare it again"
+        _logger.warning(text, len(newer), are, newer[0], folder)
 
 
 def _command(name: str, data_dir: PathLike | None) -> str:

@@ -48,14 +48,18 @@ class Folder(FromFiles, skip_registration=True):
         return Index(list(labels), items, archive)
 
 
+def image_paths(archive: str | os.PathLike[str]) -> list[pathlib.Path]:
+    """The images under a folder, sorted."""
+    # Spelt out to the depth of SPLIT/CLASS/IMAGE: these patterns follow links to folders, and ** does not.
+    found = (path for depth in ("[!.]*/*", "[!.]*/[!.]*/*") for path in pathlib.Path(archive).glob(depth))
+    return sorted(path for path in found if _is_image(path))
+
+
 def listing(archive: str | os.PathLike[str]) -> str:
     """A digest of the paths and sizes of the images under a folder, which other images hardly share."""
-    archive = pathlib.Path(archive)
-    # Spelt out to the depth of SPLIT/CLASS/IMAGE: these patterns follow links to folders, and ** does not.
-    found = (path for depth in ("[!.]*/*", "[!.]*/[!.]*/*") for path in archive.glob(depth))
-    paths = sorted(path for path in found if _is_image(path))
     lines = (
-        f"{path.relative_to(archive).as_posix()}\t{path.stat().st_size if path.exists() else 0}\n" for path in paths
+        f"{path.relative_to(archive).as_posix()}\t{path.stat().st_size if path.exists() else 0}\n"
+        for path in image_paths(archive)
     )
     return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
 

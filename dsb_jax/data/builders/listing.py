@@ -70,6 +70,12 @@ def digest(table: str | os.PathLike[str]) -> str:
     return hashlib.sha256(pathlib.Path(table).read_bytes()).hexdigest()
 
 
+def image_paths(table: str | os.PathLike[str]) -> list[pathlib.Path]:
+    """The images that a table lists, in its order."""
+    table = pathlib.Path(table)
+    return [table.parent / row.path for row in _read(Archive(table.parent), table.name)]
+
+
 def _read(archive: Archive, table: str) -> list[_Row]:
     where, content = archive.folder / table, archive.read(table)
     columns = _parquet_columns(where, content) if table.lower().endswith(".parquet") else _csv_columns(where, content)
