@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import errno
 import io
 import json
 import logging
@@ -240,6 +241,19 @@ def test_labels_that_took_long_to_read_are_kept(own_copy, monkeypatch, caplog):
     (file,) = own_copy.glob("digits/*/labels-*.npy")
     np.testing.assert_array_equal(np.load(file), labels)
     monkeypatch.setattr(records.RecordSource, "_read", None)
+    np.testing.assert_array_equal(data.load("digits", "test", data_dir=own_copy).labels, labels)
+
+
+def test_labels_of_which_half_is_kept_are_not_taken_for_all(own_copy, monkeypatch):
+    def stopped(file, labels):
+        file.write_bytes(b"half of them")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(records, "_SECONDS_BETWEEN_LOGS", 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(records.np, "save", stopped)
+        labels = data.load("digits", "test", data_dir=own_copy).labels
+    assert not (own_copy / "digits" / "1.0.0" / "labels-test.npy").exists()
     np.testing.assert_array_equal(data.load("digits", "test", data_dir=own_copy).labels, labels)
 
 

@@ -150,6 +150,13 @@ def test_samplers_are_the_same_from_either_place(where):
     np.testing.assert_array_equal(taken[0][0]["plain"]["label"], plain["label"])
 
 
+@pytest.mark.parametrize("make", [resident, streamed])
+def test_a_sampler_goes_on_at_any_step(make):
+    options = {"seed": 7, "sampling": ("class_balanced",)}
+    whole = take(make().shuffled(16, **options), 9)
+    assert_equal_batches(take(make().shuffled(16, start_step=5, **options), 4), whole[5:])
+
+
 def test_sets_that_are_cropped_at_random_stay_on_the_host():
     cropped = dataclasses.replace(split(), random_crops=True)
     assert not feed.Examples(cropped, SUBSET).resident

@@ -241,6 +241,15 @@ def test_crops_depend_on_the_seed_the_step_the_place_and_the_view():
     assert (crops[1:] == crops[:-1]).mean() < 0.03
 
 
+def test_crops_of_further_samplers_are_their_own():
+    """Even of the same examples at the same places."""
+    batches = pipeline.train_batches(CROPPED, SUBSET, 8, seed=0, sampling=("plain", "square_root", "class_balanced"))
+    parts = [(batch, batch["square_root"], batch["class_balanced"]) for batch in itertools.islice(batches, 30)]
+    first, second, third = (np.stack([part[place]["image"][:, 0, 0, 0] for part in parts]) for place in range(3))
+    for one, other in ((first, second), (first, third), (second, third)):
+        assert (one == other).mean() < 0.03
+
+
 def test_only_cropped_splits_have_views_of_the_host():
     assert "view_1" not in next(pipeline.train_batches(SPLIT, SUBSET, 8, seed=0, views=2))
     assert "view_2" in next(pipeline.train_batches(CROPPED, SUBSET, 8, seed=0, views=3))

@@ -1,5 +1,6 @@
 """Image files become a dataset whole or not at all: bad ones are named at once, and what was written is not lost."""
 
+import contextlib
 import errno
 import io
 import json
@@ -304,6 +305,36 @@ def test_labels_belong_to_what_a_shard_is_made_of(tmp_path, monkeypatch):
     assert [example["label"] for example in builder.as_data_source("train")] == [1, 0]
 
 
+def test_features_belong_to_what_a_shard_is_made_of(tmp_path, monkeypatch):
+    """What was checked and written for images of any size need not do for those of one."""
+    items = {"train": [Item("0.png", 0), Item("1.png", 1)], "test": [Item("2.png", 0), Item("3.png", 1)]}
+    monkeypatch.setattr(shards, "_THREADS", 1)
+    with monkeypatch.context() as patch:
+        counted(patch, 3)
+        with pytest.raises(KeyboardInterrupt):
+            build(tmp_path, **items)
+    monkeypatch.setattr(Listed, "image_shape", (30, 41, 3))
+    with pytest.raises(ValueError, match="4 of 4 images cannot be used"):
+        build(tmp_path, **items)
+
+
+def test_other_images_that_are_prepared_meanwhile_are_refused(archive, monkeypatch):
+    data_dir, other = archive.parent / "data", fill(archive.parent / "elsewhere" / "insects", count=5)
+    locked = datasets._locked
+
+    @contextlib.contextmanager
+    def late(folder):
+        """Another process had the lock before."""
+        monkeypatch.setattr(datasets, "_locked", locked)
+        datasets.prepare("folder/insects", archive=other, data_dir=data_dir)
+        with locked(folder):
+            yield
+
+    monkeypatch.setattr(datasets, "_locked", late)
+    with pytest.raises(ValueError, match=r"folder/insects is in .* already, of other images than are in "):
+        datasets.prepare("folder/insects", archive=archive, data_dir=data_dir)
+
+
 def test_a_disk_that_is_gone_is_no_bad_file(archive, monkeypatch, capsys):
     check = images.check
 
@@ -544,7 +575,8 @@ def build(tmp_path, class_names=("a", "b"), **splits):
 
     tmp_path.mkdir(exist_ok=True)
     for number in range(4):
-        (tmp_path / f"{number}.png").write_bytes(encoded(number, "PNG"))
+        if not (path := tmp_path / f"{number}.png").exists():  # else it would be another file to a shard
+            path.write_bytes(encoded(number, "PNG"))
     builder = Listed(data_dir=tmp_path / "data", file_format="array_record")
     builder.class_names, builder.splits = class_names, splits
     config = tfds.download.DownloadConfig(manual_dir=tmp_path, try_download_gcs=False)

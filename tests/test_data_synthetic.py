@@ -59,6 +59,12 @@ def test_made_up_files_have_the_size_of_photographs():
     assert images.decode(files[0], (375, 500, 3)).std() > 20
 
 
+def test_made_up_files_are_of_the_seed():
+    files = [synthetic._files(SPECS["cifar10"], seed) for seed in (0, 0, 1)]
+    assert files[0] == files[1]
+    assert not set(files[0]) & set(files[2])
+
+
 def test_rehearsals_crop_and_repeat():
     spec = SPECS["cifar10"]
     split = synthetic.load(spec, "train", image_size=8, shorter_side=16, random_crop="resize")
