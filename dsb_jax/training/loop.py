@@ -70,6 +70,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str], *, resume: str = 
         enter = stack.enter_context
         watchdog = enter(Watchdog(60 * config.watchdog_minutes))
         experiment = processes.everywhere(lambda: experiments.build(config))
+        processes.require_same("dataset", repr(experiment.dataset))
         processes.everywhere(lambda: files.require_dataset(experiment.dataset))
         program = Program(config, experiment)
         processes.everywhere(lambda: enter(files))

@@ -52,7 +52,10 @@ class Program:
         preprocessing = experiment.preprocessing
         image = preprocessing.evaluation(np.zeros((1, *experiment.train.image_shape), np.uint8))
         self.initial: TrainState = init_state(*parts, image, seed=config.seed, **shared)
-        _logger.info("Parameters:\n%s", parameter_overview.get_parameter_overview(self.initial.params))
+        # Of arrays on several devices or processes the table says also how they are divided.
+        include_stats = True if self._mesh is None else "global"
+        table = parameter_overview.get_parameter_overview(self.initial.params, include_stats=include_stats)
+        _logger.info("Parameters:\n%s", table)
         _logger.info("Compiling")
         train_step = make_train_step(
             *parts,

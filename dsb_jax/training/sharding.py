@@ -92,6 +92,13 @@ class Placement:
         """The same arrays, inside of ``jit``, lying as :meth:`shardings` says."""
         return jax.tree.map(lax.with_sharding_constraint, tree, self.shardings(tree))
 
+    def gather(self, tree: Any) -> Any:
+        """The same arrays, inside of ``jit``, whole along ``data``, as a model computes with them.
+
+        Said outright: left to itself the partitioner divides what is computed as the parameters are, at a loss.
+        """
+        return Placement(self.mesh).constrain(tree)
+
     def _spec(self, path, shape):
         axes: list[str | None] = [None] * len(shape)
         of_classifier = _HEAD in jax.tree_util.keystr(path, simple=True, separator="/").split("/")

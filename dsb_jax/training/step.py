@@ -173,7 +173,11 @@ def make_train_step(
     def step(state, batch):
         augmentation_key, objective_key = jax.random.split(jax.random.fold_in(state.key, state.step))
         batch = augmented(batch, augmentation_key, preprocess, views=objective.views, mix=mix)
-        outcome = differentiate(state, batch, objective_key)
+        if placement is None:
+            outcome = differentiate(state, batch, objective_key)
+        else:
+            outcome = differentiate(_whole(state, placement), batch, objective_key)
+            outcome = outcome._replace(gradient=placement.constrain(outcome.gradient))
         gradient_norm = optax.tree.norm(outcome.gradient)
         updates, opt_state = optimizer.update(outcome.gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -253,7 +257,8 @@ def make_eval_step(
     """
 
     def step(state, batch):
-        outputs = model.apply(state.evaluated, preprocess(batch["image"]), train=False)
+        variables = (state if placement is None else _whole(state, placement)).evaluated
+        outputs = model.apply(variables, preprocess(batch["image"]), train=False)
         return {
             "prediction": jnp.argmax(outputs.logits, axis=1),
             "loss": loss(outputs.logits, batch["label"]),
@@ -417,6 +422,11 @@ def _unless(bad, new, old):
         name: jax.tree.map(lambda n, o: jnp.where(bad, o, n), getattr(new, name), getattr(old, name)) for name in kept
     }
     return dataclasses.replace(new, **chosen, skipped=old.skipped + bad.astype(jnp.int32))
+
+
+def _whole(state, placement):
+    """The state, with the parameters that a model computes with gathered."""
+    return dataclasses.replace(state, params=placement.gather(state.params), average=placement.gather(state.average))
 
 
 # What has the shapes of parameters.
