@@ -58,6 +58,7 @@ def write_stock(tfds_name, data_dir, splits, images_of_a_class=5):
             raise NotImplementedError
 
     Offline.name = name
+    Offline.__module__ = stock.__module__  # beside which TFDS looks for the description
     builder = Offline(data_dir=data_dir, config=config or None, file_format="array_record")
     builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
     return builder
