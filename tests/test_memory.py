@@ -12,7 +12,7 @@ import small_run
 from dsb_jax import training
 from dsb_jax.training import loop
 
-STEPS = 5000
+FIRST, STEPS = 2500, 5000  # the memory of the allocator's arenas has settled by the first
 
 
 def megabytes():
@@ -37,10 +37,10 @@ def test_memory_is_flat_over_5000_steps(tmp_path, monkeypatch, devices, resident
             measured[self.step] = megabytes(), arrays
 
     monkeypatch.setattr(loop._Run, "_record", measuring)
-    epochs = STEPS * 64 // small_run.EXAMPLES + 1
-    settings = {"eval_every": 100, "save_every": 100, "log_every": 50, "tensorboard": False, "sample_space": False}
+    epochs = (FIRST + STEPS) * 64 // small_run.EXAMPLES + 1
+    settings = {"eval_every": 5, "save_every": 5, "log_every": 50, "tensorboard": False, "sample_space": False}
     settings |= {"resident_megabytes": resident_megabytes, "devices": devices}
     training.train(small_run.digits(epochs=epochs, **settings), tmp_path / "run")
-    (first, first_arrays), (last, last_arrays) = measured[1000], measured[STEPS]
+    (first, first_arrays), (last, last_arrays) = measured[FIRST], measured[FIRST + STEPS]
     assert last_arrays - first_arrays < 1
-    assert last - first < 30, measured  # pytest keeps the log
+    assert last - first < 20, measured
