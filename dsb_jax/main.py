@@ -9,7 +9,8 @@ the same command, see --cluster. The workdir must be where all of them see it; t
 Exit codes: 0 finished; 1 an error, in one line on stderr; 143 ended by SIGTERM and 130 by Ctrl-C, with a checkpoint
 saved: the same command goes on from it. A signal that comes before the first step, where nothing is to be saved, ends
 the process by itself, which shells report by the same numbers. Of several processes all end so when one is told to by
-SIGTERM; Ctrl-C, or an error in one of them, ends it at once and with it the others.
+SIGTERM, before the first step too, once they have got to it: a compilation_cache makes that soon. Ctrl-C or an error in
+one of them ends it at once; JAX then ends the others, at once if it was the first, or when a heartbeat is missed.
 """
 
 import errno
@@ -18,6 +19,7 @@ import os
 import pathlib
 import re
 import sys
+import traceback
 from collections.abc import Sequence
 
 import jax
@@ -83,6 +85,10 @@ def main(arguments: Sequence[str]) -> None:
         if jax.process_count() == 1:
             raise
         _exit(f"error: process {jax.process_index()} lost the others: {_one_line(error)}", 1)
+    except Exception:  # a mistake of ours: the others must not wait for what does not come
+        if jax.process_count() == 1:
+            raise
+        _exit(traceback.format_exc(), 1)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

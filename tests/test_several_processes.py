@@ -172,7 +172,13 @@ def test_two_processes_are_of_one_mind(folder):
     for name in first.keys() - {"nobody fails"}:
         assert first[name] == second[name]
     assert (first["nobody fails"], second["nobody fails"]) == (0, 1)
-    shared = folder / "minds" / "shared" / "1"
+    minds = folder / "minds"
+    shared = minds / "shared" / "1"
+    for told in (first, second):
+        dataset = told.pop("another dataset")
+        assert dataset.startswith("ValueError: processes must have the same dataset: process 0 has {'name': 'digits'")
+        assert "process 1 {'name': 'digits'" in dataset
+        assert "another run" in told.pop("taken")
     assert first | {"nobody fails": 0} == {
         "first decides": "decided by 0",
         "first fails": "ValueError: in 0",
@@ -184,6 +190,12 @@ def test_two_processes_are_of_one_mind(folder):
         "other": "ValueError: processes must have the same answer: process 0 has 42, process 1 43",
         "settings": "ValueError: processes must have the same setting seed: process 0 has 0, process 1 1",
         "fewer devices": "ValueError: devices must be all 4 in a run of 2 processes, got 2",
+        "resume": "ValueError: processes must have the same resume: process 0 has auto, process 1 never",
+        "second has no dataset": "ValueError: no dataset here",
+        "no folder": f"ValueError: workdir {str(minds / 'file')!r} is not a folder",
+        "finished": {"top1": 0.5},
+        "not seen": f"ValueError: process 1 does not see the workdir {minds / 'not seen'} of process 0: "
+        "it must be on a file system that all processes share",
         "restored": 1,
         "not shared": f"_NotShared: process 1 does not see {shared}: a workdir must be where all see it",
         "still there": [1],
@@ -197,6 +209,7 @@ def test_two_processes_are_of_one_mind(folder):
 def joined(monkeypatch):
     """What JAX is asked for instead of being asked."""
     calls = []
+    monkeypatch.setattr(processes, "_require_first", lambda coordinator: None)
     monkeypatch.setattr(jax.distributed, "initialize", lambda *given, **named: calls.append((given, named)))
     for name in list(os.environ):
         if name.startswith(("JAX_COORDINATOR", "JAX_NUM_PROC", "JAX_PROCESS", "SLURM_", "TPU_WORKER")):
@@ -255,3 +268,19 @@ def test_numbers_that_do_not_fit(joined, numbers, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         processes.join(**numbers)
     assert joined == []
+
+
+@pytest.mark.parametrize("error", [KeyError("SLURM_JOB_ID"), ValueError("coordinator_address should be defined.")])
+def test_a_cluster_that_is_none_is_named(joined, monkeypatch, error):
+    def fail(**options):
+        raise error
+
+    monkeypatch.setattr(jax.distributed, "initialize", fail)
+    with pytest.raises(ValueError, match="cluster=slurm does not say which processes there are") as raised:
+        processes.join("slurm")
+    assert str(error) in str(raised.value)
+
+
+def test_a_first_process_that_is_not_there_is_named():
+    with pytest.raises(ConnectionError, match="nobody listens at coordinator=localhost:9"):
+        processes._require_first("localhost:9", seconds=0)

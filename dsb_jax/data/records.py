@@ -91,11 +91,11 @@ class Split:
     def digest(self) -> str:
         """Tells this split from another one of its name, wherever it lies; no image is read for it.
 
-        It is of ``files``, ``origin`` and the number of images of each class.
+        It is of ``files``, ``origin``, the classes and the label of each image in turn: the same images in another
+        order are others to a run.
         """
-        counts = np.bincount(self.labels, minlength=self.num_classes).tolist()
-        content = json.dumps([sorted(self.files), self.origin, counts])
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
+        content = json.dumps([sorted(self.files), self.origin, self.class_names]).encode()
+        return hashlib.sha256(content + self.labels.astype("<i4").tobytes()).hexdigest()[:16]
 
     def __str__(self) -> str:
         """What there is of it, for people."""

@@ -56,6 +56,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str], *, resume: str = 
       FloatingPointError: if the loss, the gradient or the weights stop being finite; the last good checkpoint stays.
       Terminated: on SIGTERM or Ctrl-C, once a checkpoint is saved.
     """
+    processes.require_same("resume", resume)
     for name, value in sorted(config.to_dict().items()):
         if name not in _LOCAL:
             processes.require_same(f"setting {name}", repr(value))

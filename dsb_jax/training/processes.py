@@ -7,6 +7,8 @@ fails in all, so that none waits for ever for another that has left.
 
 import os
 import pickle
+import socket
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -38,8 +40,10 @@ def join(
       process: number of this one, from 0.
 
     Raises:
-      ValueError: an unknown cluster, some but not all of the three numbers, or one out of range.
-      RuntimeError: the others do not come.
+      ValueError: an unknown cluster, one that this process is not in, some but not all of the three numbers, or one
+        out of range.
+      ConnectionError: there is no first process. For any other that does not come JAX waits five minutes, and then
+        aborts.
     """
     if cluster not in CLUSTERS:
         raise validation.unknown_name("cluster", cluster, CLUSTERS)
@@ -50,7 +54,10 @@ def join(
         _join_given(**numbers)
     elif cluster != "none" and (cluster != "auto" or _in_cluster()):
         method = None if cluster in ("auto", "tpu") else cluster
-        jax.distributed.initialize(cluster_detection_method=method)
+        try:
+            jax.distributed.initialize(cluster_detection_method=method)
+        except (KeyError, ValueError, TypeError, RuntimeError, ImportError) as error:  # as each cluster has it
+            raise ValueError(f"cluster={cluster} does not say which processes there are ({error!r})") from error
 
 
 def _join_given(**numbers):
@@ -62,8 +69,29 @@ def _join_given(**numbers):
         raise ValueError(f"process must lie in [0, {processes}), the number of processes, got {process}")
     if not coordinator.rpartition(":")[2].isdecimal():
         raise ValueError(f"coordinator must be HOST:PORT, got {coordinator!r}")
-    if processes > 1:
+    if processes == 1:
+        return
+    if process > 0:
+        _require_first(coordinator)
+    try:
         jax.distributed.initialize(coordinator, processes, process, cluster_detection_method="deactivate")
+    except jax.errors.JaxRuntimeError as error:
+        first_line = str(error).partition("\n")[0]
+        raise ValueError(f"the processes cannot meet at coordinator={coordinator}: {first_line}") from error
+
+
+def _require_first(coordinator: str, *, seconds: float = 300.0) -> None:
+    """Returns when somebody listens where the first process should: JAX would abort if nobody ever did."""
+    host, _, port = coordinator.rpartition(":")
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5.0).close()
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise ConnectionError(f"nobody listens at coordinator={coordinator}: {error}") from error
+        time.sleep(0.2)
 
 
 def _in_cluster() -> bool:
