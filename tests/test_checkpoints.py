@@ -414,6 +414,44 @@ def test_what_orbax_cannot_read_is_damaged_whatever_the_sums_say(two, tmp_path, 
     falls_back(tmp_path / "run", caplog, re.escape(str(error)) or "RuntimeError", again=False)
 
 
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EACCES, errno.EMFILE])
+def test_what_says_nothing_about_the_files_sets_none_aside(two, tmp_path, monkeypatch, number):
+    shutil.copytree(two, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints_module, "_verify", lambda folder: raise_error(OSError(number, os.strerror(number))))
+        with pytest.raises(OSError, match="cannot be read now") as raised:
+            restored(tmp_path / "run")
+    assert (raised.value.errno, raised.value.filename) == (number, str(tmp_path / "run" / "2"))
+    assert restored(tmp_path / "run") == 2
+
+
+def test_reading_holds_one_state_and_an_array(tmp_path, monkeypatch):
+    like = {f"array {number}": jnp.zeros(2**16) for number in range(16)}
+    with Checkpoints(tmp_path / "run") as saving:
+        saving.save(1, like, {})
+    like = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding), like)
+    before, most, put = live_bytes(), [0], jax.device_put
+
+    def measuring(*arguments, **options):
+        copy = put(*arguments, **options)
+        most[0] = max(most[0], live_bytes())
+        return copy
+
+    monkeypatch.setattr(jax, "device_put", measuring)
+    with Checkpoints(tmp_path / "run") as saving:
+        state = saving.restore(like).state
+    assert most[0] - before <= 17 * 2**18
+    assert sum(array.nbytes for array in state.values()) == 16 * 2**18
+
+
+def live_bytes():
+    return sum(array.nbytes for array in jax.live_arrays())
+
+
+def raise_error(error):
+    raise error
+
+
 def rewrite_sums(folder):
     (folder / "SHA256SUMS").write_text(checkpoints_module._sums(folder))
 

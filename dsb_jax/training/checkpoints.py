@@ -41,6 +41,11 @@ _logger = logging.getLogger(__name__)
 _STATE, _RECORD, _SUMS = "state", "checkpoint.json", "SHA256SUMS"
 _NAME = re.compile(r"\d+(\.\d+)?")  # a step; a number behind the dot: saved again
 _PARTIAL = "partial"  # what is being written, or deleted
+# What says nothing about a checkpoint: a server that is away, a right that is lacking, a limit that is reached.
+_NOT_THE_FILES = (
+    *(errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM),
+    *(errno.ENODEV, errno.ENOTCONN, errno.ESTALE, errno.ETIMEDOUT),
+)
 
 
 class Restored(NamedTuple):
@@ -139,7 +144,8 @@ class Checkpoints:
 
         Raises:
           ValueError: if a checkpoint is whole but its arrays are not those of ``like``, or if all are damaged.
-          OSError: if the save before could not be written.
+          OSError: if the save before could not be written, or what is there cannot be read now for a reason that is not
+            the files'.
         """
         self.wait()
         while (path := processes.of_first(self._latest)) is not None:
@@ -148,6 +154,8 @@ class Checkpoints:
             except (_OtherState, _NotShared, MemoryError, jax.errors.JaxRuntimeError):
                 raise  # not the fault of the files
             except Exception as error:  # there is no saying what Orbax raises
+                if isinstance(error, OSError) and error.errno in _NOT_THE_FILES:
+                    raise OSError(error.errno, f"cannot be read now: {error.strerror}", str(path)) from error
                 processes.of_first(functools.partial(self._set_aside, path, error))
         damaged = processes.of_first(lambda: sorted(path.name for path in self.folder.glob("corrupt-*")))
         if damaged:
@@ -299,10 +307,14 @@ def _load(folder, like):
     arrays = processes.everywhere(lambda: _read(folder, {path: leaf for path, leaf in wanted.items() if leaf.size}))
     for path in wanted.keys() - arrays.keys():
         arrays[path] = jnp.zeros(wanted[path].shape, wanted[path].dtype)
-    # Memory that Orbax got from elsewhere is copied whenever it is donated; memory of JAX's own is used again.
-    shardings = [leaf.sharding for leaf in wanted.values()]
-    arrays = jax.device_put([arrays[path] for path in wanted], shardings, may_alias=False)
-    leaves = [_like(array, leaf) for array, leaf in zip(arrays, named.values(), strict=True)]
+    # Memory that Orbax got from elsewhere is copied whenever it is donated; memory of JAX's own is used again. One by
+    # one: two states may not fit.
+    leaves = []
+    for path, leaf in named.items():
+        read = arrays.pop(path)
+        copy = jax.block_until_ready(jax.device_put(read, wanted[path].sharding, may_alias=False))
+        read.delete()
+        leaves.append(_like(copy, leaf))
     return Restored(record["step"], jax.tree.unflatten(jax.tree.structure(like), leaves), record["clock"])
 
 

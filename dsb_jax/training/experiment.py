@@ -116,7 +116,7 @@ def build(config: ConfigDict) -> Experiment:
     counts = np.bincount(train.labels[indices], minlength=train.num_classes)
     if config.batch_size > len(indices):
         raise ValueError(f"batch_size must be at most the {len(indices)} training examples, got {config.batch_size}")
-    placement = _placement(config)
+    placement = _placement(config, train.num_classes)
     steps = math.ceil(config.epochs * len(indices) / config.batch_size)
     alpha = config.dsb.alpha if config.dsb.alpha is not None else 2.0 if _is_long_tailed(config) else 1.0
     schedule = _schedule(config, steps, len(indices))
@@ -154,13 +154,15 @@ def _check_numbers(config):
         raise ValueError(f"batch_size must be a multiple of accumulate = {config.accumulate}, got {config.batch_size}")
 
 
-def _placement(config):
+def _placement(config, num_classes):
     """All devices, or the first few."""
     if config.fsdp_elements is not None:
         validation.positive_int("fsdp_elements", config.fsdp_elements)
     mesh = make_mesh(config.devices, model_devices=config.model_devices)
     if mesh is None:
         return None
+    if num_classes % config.model_devices:
+        raise ValueError(f"model_devices must divide the {num_classes} classes, got {config.model_devices}")
     if config.batch_size % mesh.shape["data"]:
         raise ValueError(
             f"batch_size must be a multiple of the {mesh.shape['data']} devices, got {config.batch_size}; "

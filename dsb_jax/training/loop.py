@@ -98,7 +98,12 @@ def _files(config, workdir, resume):
 
 def _restored(checkpoints, program, experiment):
     """The last checkpoint, if it is one that the run can go on from."""
-    restored = checkpoints.restore(program.initial)
+    if not processes.of_first(checkpoints.steps):
+        return checkpoints.restore(program.initial)  # none, or damaged ones only
+    like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), program.initial)
+    for array in jax.tree.leaves(program.initial):
+        array.delete()  # two states may not fit
+    restored = checkpoints.restore(like)
     if restored is not None and restored.step > experiment.steps:
         raise ValueError(
             f"the checkpoint of step {restored.step} in {checkpoints.folder} lies beyond the run's {experiment.steps} "
@@ -145,8 +150,6 @@ class _Run:
         """At the first step, or where a checkpoint was saved."""
         clock = restored.clock if restored is not None else {}
         if restored is not None:
-            for array in jax.tree.leaves(self.state):
-                array.delete()  # two states may not fit
             self.step, self.state = restored.step, restored.state
             self.skipped, self.window = clock["skipped"], clock["window"]
             # Of another config an epoch may have more steps than of this one.
