@@ -1,7 +1,8 @@
 """A run that is ended at a chosen moment: ``python tests/ended_run.py WORKDIR [MOMENT [SIGNAL [PROCESS]]]``.
 
 It sends the signal to itself when it gets to the moment, for the first time in this process. Where the environment says
-that it is one of several processes, they train together, and PROCESS alone sends it, by default the first.
+that it is one of several processes, they train together, and PROCESS alone sends it, by default the first; ``all`` are
+all of them.
 """
 
 import functools
@@ -102,6 +103,8 @@ MOMENTS = {
     "line": torn_line,
     "evaluation": mid_evaluation,
     "mid-save": lambda end: at(checkpoints, "_sync", end, call=3),
+    "writing": lambda end: at(checkpoints.ocp.Checkpointer, "save", end),
+    "written": lambda end: at(checkpoints.ocp.StandardCheckpointHandler, "finalize", end),
     "before save": lambda end: at(checkpoints.Checkpoints, "save", end, call=2),
     "results": lambda end: at(results, "confusions", end),
     "results file": lambda end: at(Workdir, "write_json", end, call=3),
@@ -113,8 +116,8 @@ if __name__ == "__main__":
     some_batches_are_broken()
     processes.join()
     workdir, *rest = sys.argv[1:]
-    moment, number, process = (*rest, None, None, None)[:3]
-    if moment is not None and jax.process_index() == int(process or 0):
+    moment, number, process = (*rest, *(None, None, "0")[len(rest) :])
+    if moment is not None and process in ("all", str(jax.process_index())):
         MOMENTS[moment](lambda: os.kill(os.getpid(), signal.Signals[number or "SIGKILL"]))
     try:
         cache = str(pathlib.Path(workdir).parent / "cache")
