@@ -121,7 +121,9 @@ if __name__ == "__main__":
         MOMENTS[moment](lambda: os.kill(os.getpid(), signal.Signals[number or "SIGKILL"]))
     try:
         cache = str(pathlib.Path(workdir).parent / "cache")
-        devices = int(os.environ.get("DEVICES", jax.device_count()))
-        training.train(small_run.digits(**SETTINGS, compilation_cache=cache, devices=devices), workdir)
+        settings = SETTINGS | {"compilation_cache": cache, "devices": jax.device_count()}
+        if "FSDP_ELEMENTS" in os.environ:
+            settings["fsdp_elements"] = int(os.environ["FSDP_ELEMENTS"])
+        training.train(small_run.digits(**settings), workdir)
     except Terminated as ended:
         sys.exit(ended.exit_code)

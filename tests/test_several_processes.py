@@ -30,9 +30,9 @@ OF_THE_FIRST = ("written", "mid-save", "results", "report")
 TWO_MINDS = pathlib.Path(__file__).parent / "two_minds.py"
 
 
-def start(workdir, *moment, processes, devices):
-    """The run of ended_run.py in so many processes of so many devices each, at most ``devices`` in all."""
-    environment = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+def start(workdir, *moment, processes, devices, **environment):
+    """The run of ended_run.py in so many processes of so many devices each."""
+    environment = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"} | environment
     environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     launcher = [LAUNCHER, f"--processes={processes}", f"--devices={devices}", "--grace=2", "--"]
     command = [sys.executable, *launcher, sys.executable, ENDED_RUN, workdir, *moment]
@@ -96,6 +96,13 @@ def test_two_processes_train_as_one(single, double):
     environment = json.loads((double / "environment.json").read_text())
     assert len(environment) == 1  # one of them writes
     assert (environment[0]["devices"], environment[0]["processes"]) == (8, 2)
+
+
+def test_parameters_that_two_processes_divide_come_back_whole(single, folder):
+    done = start(folder / "divided", processes=2, devices=2, FSDP_ELEMENTS="1000")
+    assert done.returncode == 0, done.stderr
+    assert "('data', None)" in done.stdout  # the table of parameters says how they are divided
+    assert_alike(folder / "divided", single)  # read on one device
 
 
 def test_a_run_goes_on_with_other_devices_and_processes(single, folder):
