@@ -29,8 +29,8 @@ from dsb_jax import validation
 
 _CLASS_MULTIPLE = 256  # the class axis is padded to this, so that its shape suits any device count
 _READ_AHEAD = 1024  # rows read ahead, and so taken in at a time, by a pool that is not told its batch size
-_CLASS_BLOCK = 64  # classes whose second moments are updated and factorized at a time
-_ROW_BLOCK = 4  # rows of one class that are added in one pass over its second moment
+_CLASS_BLOCK = 64  # on a CPU: classes whose second moments, in its caches, are updated and factorized at a time
+_MOMENT_BLOCK = 2**23  # elsewhere: numbers in the second moments of as many
 _NEVER = -2  # a pass that no generation belongs to
 
 
@@ -447,10 +447,9 @@ def _update_statistics(pool, rows, labels, live, filling):
     fresh = read(old.begun, _NEVER) != current[None, :]
     anchor = jnp.where(fresh[..., None], first_mean, read(old.anchor))
     offset = rows[:, None, :] - anchor[runs.of_row]
-    change = _run_sums(runs, offset * sign[..., None])
-    total = jnp.where(fresh[..., None], 0.0, read(old.total)) + change
-    change = _run_sums(runs, sign.astype(jnp.int32))
-    count = jnp.where(fresh, 0, read(old.count)) + change
+    change = _run_sums(runs, jnp.concatenate([offset * sign[..., None], sign[..., None]], axis=-1))
+    total = jnp.where(fresh[..., None], 0.0, read(old.total)) + change[..., :-1]
+    count = jnp.where(fresh, 0, read(old.count)) + change[..., -1].astype(jnp.int32)
     begun = jnp.where(count > 0, current[None, :], _NEVER)  # an emptied class begins anew, without residue
 
     samples = jnp.take(count, 1 - fill, axis=1)
@@ -475,6 +474,7 @@ def _update_statistics(pool, rows, labels, live, filling):
     )
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _Runs:
     """Stretches of equal labels in sorted order: one per touched class, at most ``[touched]``."""
@@ -501,26 +501,51 @@ def _runs(labels, classes, most):
 
 
 def _run_sums(runs, values):
-    """Sums over each run, ``[n, …] → [touched, …]``, in a tree of doubling strides: no cancellation and no scatter."""
+    """Sums over each run, ``[n, …] → [touched, …]``, in a tree of doubling strides: no cancellation and no scatter.
+
+    Strides beyond the longest run add nothing; a CPU leaves them out, and a GPU need not ask how long it is.
+    """
     rows = jnp.arange(values.shape[0], dtype=jnp.int32)
     trailing = (-1, *[1] * (values.ndim - 1))
 
-    def double(carry):
-        stride, sums = carry
+    def double(i, sums):
+        stride = 1 << i
         earlier = sums.at[rows - stride].get(mode="clip")
-        return 2 * stride, sums + jnp.where((runs.position >= stride).reshape(trailing), earlier, 0)
+        return sums + jnp.where((runs.position >= stride).reshape(trailing), earlier, 0)
 
-    longest = jnp.max(runs.length)
-    _, sums = lax.while_loop(lambda carry: carry[0] < longest, double, (jnp.ones((), jnp.int32), values))
+    powers = jnp.arange((values.shape[0] - 1).bit_length(), dtype=jnp.int32)
+    sums = lax.platform_dependent(
+        values,
+        cpu=lambda sums: lax.fori_loop(0, jnp.sum(1 << powers < jnp.max(runs.length)), double, sums),
+        default=lambda sums: lax.fori_loop(0, len(powers), double, sums),
+    )
     last = sums.at[runs.start + runs.length - 1].get(mode="clip")
     return jnp.where((runs.length > 0).reshape(trailing), last, 0)
 
 
-def _update_moments(pool, runs, offset, sign, fresh, samples, shift):
+def _update_moments(pool, runs, *touched):
     """Second moments of this device's classes, and everybody's volumes; NaN where a factorization failed.
 
-    A block of touched classes at a time: its rows in products of ``_ROW_BLOCK``, then one factorization per class.
+    In blocks that suit the device: a GPU waits for its host at every turn of a loop that may end there, so that one
+    block takes all classes.
     """
+    devices = 1 if pool.mesh is None else pool.mesh.shape[pool.axis]
+    most, dim = runs.classes.shape[0], pool.rows.shape[-1]
+    small, large = _CLASS_BLOCK, min(-(-most // devices), max(_MOMENT_BLOCK // dim**2, 1))
+    moment, volume = lax.platform_dependent(
+        pool,
+        runs,
+        *touched,
+        cpu=partial(_update_blocks, classes=min(small, most), rows=4),
+        default=partial(_update_blocks, classes=large, rows=8),
+    )
+    if pool.mesh is not None:
+        volume = lax.all_gather(volume, pool.axis, tiled=True)
+    return moment, volume
+
+
+def _update_blocks(pool, runs, offset, sign, fresh, samples, shift, *, classes, rows):
+    """So many classes at a time: their rows, in products of so many of each, then one factorization per class."""
     moment = pool.statistics.moment
     local = moment.shape[0]
     device = 0 if pool.mesh is None else lax.axis_index(pool.axis)
@@ -531,38 +556,34 @@ def _update_moments(pool, runs, offset, sign, fresh, samples, shift):
 
     def block(i, carry):
         moment, volume = carry
-        run = first + i * _CLASS_BLOCK + jnp.arange(_CLASS_BLOCK, dtype=jnp.int32)
+        run = first + i * classes + jnp.arange(classes, dtype=jnp.int32)
 
         def of_runs(array):
             return array.at[run].get(mode="clip")
 
-        unused = local + jnp.arange(_CLASS_BLOCK, dtype=jnp.int32)
+        unused = local + jnp.arange(classes, dtype=jnp.int32)
         place = jnp.where(run < last, of_runs(runs.classes) - begin, unused)
         length = jnp.where(run < last, of_runs(runs.length), 0)
 
         def add(j, total):
-            index = j * _ROW_BLOCK + jnp.arange(_ROW_BLOCK, dtype=jnp.int32)
+            index = j * rows + jnp.arange(rows, dtype=jnp.int32)
             valid = index[None, :] < length[:, None]
             row = of_runs(runs.start)[:, None] + index[None, :]
             x = offset.at[row].get(mode="clip")
             signed = jnp.where(valid[..., None], sign.at[row].get(mode="clip"), 0.0)[..., None] * x
-            for k in range(_ROW_BLOCK):  # one fused pass, and exact float32 where a matmul may be TF32
+            for k in range(rows):  # one fused pass, and exact float32 where a matmul may be TF32
                 total += signed[:, k, :, :, None] * x[:, k, :, None, :]
             return total
 
         kept = moment.at[place].get(mode="fill", fill_value=0.0, unique_indices=True)
         total = jnp.where(of_runs(fresh)[..., None, None], 0.0, kept)
-        total = lax.fori_loop(0, (jnp.max(length) + _ROW_BLOCK - 1) // _ROW_BLOCK, add, total)
+        total = lax.fori_loop(0, (jnp.max(length) + rows - 1) // rows, add, total)
         value = _volume(jnp.take(total, live, axis=1), of_runs(samples), of_runs(shift), scale)
         moment = moment.at[place].set(total, unique_indices=True, mode="drop")
         return moment, volume.at[place].set(value, unique_indices=True, mode="drop")
 
     volume = lax.dynamic_slice_in_dim(pool.volume, begin, local)
-    blocks = (last - first + _CLASS_BLOCK - 1) // _CLASS_BLOCK
-    moment, volume = lax.fori_loop(0, blocks, block, (moment, volume))
-    if pool.mesh is not None:
-        volume = lax.all_gather(volume, pool.axis, tiled=True)
-    return moment, volume
+    return lax.fori_loop(0, (last - first + classes - 1) // classes, block, (moment, volume))
 
 
 def _volume(moment, samples, shift, scale):

@@ -7,6 +7,7 @@ when its rows are replaced, so corrections add up over one pass at most.
 """
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,8 @@ from jax import lax
 
 from dsb_jax.semantic_scale import weights_from_distances
 
-_BLOCK = 64  # centres whose distances to all others are held at a time
+_BLOCK = 64  # on a CPU: centres whose distances to all others, in its caches, are held at a time
+_DISTANCES = 2**23  # elsewhere: distances held at a time
 
 
 @jax.tree_util.register_dataclass
@@ -63,25 +65,34 @@ def update(state: Interference, centers: jax.Array, present: jax.Array) -> Inter
     Source: Sec. 3.4.1 of the paper; the streaming form is ours.
     """
     num_classes = centers.shape[0]
+    # A GPU waits for its host at every turn of a loop, and so takes as many at a time as are likely to have moved.
+    large = min(max(_DISTANCES // num_classes, _BLOCK), num_classes)
+    return lax.platform_dependent(
+        state, centers, present, cpu=partial(_update, block=_BLOCK), default=partial(_update, block=large)
+    )
+
+
+def _update(state, centers, present, *, block):
+    num_classes = centers.shape[0]
     moved = jnp.any(centers != state.centers, axis=1) | (present != state.present)
     index = jnp.nonzero(moved, size=num_classes, fill_value=num_classes)[0].astype(jnp.int32)
-    index = jnp.pad(index, (0, -num_classes % _BLOCK), constant_values=num_classes)
-    blocks = (jnp.sum(moved, dtype=jnp.int32) + _BLOCK - 1) // _BLOCK
+    index = jnp.pad(index, (0, -num_classes % block), constant_values=num_classes)
+    blocks = (jnp.sum(moved, dtype=jnp.int32) + block - 1) // block
     # Distances do not depend on the origin, and near the centres' mean they keep their digits.
     classes_present = jnp.maximum(jnp.sum(present, dtype=jnp.float32), 1.0)
     origin = jnp.sum(jnp.where(present[:, None], centers, 0.0), axis=0) / classes_present
     new, old = centers - origin[None, :], state.centers - origin[None, :]
 
-    def block(i, carry):
+    def correct(i, carry):
         correction, fresh = carry
-        which = lax.dynamic_slice_in_dim(index, i * _BLOCK, _BLOCK)
+        which = lax.dynamic_slice_in_dim(index, i * block, block)
         now = _distances(new, present, which)
         before = _distances(old, state.present, which)
         sums = jnp.sum(jnp.where(present[None, :], now, 0.0), axis=1)
         return correction + jnp.sum(now - before, axis=0), fresh.at[which].set(sums, mode="drop")
 
     zeros = jnp.zeros(num_classes, jnp.float32)
-    correction, fresh = lax.fori_loop(0, blocks, block, (zeros, zeros))
+    correction, fresh = lax.fori_loop(0, blocks, correct, (zeros, zeros))
     distances = jnp.where(moved, fresh, state.distances + correction)
     return Interference(centers=centers, present=present, distances=jnp.where(present, distances, 0.0))
 

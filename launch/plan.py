@@ -10,6 +10,7 @@ shardings say; communication is what the traced update gathers. Beside the numbe
   N  rows of the pool: about an epoch, a multiple of B   b  bytes of a stored feature   D  devices
   B  the batch size                                      d  channels                    T  classes touched by a step,
   C  classes                                             P  C up to a multiple of 256      at most min(2·B, C)
+  M  classes whose moments are updated at a time         K  centres whose distances to all others are held at a time
 
 Where something is too large follows what to change, in arguments of semantic_scale, with what that would bring.
 """
@@ -29,7 +30,7 @@ from dsb_jax import balancers, models, validation
 from dsb_jax.training import optimizers
 
 # Bytes on one device. The state's are read off the state and tested against these; of the last there is an upper bound
-# alone: what XLA holds while it updates 64 classes, or their distances to all others.
+# alone: what XLA holds while it updates the moments of M classes, or K centres' distances to all others.
 MEMORY = {
     "rows": "N·d·b/D",
     "labels": "4·N/D",
@@ -38,8 +39,8 @@ MEMORY = {
     "other class statistics": "P·(20·d + 24) + 20",
     "interference": "C·(4·d + 5)",
 }
-WORKING = "max(1024·d² + 64·B·(d + 8), 1024·C + 12·C·d)"
-WORKING_WITHOUT_INTERFERENCE = "1024·d² + 64·B·(d + 8)"
+WORKING = "max(16·M·d² + 64·B·(d + 8), 16·K·C + 12·C·d)"
+WORKING_WITHOUT_INTERFERENCE = "16·M·d² + 64·B·(d + 8)"
 # Bytes that an all-gather puts together, in the order of the step.
 GATHERED = {"2·B rows, label, mark": "8·B·(d + 2)", "volumes": "4·P"}
 # Floating-point operations of one device, the leading term of each.
@@ -111,7 +112,7 @@ class Plan:
 
     @functools.cached_property
     def working(self) -> int:
-        """Bytes for temporaries, at most."""
+        """Bytes for temporaries, at most; on a CPU, which takes 64 classes at a time, mostly less."""
         return round(self.value(self.working_formula))
 
     @property
@@ -140,7 +141,9 @@ class Plan:
             "B": self.batch_size,
             "C": self.classes,
             "P": math.ceil(self.classes / 256) * 256,
-            "T": min(2 * self.batch_size, self.classes),
+            "T": (touched := min(2 * self.batch_size, self.classes)),
+            "M": min(-(-touched // self.devices), max(2**23 // self.dim**2, 1)),
+            "K": min(max(2**23 // self.classes, 64), self.classes),
             "D": self.devices,
             "d": self.dim,
             "b": jnp.dtype(self.dtype).itemsize,

@@ -45,6 +45,15 @@ def strict_dtypes():
 
 
 @pytest.fixture
+def accelerator(monkeypatch):
+    """What accelerators compute otherwise than CPUs, a CPU computes as they do."""
+    jax.clear_caches()
+    monkeypatch.setattr(jax.lax, "platform_dependent", lambda *args, default, **_: default(*args))
+    yield
+    jax.clear_caches()
+
+
+@pytest.fixture
 def golden():
     """Reads one file of the official implementations' numbers, or skips."""
     folder = SHARED / "golden" / "public"

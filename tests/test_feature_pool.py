@@ -256,6 +256,23 @@ def test_sharded_equals_one_device_to_the_bit(devices):
     assert shared.statistics.moment.sharding.spec == jax.sharding.PartitionSpec("data")
 
 
+@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize("at_once", [2**23, 2**9])  # all classes, or 8
+def test_as_many_classes_at_once_as_on_an_accelerator_are_the_same_to_the_bit(request, monkeypatch, devices, at_once):
+    def pool_after_two_passes():
+        pool = feature_pool.init(512, 8, 100, batch_size=64, mesh=mesh_of(devices))
+        rng = np.random.default_rng(0)
+        for features, labels in batches(3, 17, 64, 8, 100, drift=0.1):
+            labels[:48] = rng.permutation(100)[:48]  # with those that leave, more classes than a CPU takes at once
+            pool = enqueue(pool, features, labels)
+        return jax.device_get(pool)
+
+    expected = pool_after_two_passes()
+    request.getfixturevalue("accelerator")
+    monkeypatch.setattr(feature_pool, "_MOMENT_BLOCK", at_once)
+    chex.assert_trees_all_equal(pool_after_two_passes(), expected)
+
+
 def test_sharded_step_communicates_rows_and_volumes_once():
     pool = feature_pool.init(96, 5, 300, batch_size=16, mesh=mesh_of(8))
     batch = np.zeros((16, 5), np.float32), np.zeros(16, np.int32)

@@ -50,6 +50,14 @@ def test_corrections_do_not_add_up_to_an_error():
     np.testing.assert_allclose(interference.weights(state, 1.0), reference.interclass_weights(centers, 1.0), rtol=1e-5)
 
 
+@pytest.mark.parametrize("at_once", [2**23, 5 * 150])  # all centres, or 5
+@pytest.mark.usefixtures("accelerator")
+def test_as_many_centres_at_once_as_on_an_accelerator(monkeypatch, at_once):
+    monkeypatch.setattr(interference, "_BLOCK", 1)
+    monkeypatch.setattr(interference, "_DISTANCES", at_once)
+    test_streaming_equals_the_definition.hypothesis.inner_test(0, 150, 100.0)
+
+
 def test_coinciding_centres_are_no_distance():
     state = update(interference.init(4, 3), jnp.full((4, 3), 1234.567), jnp.ones(4, bool))
     np.testing.assert_array_equal(state.distances, 0.0)
