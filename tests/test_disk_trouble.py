@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import json
+import os
 import shutil
 import subprocess
 
@@ -48,6 +49,17 @@ def read_only(disk):
         subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
 
 
+def make_read_only(disk):
+    """Under a run that is going: whatever it opens from now on."""
+    workdir = str(disk / "run")
+    subprocess.run(["mount", "--bind", workdir, workdir], check=True)
+    subprocess.run(["mount", "-o", "remount,bind,ro", workdir], check=True)
+
+
+def make_writable(disk):
+    subprocess.run(["umount", "--lazy", str(disk / "run")], check=True)
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     return training.train(small_run.digits(**SETTINGS), tmp_path_factory.mktemp("undisturbed") / "run")
@@ -58,27 +70,41 @@ MOMENTS = {
     "log": (Workdir, "log", 3, ""),  # a few lines still fit into its last page
     "report": (report, "write", 1, "report.html"),
 }
+TROUBLES = {
+    "full": (fill, errno.ENOSPC, lambda disk: (disk / "filler").unlink()),
+    "read-only": (make_read_only, errno.EROFS, make_writable),
+}
 
 
-@pytest.mark.parametrize("moment", ["save", "report", pytest.param("log", marks=pytest.mark.slow)])
-def test_a_full_disk_and_a_read_only_one_cost_nothing(disk, monkeypatch, undisturbed, moment):
+@pytest.mark.parametrize(
+    ("moment", "trouble"),
+    [
+        ("save", "full"),
+        ("save", "read-only"),
+        ("report", "full"),
+        pytest.param("report", "read-only", marks=pytest.mark.slow),
+        pytest.param("log", "full", marks=pytest.mark.slow),
+    ],
+)
+def test_a_full_disk_and_a_read_only_one_cost_nothing(disk, monkeypatch, undisturbed, moment, trouble):
     owner, name, call, file = MOMENTS[moment]
+    cause, number, mend = TROUBLES[trouble]
     original, calls = getattr(owner, name), []
 
-    def filling(*arguments, **options):
+    def troubled(*arguments, **options):
         calls.append(1)
         if len(calls) == call:
-            fill(disk)
+            cause(disk)
         return original(*arguments, **options)
 
-    monkeypatch.setattr(owner, name, filling)
-    with pytest.raises(OSError, match="No space left") as raised:
+    monkeypatch.setattr(owner, name, troubled)
+    with pytest.raises(OSError, match=os.strerror(number)) as raised:
         training.train(small_run.digits(**SETTINGS), disk / "run")
-    assert raised.value.errno == errno.ENOSPC
+    assert raised.value.errno == number
     assert raised.value.filename.startswith(str(disk / "run" / file))
     assert "\n" not in str(raised.value)
     monkeypatch.undo()
-    (disk / "filler").unlink()
+    mend(disk)
     with read_only(disk), pytest.raises(OSError, match=str(disk / "run")):
         training.train(small_run.digits(**SETTINGS), disk / "run")
     results = training.train(small_run.digits(**SETTINGS), disk / "run")
