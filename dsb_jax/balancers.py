@@ -23,6 +23,11 @@ from dsb_jax.semantic_scale import combine, pool_features
 from dsb_jax.semantic_scale import effective_number as _effective_number
 
 _NORMALIZATIONS = ("mean", "sum", "expected", "none")
+_DYNAMIC_TAU = {
+    "none": lambda bias, tau: tau,
+    "imagenet_lt": lambda bias, tau: 2.0 * jax.nn.sigmoid(bias - 1.0),
+    "cifar_lt": lambda bias, tau: jax.nn.sigmoid(bias),
+}
 
 
 class Balancer(NamedTuple):
@@ -217,6 +222,84 @@ def class_balanced(counts: jax.Array, *, beta: float = 0.9999) -> Balancer:
     return _fixed({"counts": counts, "weights": _inverse_weights(effective, counts > 0, counts, 1.0, "mean")})
 
 
+def inverse_sqrt_frequency(counts: jax.Array) -> Balancer:
+    """Weights ``∝ 1/√n``, summing to C. A class without samples takes the largest weight of the others.
+
+    Args:
+      counts: ``n``, training samples per class, ``[C]``.
+
+    Raises:
+      ValueError: if ``counts`` is not a vector of numbers that are not negative and not all 0.
+
+    Example:
+      >>> balancer = inverse_sqrt_frequency(jnp.array([10, 90]))
+      >>> print(balancer.summary(balancer.init())["weights"])
+      [1.5 0.5]
+
+    Source: Mahajan et al., Exploring the Limits of Weakly Supervised Pretraining, 2018, Sec. 2.2, of sampling rates.
+    """
+    counts = _check_counts(counts)
+    return _fixed({"counts": counts, "weights": _inverse_weights(counts, counts > 0, counts, 0.5, "mean")})
+
+
+def class_difficulty(num_classes: int, *, tau: float = 1.0, dynamic: str = "none") -> Balancer:
+    """Class-wise difficulty-balanced weights ``∝ (1 − A)^τ``, summing to C, from each class's accuracy A.
+
+    The accuracies come with every update, from examples that are held out of the training set; a class that is always
+    right there has weight 0. One whose accuracy is NaN, for there is no such example of it, has the mean difficulty of
+    the others. Before any accuracy is known, and where all classes are always right, all weights are 1.
+
+    The published codes can also have τ follow from the bias ``b = (1 − min d)/(1 − max d + 0.01)`` of the difficulties
+    ``d = 1 − A``, in two ways that differ: ``2σ(b − 1)`` in the one for ImageNet-LT and ``σ(b)`` in that for CIFAR-LT.
+
+    Args:
+      num_classes: ``C``.
+      tau: not negative.
+      dynamic: ``"imagenet_lt"`` or ``"cifar_lt"``, instead of ``tau``; ``"none"`` takes it.
+
+    Returns:
+      A balancer whose ``update`` needs ``accuracy``, floating ``[C]`` in [0, 1] or NaN.
+
+    Raises:
+      ValueError: on a bad number or name; from ``update``, without ``accuracy`` or with one of another shape or range.
+
+    Example:
+      >>> balancer = class_difficulty(2, tau=1.0)
+      >>> accuracy = jnp.array([0.9, 0.7])
+      >>> weights, _ = balancer.update(balancer.init(), jnp.zeros((1, 2)), jnp.array([0]), accuracy=accuracy)
+      >>> print(weights)
+      [0.5 1.5]
+
+    Source: Sinha et al., Class-Difficulty Based Methods for Long-Tailed Visual Recognition, 2022, and their code.
+    """
+    num_classes = validation.positive_int("num_classes", num_classes)
+    tau = validation.at_least("tau", tau, 0)
+    if dynamic not in _DYNAMIC_TAU:
+        raise validation.unknown_name("dynamic", str(dynamic), _DYNAMIC_TAU)
+
+    def weights(accuracy):
+        known = jnp.isfinite(accuracy)
+        mean = jnp.mean(accuracy, where=known)
+        difficulty = 1.0 - jnp.where(known, accuracy, mean)
+        bias = (1.0 - jnp.min(difficulty)) / (1.0 - jnp.max(difficulty) + 0.01)
+        powers = difficulty ** _DYNAMIC_TAU[dynamic](bias, tau)
+        total = jnp.sum(powers)
+        usable = jnp.any(known) & (total > 0)
+        return jnp.where(usable, num_classes * powers / jnp.where(usable, total, 1.0), 1.0)
+
+    def update(state, features, labels, *, logits=None, classifier=None, accuracy=None, mask=None):
+        del state, features, labels, logits, classifier, mask
+        if accuracy is None:
+            raise ValueError("class_difficulty needs accuracy, each class's on held-out examples; got none")
+        accuracy = _check_accuracy(accuracy, num_classes)
+        return weights(accuracy), accuracy
+
+    def init():
+        return jnp.full(num_classes, jnp.nan, jnp.float32)
+
+    return Balancer(init, update, lambda state: {"accuracy": state, "weights": weights(state)})
+
+
 def start_at(step: int, balancer: Balancer) -> Balancer:
     """Weight 1 for every class before its own update number ``step``, counted from 0.
 
@@ -353,3 +436,14 @@ def _check_counts(counts):
     if not (np.all(values >= 0) and np.all(np.isfinite(values)) and np.any(values > 0)):
         raise ValueError(f"counts must be finite, >= 0 and not all 0, got {values.tolist()}")
     return counts
+
+
+def _check_accuracy(accuracy, num_classes):
+    accuracy = jnp.asarray(accuracy, jnp.float32)
+    if accuracy.shape != (num_classes,):
+        raise ValueError(f"accuracy must have shape ({num_classes},), one per class, got {accuracy.shape}")
+    if validation.is_concrete(accuracy):
+        values = np.asarray(accuracy)
+        if np.any((values < 0) | (values > 1)):
+            raise ValueError(f"accuracy must lie in [0, 1], or be NaN where it is not known, got {values.tolist()}")
+    return accuracy

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dsb_jax
-from dsb_jax import balancers, feature_pool
+from dsb_jax import balancers, feature_pool, losses
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -142,6 +142,54 @@ def test_class_balanced_equals_the_official_weights(golden):
         np.testing.assert_allclose(balancer.summary(balancer.init())["weights"], weights, rtol=1e-5)
 
 
+OF_CDB = {
+    "cdb_imagenet_t1": {"tau": 1.0},
+    "cdb_imagenet_t15": {"tau": 1.5},
+    "cdb_imagenet_dyn": {"dynamic": "imagenet_lt"},
+    "cdb_imagenet_dyn_saturated": {"dynamic": "imagenet_lt"},
+    "cdb_cifar_t1": {"tau": 1.0},
+    "cdb_cifar_t15": {"tau": 1.5},
+    "cdb_cifar_dyn": {"dynamic": "cifar_lt"},
+    "cdb_cifar_dyn_saturated": {"dynamic": "cifar_lt"},
+}
+
+
+@pytest.mark.parametrize("name", OF_CDB)
+def test_class_difficulty_equals_the_official_code(golden, name):
+    """Weights, and the loss and its gradient with them, reduced as each of the two files does."""
+    file = golden(name)
+    balancer = balancers.class_difficulty(10, **OF_CDB[name])
+    update = jax.jit(balancer.update)
+    labels = jnp.asarray(file["labels"], jnp.int32)
+    weights, state = update(balancer.init(), jnp.zeros((32, 1)), labels, accuracy=jnp.asarray(file["val_accuracy"]))
+    np.testing.assert_allclose(weights, file["weights"], rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(balancer.summary(state)["weights"], weights, rtol=1e-6)
+    divisor = 1.0 if name.startswith("cdb_cifar") else jnp.mean(weights[labels])  # the latter: a weighted mean
+
+    def loss(logits):
+        return dsb_jax.weighted_mean(losses.cross_entropy(logits, labels), labels, weights) / divisor
+
+    value, gradient = jax.value_and_grad(loss)(jnp.asarray(file["logits"], jnp.float32))
+    np.testing.assert_allclose(value, file["loss"], rtol=1e-5)
+    np.testing.assert_allclose(gradient, file["grad_logits"], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{"tau": 0.0}, {"tau": 2.5}, {"dynamic": "imagenet_lt"}, {"dynamic": "cifar_lt"}])
+def test_class_difficulty_where_accuracies_say_little(options):
+    balancer = balancers.class_difficulty(3, **options)
+
+    def weights(*accuracy):
+        return balancer.update(balancer.init(), X, Y, accuracy=jnp.array(accuracy))[0]
+
+    np.testing.assert_array_equal(balancer.summary(balancer.init())["weights"], 1.0)  # before any is known
+    np.testing.assert_array_equal(weights(jnp.nan, jnp.nan, jnp.nan), 1.0)
+    np.testing.assert_allclose(weights(1.0, 1.0, 1.0), 1.0)
+    np.testing.assert_allclose(weights(0.0, 0.0, 0.0), 1.0)
+    found = weights(0.2, jnp.nan, 0.6)  # without examples: as difficult as the others are in the mean
+    np.testing.assert_allclose(found, weights(0.2, 0.4, 0.6), rtol=1e-6)
+    np.testing.assert_allclose(jnp.sum(found), 3.0, rtol=1e-6)
+
+
 def test_fixed_balancers():
     counts = np.array([100, 10, 0, 1])
     inverse = np.array([1 / 100, 1 / 10, 1.0, 1.0])
@@ -149,6 +197,7 @@ def test_fixed_balancers():
     for balancer, values in (
         (dsb_jax.uniform(4), np.ones(4)),
         (dsb_jax.inverse_frequency(jnp.asarray(counts)), inverse),
+        (balancers.inverse_sqrt_frequency(jnp.asarray(counts)), np.sqrt(inverse)),
         (dsb_jax.class_balanced(jnp.asarray(counts), beta=0.99), 1 / effective),
     ):
         weights, state = balancer.update(balancer.init(), jnp.ones((2, 3)), jnp.array([0, 1]))
@@ -278,6 +327,19 @@ X, Y = jnp.ones((4, 2)), jnp.array([0, 1, 0, 1])
         (lambda: balancers.semantic_scale(2, 8, interclass="no"), "interclass must be True or False, got 'no'"),
         (lambda: balancers.start_at(-1, balancers.uniform(2)), "step must be an integer >= 0, got -1"),
         (lambda: balancers.inverse_frequency(jnp.array([-1, 2])), "counts must be finite, >= 0 and not all 0"),
+        (lambda: balancers.inverse_sqrt_frequency(jnp.zeros(3)), "counts must be finite, >= 0 and not all 0"),
+        (lambda: balancers.class_difficulty(0), "num_classes must be an integer >= 1, got 0"),
+        (lambda: balancers.class_difficulty(2, tau=-1.0), "tau must be a finite number >= 0, got -1.0"),
+        (lambda: balancers.class_difficulty(2, dynamic="cifar"), "unknown dynamic 'cifar'; did you mean 'cifar_lt'"),
+        (lambda: (b := balancers.class_difficulty(2)).update(b.init(), X, Y), "class_difficulty needs accuracy"),
+        (
+            lambda: (b := balancers.class_difficulty(2)).update(b.init(), X, Y, accuracy=jnp.ones(3)),
+            r"accuracy must have shape \(2,\), one per class, got \(3,\)",
+        ),
+        (
+            lambda: (b := balancers.class_difficulty(2)).update(b.init(), X, Y, accuracy=jnp.array([0.5, 50.0])),
+            r"accuracy must lie in \[0, 1\], or be NaN where it is not known, got \[0.5, 50.0\]",
+        ),
         (lambda: balancers.class_balanced(jnp.zeros(3)), "counts must be finite, >= 0 and not all 0"),
         (lambda: balancers.class_balanced(jnp.ones((3, 1))), r"counts must have shape \[classes\]"),
         (lambda: balancers.class_balanced(Y + 1, beta=1.0), r"beta must lie in \[0, 1\)"),

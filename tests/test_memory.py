@@ -64,7 +64,7 @@ def test_memory_is_flat_over_5000_steps(tmp_path, devices, resident_megabytes):
     measured = json.loads(run.stdout)
     (first, first_arrays), (last, last_arrays) = measured[str(FIRST)], measured[str(FIRST + STEPS)]
     assert last_arrays - first_arrays < 1
-    assert last - first < 2, measured
+    assert last - first < 5, measured  # of 500 and more
 
 
 if __name__ == "__main__":

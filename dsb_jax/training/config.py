@@ -82,7 +82,8 @@ def base_config() -> ConfigDict:
     config.balanced_softmax = ConfigDict()
     config.ldam = ConfigDict({"max_margin": 0.5, "scale": 30.0})
 
-    config.balancer = "dsb"  # dsb | uniform | inverse_frequency | class_balanced
+    # dsb | uniform | inverse_frequency | inverse_sqrt_frequency | class_balanced | class_difficulty
+    config.balancer = "dsb"
     config.start_epoch = config_dict.placeholder(int)  # epochs with weight 1 before it acts: 5 for dsb, else 0
     config.dsb = ConfigDict()
     config.dsb.alpha = config_dict.placeholder(float)  # 2 where long_tail makes a tail, else 1
@@ -93,6 +94,9 @@ def base_config() -> ConfigDict:
     config.dsb.power = 1.0
     config.dsb.normalize = "mean"
     config.class_balanced = ConfigDict({"beta": 0.9999})
+    config.class_difficulty = ConfigDict({"tau": 1.0, "dynamic": "none"})  # none | imagenet_lt | cifar_lt
+    # Of each class's training images, that are not trained on: their accuracies, taken once an epoch.
+    config.class_difficulty.held_out = 0.1
 
     config.batch_size = 128
     config.epochs = 30

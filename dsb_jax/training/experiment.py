@@ -25,7 +25,14 @@ from dsb_jax.training.sharding import Placement, make_mesh
 _logger = logging.getLogger(__name__)
 
 _LOSS_NAMES = {"cross_entropy": "CE", "focal": "Focal", "balanced_softmax": "BS", "ldam": "LDAM"}
-_BALANCER_NAMES = {"dsb": "DSB-", "uniform": "", "inverse_frequency": "IF-", "class_balanced": "CB-"}
+_BALANCER_NAMES = {
+    "dsb": "DSB-",
+    "uniform": "",
+    "inverse_frequency": "IF-",
+    "inverse_sqrt_frequency": "ISF-",
+    "class_balanced": "CB-",
+    "class_difficulty": "CDB-",
+}
 _LONG_TAILS = ("none", "exponential", "balanced", "mnist_lt_1", "mnist_lt_2")
 _DATA = ("prepared", "synthetic")
 _DSB_START_EPOCH = 5  # n of the paper
@@ -40,6 +47,7 @@ class Experiment:
       train: the training split.
       test: the split that results are reported on.
       indices: rows of ``train`` to train on, sorted.
+      held_out: rows of ``train`` that tell the balancer each class's accuracy, sorted; mostly none.
       counts: int ``[C]``, training samples per class.
       alpha: smoothing of interference in the semantic scale.
       model: the network.
@@ -57,6 +65,7 @@ class Experiment:
     train: data.Split
     test: data.Split
     indices: np.ndarray
+    held_out: np.ndarray
     counts: np.ndarray
     alpha: float
     model: nn.Module
@@ -112,7 +121,7 @@ def build(config: ConfigDict) -> Experiment:
     method(config)
     _check_numbers(config)
     train, test = _splits(config)
-    indices = _training_rows(config, train)
+    indices, held_out = _hold_out(config, train, _training_rows(config, train))
     counts = np.bincount(train.labels[indices], minlength=train.num_classes)
     if config.batch_size > len(indices):
         raise ValueError(f"batch_size must be at most the {len(indices)} training examples, got {config.batch_size}")
@@ -125,6 +134,7 @@ def build(config: ConfigDict) -> Experiment:
         train=train,
         test=test,
         indices=indices,
+        held_out=held_out,
         counts=counts,
         alpha=alpha,
         model=_model(config, train.num_classes),
@@ -255,6 +265,22 @@ def _training_rows(config, train):
         raise ValueError(f"long_tail {config.long_tail!r} does not fit {config.dataset}: {error}") from error
 
 
+def _hold_out(config, train, rows):
+    """The rows to train on, and those that are not: a share of each class, at least one of a class with several."""
+    if config.balancer != "class_difficulty":
+        return rows, rows[:0]
+    share = config.class_difficulty.held_out
+    if not 0 < share < 1:
+        raise ValueError(f"class_difficulty.held_out must lie in (0, 1), got {share}")
+    labels = train.labels[rows]
+    counts = np.bincount(labels, minlength=train.num_classes)
+    out = np.where(counts > 1, np.clip(np.rint(share * counts), 1, counts - 1), 0).astype(np.int64)
+    seed = config.subset_seed if config.subset_seed is not None else config.seed
+    kept = np.zeros(len(rows), bool)
+    kept[long_tail.subset(labels, counts - out, seed=seed)] = True
+    return rows[kept], rows[~kept]
+
+
 def _warn_of_idle_settings(config):
     users = {
         "imbalance": ("long_tail", ("exponential",)),
@@ -335,8 +361,13 @@ def _balancer(config, counts, alpha, mesh):
             balancer = balancers.uniform(num_classes)
         case "inverse_frequency":
             balancer = balancers.inverse_frequency(jnp.asarray(counts))
+        case "inverse_sqrt_frequency":
+            balancer = balancers.inverse_sqrt_frequency(jnp.asarray(counts))
         case "class_balanced":
             balancer = balancers.class_balanced(jnp.asarray(counts), beta=config.class_balanced.beta)
+        case "class_difficulty":
+            settings = {key: value for key, value in config.class_difficulty.items() if key != "held_out"}
+            balancer = balancers.class_difficulty(num_classes, **settings)
     start = config.start_epoch if config.start_epoch is not None else default_start
     if start >= config.epochs:
         text = "balancer=%s never acts: start_epoch=%d is not before the end, epoch %d; all weights are 1"

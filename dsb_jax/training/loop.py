@@ -140,7 +140,7 @@ class _Run:
         self.files, self.checkpoints, self.events = files, checkpoints, events
         self.watchdog, self.termination = watchdog, termination
         self.state, self.step = program.initial, 0
-        self.evaluated = self.saved = 0  # the last epochs that were
+        self.measured = self.evaluated = self.saved = 0  # the last epochs that were
         self.skipped = 0  # steps left out
         self.window: list[dict[str, Any]] = []  # metrics of the steps since the last line
         self.due: collections.deque[tuple[int, list[dict[str, Any]]]] = collections.deque()  # full windows by last step
@@ -153,7 +153,8 @@ class _Run:
             self.step, self.state = restored.step, restored.state
             self.skipped, self.window = clock["skipped"], clock["window"]
             # Of another config an epoch may have more steps than of this one.
-            self.evaluated, self.saved = (min(clock[name], int(self._epoch())) for name in ("evaluated", "saved"))
+            of_clock = (clock.get(name, 0) for name in ("measured", "evaluated", "saved"))
+            self.measured, self.evaluated, self.saved = (min(epoch, int(self._epoch())) for epoch in of_clock)
             _logger.info(
                 "going on from step %d/%d (epoch %.2f), after %s of training",
                 self.step, self.experiment.steps, self._epoch(), duration(clock["train_seconds"]),
@@ -210,6 +211,9 @@ class _Run:
 
     def _evaluate_and_save(self):
         epoch, last, accuracy = int(self._epoch()), self.step == self.experiment.steps, None
+        if self.program.holds_out and epoch > self.measured:
+            self._measure()
+            self.measured = epoch
         if epoch >= self.evaluated + self.config.eval_every or (last and epoch > self.evaluated):
             accuracy = self._evaluate()
             self.evaluated = epoch
@@ -268,6 +272,13 @@ class _Run:
         self.files.log(**record)
         self.events.write(record["step"], record)
 
+    def _measure(self):
+        """Tells the balancer how well each class is recognised by now."""
+        jax.block_until_ready(self.state)  # steps still under way are training time
+        begin = time.perf_counter()
+        self.state = self.program.with_accuracy(self.state, self._check)
+        self.progress.pause(time.perf_counter() - begin)
+
     def _evaluate(self):
         """Test accuracy by class, and what the balancer makes of the classes."""
         self._write_due_lines()
@@ -304,6 +315,7 @@ class _Run:
             self._log(self.step, self.window)  # raises
         begin = time.perf_counter()
         clock = {
+            "measured": self.measured,
             "evaluated": self.evaluated,
             "saved": self.saved,
             "skipped": self.skipped,

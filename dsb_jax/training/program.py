@@ -1,5 +1,6 @@
 """The compiled steps of an experiment, and its examples where the steps find them."""
 
+import dataclasses
 import functools
 import logging
 import time
@@ -13,6 +14,7 @@ from ml_collections import ConfigDict
 
 import dsb_jax
 from dsb_jax.data import feed
+from dsb_jax.evaluation import metrics
 from dsb_jax.training import experiment as experiments
 from dsb_jax.training.experiment import Experiment
 from dsb_jax.training.progress import announced
@@ -45,13 +47,15 @@ class Program:
         options = {"sharding": of_batch(self._mesh), "resident_bytes": config.resident_megabytes * 2**20}
         self._train = feed.Examples(experiment.train, experiment.indices, **options)
         self._test = feed.Examples(experiment.test, **options)
+        self._held_out = feed.Examples(experiment.train, experiment.held_out, **options) if self.holds_out else None
         self._describe()
         begin = time.perf_counter()
         parts = (experiment.model, experiment.objective, experiment.balancer, experiment.optimizer)
         shared = {"ema_decay": config.ema_decay, "placement": experiment.placement}
+        told = len(experiment.counts) if self.holds_out else 0
         preprocessing = experiment.preprocessing
         image = preprocessing.evaluation(np.zeros((1, *experiment.train.image_shape), np.uint8))
-        self.initial: TrainState = init_state(*parts, image, seed=config.seed, **shared)
+        self.initial: TrainState = init_state(*parts, image, seed=config.seed, held_out_classes=told, **shared)
         # Of arrays on several devices or processes the table says also how they are divided.
         include_stats = True if self._mesh is None else "global"
         table = parameter_overview.get_parameter_overview(self.initial.params, include_stats=include_stats)
@@ -117,6 +121,19 @@ class Program:
     def test(self, state: TrainState, check: Callable[[], None]) -> dict[str, np.ndarray]:
         """``prediction`` and ``loss`` of every test example; ``check`` is called before every batch."""
         return self._outputs(state, self._test, ("prediction", "loss"), check, "Testing")
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether there are examples that tell the balancer each class's accuracy."""
+        return len(self._experiment.held_out) > 0
+
+    def with_accuracy(self, state: TrainState, check: Callable[[], None]) -> TrainState:
+        """The state with each class's accuracy on the examples held out, as the state's parameters have it."""
+        predictions = self._outputs(state, self._held_out, ("prediction",), check, "Testing on what is held out")
+        labels = self._experiment.train.labels[self._experiment.held_out]
+        confusion = metrics.confusion_matrix(labels, predictions["prediction"], len(self._experiment.counts))
+        accuracy = np.asarray(metrics.class_accuracy(confusion), np.float32)
+        return dataclasses.replace(state, accuracy=jax.device_put(accuracy, state.accuracy.sharding))
 
     def training_features(self, state: TrainState, check: Callable[[], None]) -> np.ndarray:
         """Features of the training examples, pooled as the balancer pools them, in the order of ``indices``."""

@@ -37,6 +37,7 @@ class TrainState:
       balancing: the balancer's, the feature pool included.
       objective: the objective's.
       average: the model's variables averaged over the steps, ``{"params", "batch_stats"}``; ``()`` without averaging.
+      accuracy: float32 ``[C]``, each class's on held-out examples, NaN where it is not known; ``()`` without any.
       skipped: int32, steps left out because something in them was not finite.
       key: a random key; step ``s`` uses ``fold_in(key, s)``.
     """
@@ -48,6 +49,7 @@ class TrainState:
     balancing: Any
     objective: Any
     average: Any
+    accuracy: Any
     skipped: jax.Array
     key: jax.Array
 
@@ -66,6 +68,7 @@ def init_state(
     *,
     seed: int,
     ema_decay: float = 0.0,
+    held_out_classes: int = 0,
     placement: Placement | None = None,
 ) -> TrainState:
     """The state before the first step.
@@ -78,6 +81,7 @@ def init_state(
       images: floating ``[batch, height, width, channels]``, of which only the shape matters.
       seed: of the parameters and of everything random in a step.
       ema_decay: as in :func:`make_train_step`.
+      held_out_classes: how many classes the balancer is to be told the accuracy of.
       placement: devices, over which a feature pool is spread and parameters as it says; one device by default.
 
     Raises:
@@ -98,6 +102,7 @@ def init_state(
             balancing=balancer.init(),
             objective=objective.init(objective_key, variables, outputs),
             average={"params": params, "batch_stats": batch_stats} if ema_decay else (),
+            accuracy=jnp.full(held_out_classes, jnp.nan, jnp.float32) if held_out_classes else (),
             skipped=jnp.zeros((), jnp.int32),
             key=key,
         )
@@ -190,6 +195,7 @@ def make_train_step(
             balancing=outcome.balancing,
             objective=objective.after_update(outcome.objective, params),
             average=_averaged(state, params, outcome.batch_stats, ema_decay),
+            accuracy=state.accuracy,
             skipped=state.skipped,
             key=state.key,
         )
@@ -289,7 +295,7 @@ def _of_whole(model, objective, balancer):
             return _losses(model, objective, params, state.batch_stats, state.objective, batch, rng)
 
         losses, backward, (result, stats) = jax.vjp(losses_of, state.params, has_aux=True)
-        weights, balancing = balancer.update(state.balancing, result.features, result.labels, mask=result.mask)
+        weights, balancing = _weigh(balancer, state, result.features, result.labels, result.mask)
 
         def weighted(losses):
             terms = [term._replace(losses=loss) for term, loss in zip(result.terms, losses, strict=True)]
@@ -321,7 +327,7 @@ def _of_parts(model, objective, balancer, count, mesh):
 
         _, collected = lax.scan(collect, state.objective, (parts, keys))
         features, labels, mask = jax.tree.map(lambda array: _join(array, mesh), collected)
-        weights, balancing = balancer.update(state.balancing, features, labels, mask=mask)
+        weights, balancing = _weigh(balancer, state, features, labels, mask)
 
         def add(carry, part):
             gradient, stats, memory = carry
@@ -359,6 +365,12 @@ def _losses(model, objective, params, stats, memory, batch, rng):
 
     result = objective(forward, batch, memory, rng)
     return [term.losses for term in result.terms], (result, stats)
+
+
+def _weigh(balancer, state, features, labels, mask):
+    """The balancer's weights and its state after a batch."""
+    known = {} if isinstance(state.accuracy, tuple) else {"accuracy": state.accuracy}
+    return balancer.update(state.balancing, features, labels, mask=mask, **known)
 
 
 def _split(array, count, mesh):
