@@ -93,23 +93,25 @@ def boolean(name: str, array: Any, shape: tuple[int, ...]) -> jax.Array:
     return array
 
 
-def labels(array: Any, num_classes: int, *, samples: int, mask: jax.Array | None = None) -> jax.Array:
+def labels(
+    array: Any, num_classes: int, *, samples: int, name: str = "labels", mask: jax.Array | None = None
+) -> jax.Array:
     """``array`` as int32; raises ValueError unless it has an integer in ``[0, num_classes)`` per row of ``mask``.
 
     Under ``jit``, where values cannot be looked at, what does not fit becomes -1.
     """
     array = array if isinstance(array, jax.Array) else np.asarray(array)
     if array.shape != (samples,):
-        raise ValueError(f"labels must have shape ({samples},), one per sample, got {array.shape}")
+        raise ValueError(f"{name} must have shape ({samples},), one per sample, got {array.shape}")
     if not jnp.issubdtype(array.dtype, jnp.integer):
-        raise ValueError(f"labels must be integers, got {array.dtype}")
+        raise ValueError(f"{name} must be integers, got {array.dtype}")
     if is_concrete(array) and (mask is None or is_concrete(mask)):
         values = np.asarray(array)
         bad = (values < 0) | (values >= num_classes)
         bad = bad if mask is None else bad & np.asarray(mask)
         if bad.any():
             where = np.argmax(bad)
-            raise ValueError(f"labels must lie in [0, {num_classes}), got {values[where]} at position {where}")
+            raise ValueError(f"{name} must lie in [0, {num_classes}), got {values[where]} at position {where}")
     # Compared before it is narrowed to int32 and after it is widened to it: neither way wraps a label round.
     array = array if array.dtype.itemsize >= 4 else array.astype(jnp.int32)
     return jnp.where((array >= 0) & (array < num_classes), array.astype(jnp.int32), -1)

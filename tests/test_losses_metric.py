@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import reference
 
 from dsb_jax import losses
 
@@ -56,16 +57,6 @@ def regularizer_oracle(centers):
     return total / (classes * per_class * (per_class - 1))
 
 
-def slope(function, at):
-    """The gradient of a scalar by central differences."""
-    gradient = np.empty_like(at)
-    for index in np.ndindex(at.shape):
-        step = np.zeros_like(at)
-        step[index] = 1e-5
-        gradient[index] = (function(at + step) - function(at - step)) / 2e-5
-    return gradient
-
-
 # --- Against the official implementation ------------------------------------------------------------------------------
 
 
@@ -108,8 +99,8 @@ def test_soft_triple_equals_the_formula(hyper, per_class, dtype):
     np.testing.assert_allclose(value, expected(embeddings, centers=centers), **tolerance)
     of_both = jax.grad(mean, argnums=(0, 1))(jnp.asarray(embeddings, dtype), jnp.asarray(centers, dtype))
     differences = (
-        slope(lambda x: expected(x, centers=centers).mean(), embeddings),
-        slope(lambda w: expected(embeddings, centers=w).mean(), centers),
+        reference.slope(lambda x: expected(x, centers=centers).mean(), embeddings),
+        reference.slope(lambda w: expected(embeddings, centers=w).mean(), centers),
     )
     tolerance = 5e-5 if dtype == np.float32 else 1e-7  # The second is that of the finite difference.
     for gradient, difference in zip(of_both, differences, strict=True):
@@ -122,7 +113,7 @@ def test_the_regularizer_equals_the_formula(dtype):
     assert value.dtype == gradient.dtype == dtype
     np.testing.assert_allclose(value, regularizer_oracle(centers), rtol=1e-6 if dtype == np.float32 else 1e-14)
     tolerance = 1e-5 if dtype == np.float32 else 1e-8
-    np.testing.assert_allclose(gradient, slope(regularizer_oracle, centers), rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(gradient, reference.slope(regularizer_oracle, centers), rtol=tolerance, atol=tolerance)
 
 
 # --- What must hold ---------------------------------------------------------------------------------------------------

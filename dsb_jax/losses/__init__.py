@@ -15,16 +15,31 @@ import numpy as np
 
 from dsb_jax import validation
 from dsb_jax.losses.classification import balanced_softmax, cross_entropy, focal, ldam
-from dsb_jax.losses.metric import soft_triple, soft_triple_regularizer
+from dsb_jax.losses.contrastive import circle, paco
+from dsb_jax.losses.margin import domain_balancing, domain_frequency
+from dsb_jax.losses.metric import (
+    center_cosine_loss,
+    center_loss,
+    norm_softmax,
+    soft_triple,
+    soft_triple_regularizer,
+)
 
 __all__ = [
     "balanced_softmax",
+    "center_cosine_loss",
+    "center_loss",
+    "circle",
     "create",
     "cross_entropy",
+    "domain_balancing",
+    "domain_frequency",
     "focal",
     "head",
     "ldam",
     "names",
+    "norm_softmax",
+    "paco",
     "soft_triple",
     "soft_triple_regularizer",
 ]

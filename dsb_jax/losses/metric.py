@@ -1,20 +1,19 @@
 """Losses of metric learning: embeddings near what stands for their class, and far from what stands for others.
 
 All are functions ``(embeddings [batch, dim], labels [batch], ...) -> [batch]``. Embeddings are taken as they come, of
-length 1 where the method has them so; what stands for a class is brought to length 1 here. What is narrower than
-float32 is upcast to it; float64, of either argument, is kept. A label outside ``[0, classes)`` raises where its value
-can be read; under ``jit`` its loss is NaN, and its gradient zero.
+length 1 where the method has them so; proxies, and the centres that compete for an embedding, are brought to length 1
+here. What is narrower than float32 is upcast to it; float64, of either argument, is kept. A label outside
+``[0, classes)`` raises where its value can be read; under ``jit`` its loss is NaN, and its gradient zero.
 """
-
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from dsb_jax import validation
 from dsb_jax.losses.classification import cross_entropy
+from dsb_jax.losses.embeddings import checked, comparable, normalized, similarity
 
-_MIN_NORM = 1e-12  # a shorter centre is divided by this instead of by its own length
+_NEAREST, _FARTHEST = 1e-12, 1e12  # what center_loss clamps to
 _INSIDE_ROOT = 1e-5  # where two centres meet, the slope of the root of nothing would be infinite
 
 
@@ -56,23 +55,20 @@ def soft_triple(
 
     Source: Qian et al., SoftTriple Loss: Deep Metric Learning Without Triplet Sampling, 2019; Eq. 6 of the paper.
     """
-    embeddings, centers = _checked_embeddings(embeddings), _checked_centers(centers)
-    if embeddings.shape[1] != centers.shape[2]:
-        raise ValueError(
-            f"embeddings and centers must have the same last dimension, got {embeddings.shape} and {centers.shape}"
-        )
+    embeddings, centers = comparable(
+        embeddings=checked("embeddings", embeddings, "batch, dim"),
+        centers=checked("centers", centers, "classes, centers, dim", filled=True),
+    )
     validation.positive("scale", scale)
     validation.positive("gamma", gamma)
     validation.at_least("margin", margin, 0)
     classes = centers.shape[0]
     labels = validation.labels(labels, classes, samples=embeddings.shape[0])
-    dtype = jnp.promote_types(embeddings.dtype, centers.dtype)
-    embeddings, centers = embeddings.astype(dtype), centers.astype(dtype)
     # Full float32 also where matrix products default to less: the scale multiplies errors.
-    similarity = jnp.einsum("bd,ckd->bck", embeddings, _normalized(centers), precision=jax.lax.Precision.HIGHEST)
-    similarity = jnp.sum(jax.nn.softmax(similarity / gamma, axis=2) * similarity, axis=2)
-    true_class = jax.nn.one_hot(labels, classes, dtype=dtype)
-    return cross_entropy(scale * (similarity - margin * true_class), labels)
+    to_centers = jnp.einsum("bd,ckd->bck", embeddings, normalized(centers), precision=jax.lax.Precision.HIGHEST)
+    to_classes = jnp.sum(jax.nn.softmax(to_centers / gamma, axis=2) * to_centers, axis=2)
+    true_class = jax.nn.one_hot(labels, classes, dtype=to_classes.dtype)
+    return cross_entropy(scale * (to_classes - margin * true_class), labels)
 
 
 def soft_triple_regularizer(centers: jax.Array) -> jax.Array:
@@ -97,7 +93,7 @@ def soft_triple_regularizer(centers: jax.Array) -> jax.Array:
 
     Source: Qian et al., 2019, with the 1e-5 of their code; the paper's Eq. 6 is without this term.
     """
-    centers = _normalized(_checked_centers(centers))
+    centers = normalized(checked("centers", centers, "classes, centers, dim", filled=True))
     classes, per_class, _ = centers.shape
     if per_class == 1:
         return jnp.zeros((), centers.dtype)
@@ -106,26 +102,107 @@ def soft_triple_regularizer(centers: jax.Array) -> jax.Array:
     return jnp.sum(jnp.triu(distance, 1)) / (classes * per_class * (per_class - 1))
 
 
-def _normalized(centers: jax.Array) -> jax.Array:
-    squares = jnp.sum(jnp.square(centers), axis=-1, keepdims=True)
-    return centers / jnp.sqrt(jnp.maximum(squares, _MIN_NORM**2))
+def norm_softmax(
+    embeddings: jax.Array, labels: jax.Array, *, proxies: jax.Array, temperature: float = 0.05
+) -> jax.Array:
+    """Normalised softmax: cross-entropy of the similarities to one proxy per class.
+
+    With the proxies w_c at length 1, ``-log softmax(x·w_c / temperature)_y``.
+
+    Args:
+      embeddings: ``[batch, dim]``, floating, of length 1 in the method.
+      labels: Class indices ``[batch]``, integers.
+      proxies: ``[classes, dim]``, floating, of any length.
+      temperature: Temperature σ, > 0.
+
+    Returns:
+      The loss of every example in nats, ``[batch]``.
+
+    Raises:
+      ValueError: on a wrong shape, dtype or ``temperature``, or a label outside ``[0, classes)``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> proxies = jnp.array([[2.0, 0.0], [0.0, 3.0]])
+      >>> loss = norm_softmax(jnp.array([[1.0, 0.0]]), jnp.array([0]), proxies=proxies, temperature=1.0)
+      >>> [f"{value:.3f}" for value in loss]  # log(1 + 1/e)
+      ['0.313']
+
+    Source: Zhai & Wu, Classification is a Strong Baseline for Deep Metric Learning, 2019.
+    """
+    embeddings, proxies = comparable(
+        embeddings=checked("embeddings", embeddings, "batch, dim"),
+        proxies=checked("proxies", proxies, "classes, dim", filled=True),
+    )
+    validation.positive("temperature", temperature)
+    labels = validation.labels(labels, proxies.shape[0], samples=embeddings.shape[0])
+    return cross_entropy(similarity(embeddings, normalized(proxies)) / temperature, labels)
 
 
-def _checked_embeddings(embeddings: Any) -> jax.Array:
-    embeddings = jnp.asarray(embeddings)
-    if embeddings.ndim != 2:
-        raise ValueError(f"embeddings must have shape [batch, dim], got {embeddings.shape}")
-    return _at_least_float32("embeddings", embeddings)
+def center_loss(features: jax.Array, labels: jax.Array, *, centers: jax.Array) -> jax.Array:
+    """Center loss: the squared distance to the centre of the class.
+
+    ``Σ_d (x_d - w_yd)²``, clamped to [1e-12, 1e12]. It is added, with a small weight, to a classification loss; in IFL
+    both see examples of two environments. The centres have an optimizer of their own, which that weight must not slow.
+
+    Args:
+      features: ``[batch, dim]``, floating, of any length.
+      labels: Class indices ``[batch]``, integers.
+      centers: ``[classes, dim]``, floating, of any length.
+
+    Returns:
+      The loss of every example, ``[batch]``.
+
+    Raises:
+      ValueError: on a wrong shape or dtype, or a label outside ``[0, classes)``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> centers = jnp.array([[1.0, 0.0], [0.0, 2.0]])
+      >>> [f"{value:.1f}" for value in center_loss(jnp.array([[1.0, 1.0]]), jnp.array([1]), centers=centers)]
+      ['2.0']
+
+    Source: Wen et al., 2016, Eq. 2, without its ½, as in the code of Tang et al., Invariant Feature Learning for
+    Generalized Long-Tailed Classification, 2022.
+    """
+    features, own, is_class = _with_own_centers(features, labels, centers)
+    distance = jnp.sum(jnp.square(features - own), axis=1)
+    return jnp.where(is_class, jnp.clip(distance, _NEAREST, _FARTHEST), jnp.nan)
 
 
-def _checked_centers(centers: Any) -> jax.Array:
-    centers = jnp.asarray(centers)
-    if centers.ndim != 3 or 0 in centers.shape:
-        raise ValueError(f"centers must have shape [classes, centers, dim], none of them 0, got {centers.shape}")
-    return _at_least_float32("centers", centers)
+def center_cosine_loss(features: jax.Array, labels: jax.Array, *, centers: jax.Array) -> jax.Array:
+    """Center loss on directions: 1 minus the cosine with the centre of the class.
+
+    Args:
+      features: ``[batch, dim]``, floating, of any length.
+      labels: Class indices ``[batch]``, integers.
+      centers: ``[classes, dim]``, floating, of any length.
+
+    Returns:
+      The loss of every example, ``[batch]``, in [0, 2]; 1 for features or a centre that are zero.
+
+    Raises:
+      ValueError: on a wrong shape or dtype, or a label outside ``[0, classes)``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> centers = jnp.array([[1.0, 0.0], [0.0, 2.0]])
+      >>> [f"{value:.3f}" for value in center_cosine_loss(jnp.array([[1.0, 1.0]]), jnp.array([1]), centers=centers)]
+      ['0.293']
+
+    Source: the code of Tang et al., 2022, beside their center loss.
+    """
+    features, own, is_class = _with_own_centers(features, labels, centers)
+    cosine = jnp.sum(normalized(features) * normalized(own), axis=1)
+    return jnp.where(is_class, 1.0 - cosine, jnp.nan)
 
 
-def _at_least_float32(name: str, array: jax.Array) -> jax.Array:
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise ValueError(f"{name} must be floating point, got {array.dtype}")
-    return array if array.dtype == jnp.float64 else array.astype(jnp.float32)
+def _with_own_centers(features: jax.Array, labels: jax.Array, centers: jax.Array) -> tuple[jax.Array, ...]:
+    """Features, the centre of each one's class, and whether its label is a class."""
+    features, centers = comparable(
+        features=checked("features", features, "batch, dim"),
+        centers=checked("centers", centers, "classes, dim", filled=True),
+    )
+    labels = validation.labels(labels, centers.shape[0], samples=features.shape[0])
+    # What is no class borrows the first centre and is masked later: a NaN here would be one in the gradient too.
+    return features, centers[jnp.maximum(labels, 0)], labels >= 0
