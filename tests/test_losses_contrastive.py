@@ -80,12 +80,12 @@ def test_circle_equals_that_of_pytorch_metric_learning(name, golden, dtype):
     assert per_anchor.dtype == gradient.dtype == dtype
     official = file["loss_per_anchor"][:, 0]
     np.testing.assert_array_equal(np.asarray(per_anchor) == 0, official == 0)
-    # Above 20, torch's softplus is the identity, which is up to 2e-9 less.
-    rtol, grad_rtol = {"float32": (1e-5, 1e-5), "float64": (1e-10, 1e-9)}[dtype.name]
+    # Above 20, torch's softplus is the identity, up to 2e-9 less: 9e-11 of the gradient where an anchor is at 21.8.
+    rtol = {"float32": 1e-5, "float64": 1e-10}[dtype.name]
     np.testing.assert_allclose(value, file["loss"], rtol=rtol)
     np.testing.assert_allclose(per_anchor, official, rtol=rtol, atol=rtol)
     largest = np.abs(file["grad_embeddings"]).max()
-    np.testing.assert_allclose(gradient, file["grad_embeddings"], rtol=0, atol=grad_rtol * largest)
+    np.testing.assert_allclose(gradient, file["grad_embeddings"], rtol=0, atol=rtol * largest)
 
 
 @pytest.mark.parametrize("name", ["circle_batch_m04_g80", "circle_batch_m025_g256"])
