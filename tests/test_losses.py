@@ -18,6 +18,8 @@ from dsb_jax import losses
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
 COUNTS = np.array([500, 120, 30, 7, 1])
+PRIOR = COUNTS / COUNTS.sum()
+MEAN_SCORES = np.array([0.9, 0.5, 0.03, 0.2, 0.01])
 ALL = {
     "cross_entropy": losses.cross_entropy,
     "cross_entropy_smoothed": functools.partial(losses.cross_entropy, label_smoothing=0.1),
@@ -26,8 +28,21 @@ ALL = {
     "focal_2_detached": functools.partial(losses.focal, detach_modulator=True),
     "balanced_softmax": functools.partial(losses.balanced_softmax, counts=COUNTS),
     "ldam": functools.partial(losses.ldam, counts=COUNTS),
+    "logit_adjusted": functools.partial(losses.logit_adjusted, prior=PRIOR, tau=0.7),
+    "lade": functools.partial(losses.lade, prior=PRIOR),
+    "seesaw": functools.partial(losses.seesaw, counts=COUNTS),
+    "equilibrium": functools.partial(losses.equilibrium, mean_scores=MEAN_SCORES),
+    "sigmoid_focal": functools.partial(losses.sigmoid_focal, gamma=2.0),
+    "sigmoid_cross_entropy": functools.partial(losses.sigmoid_focal, gamma=0.0),
+    "distribution_balanced": functools.partial(losses.distribution_balanced, counts=COUNTS),
 }
+OF_COUNTS = ["balanced_softmax", "distribution_balanced", "lade", "ldam", "logit_adjusted", "seesaw"]
 every_loss = pytest.mark.parametrize("loss", ALL.values(), ids=ALL.keys())
+
+
+def is_one_of(loss, *functions):
+    """Whether an entry of ALL is one of these functions, with some of its arguments filled in or not."""
+    return getattr(loss, "func", loss) in functions
 
 
 @pytest.fixture(params=["eager", "jit"])
@@ -58,7 +73,26 @@ GOLDEN = {
     "ldam_plain": lambda file: functools.partial(losses.ldam, counts=file["counts"]),
     "ldam_drw": lambda file: functools.partial(losses.ldam, counts=file["counts"], max_margin=0.5, scale=30.0),
     "ldam_drw0": lambda file: losses.create("ldam", counts=file["counts"]),
+    # The official code adds 1e-9 to the prior: 1e-6 in the logarithm of the rarest class.
+    "prior_ce": lambda file: functools.partial(losses.logit_adjusted, prior=share(file) + file["eps"]),
+    "seesaw_ce_a": lambda file: functools.partial(losses.seesaw, counts=file["cum_samples"]),
+    "seesaw_ce_q0": lambda file: functools.partial(losses.seesaw, counts=file["cum_samples"], q=0.0),
+    "loce_equilibrium": lambda file: functools.partial(losses.equilibrium, mean_scores=file["mean_score"]),
+    "cb_softmax_beta0.99": lambda file: losses.cross_entropy,
+    "cb_softmax_beta0.9999": lambda file: losses.cross_entropy,
+    "cb_sigmoid_beta0.99": lambda file: functools.partial(losses.sigmoid_focal, gamma=0.0),
+    "cb_sigmoid_beta0.9999": lambda file: functools.partial(losses.sigmoid_focal, gamma=0.0),
+    "cb_focal_beta0.99_g0.5": lambda file: functools.partial(losses.sigmoid_focal, gamma=0.5),
+    "cb_focal_beta0.99_g1": lambda file: losses.sigmoid_focal,
+    "cb_focal_beta0.99_g2": lambda file: functools.partial(losses.sigmoid_focal, gamma=2.0),
+    "cb_focal_beta0.9999_g0.5": lambda file: functools.partial(losses.sigmoid_focal, gamma=0.5),
+    "cb_focal_beta0.9999_g1": lambda file: losses.sigmoid_focal,
+    "cb_focal_beta0.9999_g2": lambda file: functools.partial(losses.sigmoid_focal, gamma=2.0),
 }
+
+
+def share(file):
+    return file["counts"] / file["counts"].sum()
 
 
 @pytest.mark.parametrize("name", GOLDEN)
@@ -67,7 +101,8 @@ def test_value_and_gradient_equal_the_official_ones(name, golden, dtype):
     loss = GOLDEN[name](file)
     labels = file["labels"].astype(np.int32)
     weights = file.get("class_weights", np.ones(10))[labels]
-    weights = (weights / weights.sum()).astype(dtype)
+    # The weighted means of PyTorch divide by the weights, the class-balanced losses by the examples.
+    weights = (weights / (len(labels) if name.startswith("cb_") else weights.sum())).astype(dtype)
 
     def mean(logits):
         per_example = loss(logits, labels)
@@ -76,37 +111,141 @@ def test_value_and_gradient_equal_the_official_ones(name, golden, dtype):
     logits = jnp.asarray(file["logits"], dtype)
     (value, per_example), gradient = jax.jit(jax.value_and_grad(mean, has_aux=True))(logits)
     assert per_example.dtype == gradient.dtype == dtype
-    # Beside the relative tolerance, what rounding the logits (up to 40) to this dtype already does.
-    rtol, atol = {"float32": (1e-5, 1e-6), "float64": (1e-10, 1e-14)}[dtype.name]
+    rtol, atol = tolerance(np.float32 if file["loss"].dtype == np.float32 else dtype)
     np.testing.assert_allclose(value, file["loss"], rtol=rtol)
     np.testing.assert_allclose(gradient, file["grad_logits"], rtol=rtol, atol=atol * np.abs(file["grad_logits"]).max())
     if "loss_per_example" in file:
         np.testing.assert_allclose(per_example, file["loss_per_example"], rtol=rtol, atol=atol)
 
 
+def test_weighted_equilibrium_equals_the_official_one(golden, dtype):
+    """Its weights are of examples, and it divides by their number."""
+    file = golden("loce_equilibrium")
+    weights = file["sample_weight"].astype(dtype)
+    loss = functools.partial(losses.equilibrium, labels=file["labels"], mean_scores=file["mean_score"])
+    value, gradient = jax.value_and_grad(lambda z: jnp.mean(weights * loss(z)))(jnp.asarray(file["logits"], dtype))
+    rtol, atol = tolerance(dtype)
+    np.testing.assert_allclose(value, file["loss_weighted"], rtol=rtol)
+    np.testing.assert_allclose(gradient, file["grad_logits_weighted"], rtol=rtol, atol=atol)
+
+
+def test_seesaw_of_the_official_module(golden, dtype):
+    """Of its outputs the first ten are classes; where it has seen no sample of a class it counts one."""
+    file = golden("seesaw_full")
+    foreground = file["labels"] < 10
+    logits = jnp.asarray(file["logits"][foreground, :10], dtype)
+    loss = losses.seesaw(logits, file["labels"][foreground], counts=file["cum_samples_after"][:10])
+    # The module keeps its counts, and so its mitigation, in float32.
+    np.testing.assert_allclose(jnp.mean(loss), file["loss_classes"], rtol=1e-5 if dtype == np.float32 else 1e-6)
+
+
+@pytest.mark.parametrize("name", ["lade_a", "lade_b"])
+def test_lade_equals_the_official_one(name, golden, dtype):
+    """It differs by the official epsilons alone: with them, the formula tested here gives the official value."""
+    file = golden(name)
+    prior, penalty = share(file), float(file["remine_lambda"])
+    official = regularizer_of_lade(file["logits"], file["labels"], prior, penalty, prior_eps=1e-9, count_eps=1e-8)
+    np.testing.assert_allclose(official, file["loss_lade"], rtol=1e-12)
+    plain = regularizer_of_lade(file["logits"], file["labels"], prior, penalty)
+
+    logits, arguments = jnp.asarray(file["logits"], dtype), {"labels": file["labels"], "prior": prior}
+    regularizer = functools.partial(losses.lade_regularizer, penalty=penalty, **arguments)
+    value, gradient = jax.value_and_grad(regularizer)(logits)
+    assert value.dtype == gradient.dtype == dtype
+    np.testing.assert_allclose(value, plain, rtol=tolerance(dtype)[0])
+    rtol = 1e-5 if dtype == np.float32 else 5e-7  # Up to 1e-6 of a part comes from the epsilons.
+    np.testing.assert_allclose(value, file["loss_lade"], rtol=rtol)
+    np.testing.assert_allclose(gradient, file["grad_logits_lade"], rtol=rtol, atol=1e-8)
+
+    loss = functools.partial(losses.lade, weight=float(file["lade_weight"]), penalty=penalty, **arguments)
+    value, gradient = jax.value_and_grad(lambda z: jnp.mean(loss(z)))(logits)
+    np.testing.assert_allclose(value, file["loss_total"], rtol=rtol)
+    np.testing.assert_allclose(gradient, file["grad_logits_total"], rtol=rtol, atol=1e-8)
+
+
+def tolerance(dtype):
+    """Beside the relative one, what rounding the logits (up to 40) to this dtype already does."""
+    return {"float32": (1e-5, 1e-6), "float64": (1e-10, 1e-14)}[np.dtype(dtype).name]
+
+
 # --- Against float64 NumPy --------------------------------------------------------------------------------------------
 
 
-def oracle(name, logits, labels):
-    """The formula of ``ALL[name]``, written once more without care for overflow."""
+def softmax(logits):
+    return np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+
+
+def oracle(name, logits, labels, constant=None):
+    """The formula of ``ALL[name]``, written once more without care for overflow.
+
+    Of ``constant``, by default the logits, are those parts of which a loss takes no gradient.
+    """
     logits = np.asarray(logits, np.float64)
-    rows = np.arange(len(labels))
-    if name == "balanced_softmax":
-        logits = logits + np.log(COUNTS)
-    if name == "ldam":
-        margins = COUNTS**-0.25 / np.max(COUNTS**-0.25) * 0.5
-        logits = logits.copy()
-        logits[rows, labels] -= margins[labels]
-        logits = 30.0 * logits
-    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    target = np.eye(logits.shape[1])[labels]
+    constant = logits if constant is None else constant
+    rows, target = np.arange(len(labels)), np.eye(logits.shape[1])[labels]
+    if name.startswith("sigmoid"):
+        return binary_focal(logits, target, gamma=2.0 if name == "sigmoid_focal" else 0.0).sum(1)
+    if name == "distribution_balanced":
+        return distribution_balanced(logits, labels)
+    shift = {
+        "balanced_softmax": np.log(COUNTS),
+        "logit_adjusted": 0.7 * np.log(PRIOR),
+        "lade": np.log(PRIOR),
+        "equilibrium": np.log(MEAN_SCORES),
+        "ldam": -0.5 * target * COUNTS**-0.25 / np.max(COUNTS**-0.25),
+        "seesaw": np.log(seesaw_factors(softmax(constant), labels)),
+    }.get(name, 0.0)
+    p = softmax((30.0 if name == "ldam" else 1.0) * (logits + shift))
     if name == "cross_entropy_smoothed":
         target = 0.9 * target + 0.1 / logits.shape[1]
-    gamma = {"focal_0.5": 0.5, "focal_2": 2.0}.get(name, 0.0)
-    return (1 - p[rows, labels]) ** gamma * -(target * np.log(p)).sum(1)
+    gamma = {"focal_0.5": 0.5, "focal_2": 2.0, "focal_2_detached": 2.0}.get(name, 0.0)
+    hard = softmax(constant)[rows, labels] if name == "focal_2_detached" else p[rows, labels]
+    loss = (1 - hard) ** gamma * -(target * np.log(p)).sum(1)
+    return loss + 0.1 * regularizer_of_lade(logits, labels, PRIOR, 0.1) if name == "lade" else loss
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if name != "focal_2_detached"])
+def binary_focal(logits, target, gamma):
+    """As the code of the class-balanced losses has it."""
+    modulator = np.exp(-gamma * target * logits - gamma * np.log(1 + np.exp(-logits)))
+    return modulator * (target * np.log(1 + np.exp(-logits)) + (1 - target) * np.log(1 + np.exp(logits)))
+
+
+def distribution_balanced(logits, labels, kappa=0.05, scale=2.0):
+    """Example by example and class by class, as the paper has it."""
+    loss = np.zeros(len(labels))
+    for (i, c), z in np.ndenumerate(logits - kappa * np.log(1 / PRIOR - 1)):
+        weight = 0.1 + 1 / (1 + np.exp(-10.0 * ((1 / COUNTS[c]) / (1 / COUNTS[labels[i]]) - 0.2)))
+        if c == labels[i]:
+            p = 1 / (1 + np.exp(-z))
+            loss[i] += weight * (1 - p) ** 2 * -np.log(p)
+        else:
+            p = 1 / (1 + np.exp(-scale * z))
+            loss[i] += weight * p**2 * -np.log(1 - p) / scale
+    return 2.0 * loss / len(COUNTS)
+
+
+def seesaw_factors(p, labels):
+    factors = np.ones_like(p)
+    for (i, j), _ in np.ndenumerate(p):
+        y = labels[i]
+        if j != y:
+            factors[i, j] = min(1.0, COUNTS[j] / COUNTS[y]) ** 0.8 * max(1.0, p[i, j] / max(p[i, y], 0.01)) ** 2
+    return factors
+
+
+def regularizer_of_lade(logits, labels, prior, penalty, prior_eps=0.0, count_eps=0.0):
+    """Class by class; the official code has the epsilons."""
+    classes, total = len(prior), 0.0
+    for c in range(classes):
+        of_class = logits[labels == c, c]
+        first = of_class.sum() / (len(of_class) + count_eps) if len(of_class) else 0.0
+        ratio = np.exp(logits[:, c]) / (prior[c] + prior_eps) * (1 / classes + prior_eps)
+        second = np.log(ratio.mean())
+        total -= prior[c] * (first - second - penalty * second**2)
+    return total
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_value_and_gradient_equal_the_formula(name, dtype):
     logits, labels = batch(scale=0.5 if name == "ldam" else 3.0)
     loss = functools.partial(ALL[name], labels=labels)
@@ -116,7 +255,7 @@ def test_value_and_gradient_equal_the_formula(name, dtype):
     for index in np.ndindex(logits.shape):
         step = np.zeros_like(logits)
         step[index] = 1e-5
-        difference = oracle(name, logits + step, labels) - oracle(name, logits - step, labels)
+        difference = oracle(name, logits + step, labels, logits) - oracle(name, logits - step, labels, logits)
         expected_gradient[index] = difference.sum() / 2e-5
     np.testing.assert_allclose(value, oracle(name, logits, labels), rtol=1e-5 if dtype == np.float32 else 1e-12)
     tolerance = 2e-5 if dtype == np.float32 else 1e-7  # The second is that of the finite difference.
@@ -141,6 +280,60 @@ def test_ldam_margins_fall_with_the_fourth_root_of_the_count():
     np.testing.assert_allclose(-margins, -0.3 * (1 / COUNTS) ** 0.25, rtol=2e-6)
 
 
+def test_seesaw_takes_no_gradient_of_its_factors():
+    logits, labels = batch()
+    gradient = jax.grad(lambda z: jnp.sum(losses.seesaw(z, labels, counts=COUNTS)))(jnp.asarray(logits, jnp.float32))
+    weighted = seesaw_factors(softmax(logits), labels) * np.exp(logits)
+    expected = weighted / weighted.sum(1, keepdims=True) - np.eye(5)[labels]
+    np.testing.assert_allclose(gradient, expected, rtol=2e-5, atol=2e-6)
+
+
+def test_lade_counts_a_class_that_the_batch_lacks():
+    """Of two classes, one without examples: its first term is 0 and its second counts."""
+    logits, labels = jnp.log(jnp.array([[1.0, 2.0], [1.0, 4.0]])), jnp.array([0, 0])
+    value = losses.lade_regularizer(logits, labels, prior=[0.25, 0.75], penalty=0.5)
+    present, absent = np.log(1.0 / (2 * 0.25)), np.log(3.0 / (2 * 0.75))
+    expected = 0.25 * (present + 0.5 * present**2) + 0.75 * (absent + 0.5 * absent**2)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+
+
+def test_lade_leaves_out_a_class_that_no_example_can_have(variant):
+    logits, labels = batch(scale=1.0)
+    labels = labels % 4
+    masked = np.array(logits, np.float32)
+    masked[:, 4] = -np.inf
+    regularizer = functools.partial(losses.lade_regularizer, labels=labels, prior=PRIOR)
+    value, gradient = variant(jax.value_and_grad(regularizer))(jnp.asarray(masked))
+    second = np.log(np.exp(logits[:, 4]).mean() / (5 * PRIOR[4]))
+    expected = regularizer_of_lade(logits, labels, PRIOR, 0.1) - PRIOR[4] * (second + 0.1 * second**2)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    chex.assert_tree_all_finite(gradient)
+    np.testing.assert_array_equal(gradient[:, 4], 0.0)
+
+
+def test_lade_of_examples_that_are_all_no_class():
+    logits, _ = batch()
+    regularizer = functools.partial(losses.lade_regularizer, prior=PRIOR)
+    value, gradient = jax.jit(jax.value_and_grad(regularizer))(jnp.asarray(logits), jnp.full(12, -1))
+    np.testing.assert_array_equal(value, 0.0)
+    np.testing.assert_array_equal(gradient, 0.0)
+
+
+def test_the_mean_of_lade_is_that_of_logit_adjusted_and_the_weighted_regularizer():
+    logits, labels = batch()
+    value = losses.lade(logits, labels, prior=PRIOR, weight=0.3, penalty=0.7)
+    regularizer = losses.lade_regularizer(logits, labels, prior=PRIOR, penalty=0.7)
+    expected = losses.logit_adjusted(logits, labels, prior=PRIOR) + 0.3 * regularizer
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+
+
+def test_distribution_balanced_when_one_class_has_nearly_all_samples():
+    """The share of the largest class rounds to 1 in float32, and its bias must stay finite."""
+    logits, labels = jnp.zeros((2, 2)), jnp.array([0, 1])
+    loss = functools.partial(losses.distribution_balanced, labels=labels, counts=[10**12, 1])
+    chex.assert_tree_all_finite(jax.value_and_grad(lambda z: jnp.sum(loss(z)))(logits))
+
+
 # --- What holds for any input -----------------------------------------------------------------------------------------
 
 any_logits = hnp.arrays(np.float64, (4, 5), elements=st.floats(-50, 50))
@@ -154,13 +347,17 @@ examples = hypothesis.settings(
 @examples
 @hypothesis.given(any_logits, any_labels, st.floats(-100, 100))
 def test_a_shift_of_all_logits_changes_nothing(loss, logits, labels, shift):
+    if is_one_of(loss, losses.sigmoid_focal, losses.distribution_balanced):
+        pytest.skip("a sigmoid is of one logit, whatever the others are")
+    if is_one_of(loss, losses.lade):
+        pytest.skip("the penalty is there to keep the logits where they are")
     with jax.enable_x64(True):
         np.testing.assert_allclose(loss(logits + shift, labels), loss(logits, labels), rtol=1e-9, atol=1e-9)
 
 
 @examples
 @hypothesis.given(any_logits, any_labels, st.permutations(range(5)))
-@pytest.mark.parametrize("name", ["cross_entropy", "focal", "balanced_softmax", "ldam"])
+@pytest.mark.parametrize("name", losses.names())
 def test_renaming_the_classes_changes_nothing(name, logits, labels, order):
     with jax.enable_x64(True):
         before = losses.create(name, counts=COUNTS)(logits, labels)
@@ -183,7 +380,7 @@ def test_focal_lies_between_zero_and_cross_entropy(logits, labels, gamma):
 @hypothesis.given(any_logits, any_labels, st.floats(1e-3, 1e3))
 def test_only_ratios_of_counts_matter(logits, labels, factor):
     with jax.enable_x64(True):
-        for name in ("balanced_softmax", "ldam"):
+        for name in OF_COUNTS:
             before, after = (losses.create(name, counts=c)(logits, labels) for c in (COUNTS, COUNTS * factor))
             np.testing.assert_allclose(after, before, rtol=1e-9, atol=1e-12)
         equal = np.full(5, factor)
@@ -191,11 +388,15 @@ def test_only_ratios_of_counts_matter(logits, labels, factor):
         np.testing.assert_allclose(
             losses.balanced_softmax(logits, labels, counts=equal), expected, rtol=1e-9, atol=1e-12
         )
+        logit_adjusted = losses.logit_adjusted(logits, labels, prior=PRIOR, tau=0.0)
+        np.testing.assert_allclose(logit_adjusted, expected, rtol=1e-9, atol=1e-12)
+        without_factors = losses.seesaw(logits, labels, counts=COUNTS, p=0.0, q=0.0)
+        np.testing.assert_allclose(without_factors, expected, rtol=1e-9, atol=1e-12)
         without_margin = losses.ldam(logits, labels, counts=COUNTS, max_margin=0.0, scale=1.0)
         np.testing.assert_allclose(without_margin, expected, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["balanced_softmax", "ldam"])
+@pytest.mark.parametrize("name", OF_COUNTS)
 def test_a_class_without_samples_is_treated_as_the_rarest_that_has_some(name, variant):
     logits, labels = batch(examples=30, scale=0.3)
     with_none = losses.create(name, counts=[500, 0, 30, 7, 0])
@@ -244,12 +445,16 @@ def test_infinite_logits_mask_classes_out(loss):
     """A class that -inf rules out is as good as absent, unless the target has a share of it."""
     if getattr(loss, "keywords", {}).get("label_smoothing"):
         pytest.skip("a smoothed target gives every class a share")
+    if is_one_of(loss, losses.lade):
+        pytest.skip("the penalty is on low logits too; what -inf does has its own test")
     logits, labels = batch(classes=5, scale=1.0)
     labels = labels % 4
     removed = np.array(logits, np.float32)
     removed[:, 4] = -np.inf
     floor = np.where(np.isinf(removed), np.float32(-1e4), removed)
     np.testing.assert_allclose(loss(removed, labels), loss(floor, labels), rtol=1e-6)
+    gradient, expected = (jax.grad(lambda z: jnp.sum(loss(z, labels)))(jnp.asarray(z)) for z in (removed, floor))
+    np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-7)
 
 
 @every_loss
@@ -278,6 +483,8 @@ def test_a_sharded_batch_needs_no_communication(loss):
     expected = loss(np.asarray(logits), np.asarray(labels))
     np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6)
     assert value.sharding == gradient.sharding == rows
+    if is_one_of(loss, losses.lade):
+        return  # Its regularizer is of the whole batch.
     program = value_and_gradient.lower(logits, labels).compile().as_text()
     assert not [name for name in ("all-gather", "all-reduce", "all-to-all", "collective-permute") if name in program]
 
@@ -334,7 +541,7 @@ def test_wrong_shapes_and_dtypes_raise(loss, logits, labels, message, variant):
         variant(loss)(logits, labels)
 
 
-@pytest.mark.parametrize("name", ["balanced_softmax", "ldam"])
+@pytest.mark.parametrize("name", ["balanced_softmax", "distribution_balanced", "ldam", "seesaw"])
 @pytest.mark.parametrize(
     ("counts", "message"),
     [
@@ -352,13 +559,66 @@ def test_bad_counts_raise(name, counts, message, variant):
         variant(lambda z: getattr(losses, name)(z, labels, counts=counts))(logits)
 
 
+@pytest.mark.parametrize("name", ["logit_adjusted", "lade", "lade_regularizer"])
+@pytest.mark.parametrize(
+    ("prior", "message"),
+    [
+        ([0.3, 0.3, 0.2, 0.2], r"prior must have shape \(5,\), one per class, got \(4,\)"),
+        (0.2, r"prior must have shape \(5,\), one per class, got \(\)"),
+        ([0.3, 0.3, 0.2, 0.2, 0.0], r"prior must be positive and sum to 1, got \[0.3, 0.3, 0.2, 0.2, 0.0\] with sum 1"),
+        ([0.4, 0.4, 0.2, 0.2, -0.2], "prior must be positive and sum to 1"),
+        ([0.3, 0.3, 0.2, 0.2, 0.1], "prior must be positive and sum to 1, got .* with sum 1.1"),
+        ([0.3, 0.3, 0.2, 0.2, np.nan], "prior must be positive and sum to 1, got .* with sum nan"),
+        ([0.3, 0.3, 0.2, 0.2, np.inf], "prior must be positive and sum to 1, got .* with sum inf"),
+        (COUNTS, "prior must be positive and sum to 1, got .* with sum 658"),
+    ],
+)
+def test_bad_priors_raise(name, prior, message, variant):
+    logits, labels = batch()
+    with pytest.raises(ValueError, match=message):
+        variant(lambda z: getattr(losses, name)(z, labels, prior=prior))(logits)
+
+
+@pytest.mark.parametrize("prior_dtype", [np.float32, np.float16, np.float64])
+def test_a_prior_may_be_rounded(prior_dtype):
+    prior = np.full(1000, 1e-3, prior_dtype)
+    loss = losses.logit_adjusted(np.zeros((1, 1000), np.float32), np.zeros(1, int), prior=prior)
+    np.testing.assert_allclose(loss, np.log(1000), rtol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [0.0, -0.1, 1.1, np.nan, np.inf])
+def test_bad_mean_scores_raise(bad, variant):
+    logits, labels = batch()
+    with pytest.raises(ValueError, match=rf"mean_scores must lie in \(0, 1\], got \[0.5, 0.5, 0.5, 0.5, {bad}\]"):
+        variant(lambda z: losses.equilibrium(z, labels, mean_scores=[0.5, 0.5, 0.5, 0.5, bad]))(logits)
+    with pytest.raises(ValueError, match=r"mean_scores must have shape \(5,\), one per class, got \(4,\)"):
+        losses.equilibrium(logits, labels, mean_scores=np.full(4, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("name", "argument", "value"),
+    [
+        *((name, "counts", COUNTS) for name in ("balanced_softmax", "distribution_balanced", "ldam", "seesaw")),
+        ("logit_adjusted", "prior", PRIOR),
+        ("lade", "prior", PRIOR),
+        ("lade_regularizer", "prior", PRIOR),
+        ("equilibrium", "mean_scores", MEAN_SCORES),
+    ],
+)
+def test_what_is_of_classes_may_be_traced(name, argument, value):
+    logits, labels = batch(scale=0.3)
+    loss = getattr(losses, name)
+    traced = jax.jit(lambda z, y, of_classes: loss(z, y, **{argument: of_classes}))(logits, labels, value)
+    np.testing.assert_allclose(traced, loss(logits, labels, **{argument: value}), rtol=1e-5, atol=1e-6)
+
+
 # --- Registry ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", losses.names())
 def test_create_fills_in_counts_and_defaults(name):
     logits, labels = batch()
-    hyper = {"counts": COUNTS} if name in ("balanced_softmax", "ldam") else {}
+    hyper = {"prior": PRIOR} if name in ("logit_adjusted", "lade") else {"counts": COUNTS} if name in OF_COUNTS else {}
     created = losses.create(name, counts=COUNTS)
     np.testing.assert_array_equal(created(logits, labels), getattr(losses, name)(logits, labels, **hyper))
     chex.assert_shape(created(logits, labels), (12,))
@@ -376,9 +636,21 @@ def test_only_margins_on_cosines_want_a_cosine_head():
     assert {name: losses.head(name) for name in losses.names()} == {
         "balanced_softmax": "linear",
         "cross_entropy": "linear",
+        "distribution_balanced": "linear",
         "focal": "linear",
+        "lade": "linear",
         "ldam": "cosine",
+        "logit_adjusted": "linear",
+        "seesaw": "linear",
+        "sigmoid_focal": "linear",
     }
+
+
+def test_create_takes_a_prior_of_its_own():
+    logits, labels = batch()
+    created = losses.create("logit_adjusted", prior=PRIOR[::-1], tau=2.0)
+    expected = losses.logit_adjusted(logits, labels, prior=PRIOR[::-1], tau=2.0)
+    np.testing.assert_array_equal(created(logits, labels), expected)
 
 
 @pytest.mark.parametrize(
@@ -395,6 +667,32 @@ def test_only_margins_on_cosines_want_a_cosine_head():
         ({"name": "cross_entropy", "label_smoothing": 1.5}, r"label_smoothing must be .* in \[0, 1\], got 1.5"),
         ({"name": "ldam", "counts": [1, 2], "max_margin": float("nan")}, "max_margin must be a finite number"),
         ({"name": "ldam", "counts": [1, 2], "scale": 0.0}, "scale must be a finite number > 0, got 0.0"),
+        ({"name": "lade"}, "loss 'lade' needs counts, the training samples per class"),
+        ({"name": "seesaw"}, "loss 'seesaw' needs counts"),
+        ({"name": "lade", "counts": [[1, 2]]}, r"counts must have shape \[classes\], got \(1, 2\)"),
+        ({"name": "lade", "counts": [1, -2]}, "counts must be finite, not negative"),
+        ({"name": "lade", "prior": [0.5, 0.4]}, "prior must be positive and sum to 1"),
+        ({"name": "lade", "counts": [1, 2], "weight": -1.0}, "weight must be a finite number >= 0, got -1.0"),
+        ({"name": "lade", "counts": [1, 2], "penalty": -1.0}, "penalty must be a finite number >= 0, got -1.0"),
+        ({"name": "lade", "counts": [1, 2], "remine_lambda": 0.5}, "unknown hyper-parameter of lade 'remine_lambda'"),
+        ({"name": "logit_adjusted", "counts": [1, 2], "tau": -1.0}, "tau must be a finite number >= 0, got -1.0"),
+        ({"name": "seesaw", "counts": [1, 2], "p": -0.1}, "p must be a finite number >= 0, got -0.1"),
+        ({"name": "seesaw", "counts": [1, 2], "q": float("inf")}, "q must be a finite number >= 0, got inf"),
+        ({"name": "seesaw", "counts": [1, 2], "eps": 0.0}, "eps must be a finite number > 0, got 0.0"),
+        ({"name": "seesaw", "counts": [1, 2], "eps": 1.5}, r"eps must be .* in \[0, 1\], got 1.5"),
+        ({"name": "sigmoid_focal", "gamma": -1.0}, "gamma must be a finite number >= 0, got -1.0"),
+        (
+            {"name": "distribution_balanced", "counts": [3]},
+            r"logits must be of at least two classes, got shape \(1, 1\)",
+        ),
+        *(
+            ({"name": "distribution_balanced", "counts": [1, 2], hyper: -1.0}, f"{hyper} must be a finite number >= 0")
+            for hyper in ("alpha", "beta", "mu", "bias", "gamma")
+        ),
+        *(
+            ({"name": "distribution_balanced", "counts": [1, 2], hyper: 0.0}, f"{hyper} must be a finite number > 0")
+            for hyper in ("negative_scale", "balance")
+        ),
     ],
 )
 def test_create_refuses(arguments, message):

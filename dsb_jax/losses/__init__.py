@@ -1,7 +1,8 @@
 """Per-example losses: pure functions ``(logits, labels) -> [batch]``, unweighted and unreduced.
 
-Class weights are a balancer's business, so any loss here combines with any balancer. Losses of embeddings are not
-among the names of `create`: what they compare embeddings with are parameters, which change from step to step.
+Class weights are a balancer's business, so any loss here combines with any balancer. Not among the names of `create`
+is what takes something that changes from step to step: losses of embeddings, which they compare with parameters, and
+`equilibrium` with its mean scores.
 """
 
 import functools
@@ -14,9 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from dsb_jax import validation
-from dsb_jax.losses.classification import balanced_softmax, cross_entropy, focal, ldam
+from dsb_jax.losses import inputs
+from dsb_jax.losses.adjusted import balanced_softmax, logit_adjusted, seesaw
+from dsb_jax.losses.binary import distribution_balanced, sigmoid_focal
+from dsb_jax.losses.classification import cross_entropy, focal, ldam
 from dsb_jax.losses.contrastive import circle, paco
+from dsb_jax.losses.label_distribution import lade, lade_regularizer
 from dsb_jax.losses.margin import domain_balancing, domain_frequency
+from dsb_jax.losses.mean_scores import equilibrium, mean_score_update
 from dsb_jax.losses.metric import (
     center_cosine_loss,
     center_loss,
@@ -32,14 +38,22 @@ __all__ = [
     "circle",
     "create",
     "cross_entropy",
+    "distribution_balanced",
     "domain_balancing",
     "domain_frequency",
+    "equilibrium",
     "focal",
     "head",
+    "lade",
+    "lade_regularizer",
     "ldam",
+    "logit_adjusted",
+    "mean_score_update",
     "names",
     "norm_softmax",
     "paco",
+    "seesaw",
+    "sigmoid_focal",
     "soft_triple",
     "soft_triple_regularizer",
 ]
@@ -47,8 +61,13 @@ __all__ = [
 _LOSSES = {
     "balanced_softmax": balanced_softmax,
     "cross_entropy": cross_entropy,
+    "distribution_balanced": distribution_balanced,
     "focal": focal,
+    "lade": lade,
     "ldam": ldam,
+    "logit_adjusted": logit_adjusted,
+    "seesaw": seesaw,
+    "sigmoid_focal": sigmoid_focal,
 }
 _ON_COSINES = frozenset({"ldam"})
 
@@ -57,8 +76,8 @@ def names() -> list[str]:
     """The names that `create` knows, sorted.
 
     Example:
-      >>> names()
-      ['balanced_softmax', 'cross_entropy', 'focal', 'ldam']
+      >>> names()[:4]
+      ['balanced_softmax', 'cross_entropy', 'distribution_balanced', 'focal']
     """
     return sorted(_LOSSES)
 
@@ -82,7 +101,8 @@ def create(name: str, counts: Any = None, **hyper: Any) -> Callable[[jax.Array, 
 
     Args:
       name: One of `names()`.
-      counts: Training samples per class ``[classes]``; needed by some losses, ignored by the others.
+      counts: Training samples per class ``[classes]``; needed by some losses, ignored by the others. A ``prior`` that
+        is not given is their shares, where a class with none counts as the rarest that has some.
       **hyper: The loss's own keyword arguments.
 
     Returns:
@@ -101,17 +121,16 @@ def create(name: str, counts: Any = None, **hyper: Any) -> Callable[[jax.Array, 
     loss = _lookup(name)
     parameters = inspect.signature(loss).parameters.values()
     valid = {p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
-    needs_counts = "counts" in valid
     for key in hyper:
         if key not in valid - {"counts"}:
             raise validation.unknown_name(f"hyper-parameter of {name}", key, valid - {"counts"})
-    if needs_counts:
+    for key in ({"counts", "prior"} & valid) - hyper.keys():
         if counts is None:
             raise ValueError(f"loss {name!r} needs counts, the training samples per class; got none")
-        hyper["counts"] = counts
+        hyper[key] = counts if key == "counts" else inputs.prior_of(counts)
     bound = functools.partial(loss, **hyper)
     # Traced once on shapes alone, so that a bad value fails here and not in the first step.
-    classes = np.size(counts) if needs_counts else 1
+    classes = np.size(hyper.get("counts", hyper.get("prior", 1)))
     jax.eval_shape(bound, jax.ShapeDtypeStruct((1, classes), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32))
     return bound
 

@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from dsb_jax import validation
+from dsb_jax.losses import inputs
 from dsb_jax.losses.embeddings import checked, comparable, in_one_dtype, normalized, similarity
 
 _ANY_CLASS = np.iinfo(np.int32).max  # labels of a loss without a number of classes are below this
 _PRIOR_FLOOR = 1e-9  # that of the official code
-_PRIOR_ROUNDING = 1e-2  # by how much a prior's sum may miss 1: bfloat16 rounds by up to 0.004
 
 
 def circle(embeddings: jax.Array, labels: jax.Array, *, margin: float = 0.4, scale: float = 80.0) -> jax.Array:
@@ -107,7 +107,7 @@ def paco(
       keys: ``[keys, dim]``, floating, of length 1 in the method: the batch's other view, then the queue.
       key_labels: Class indices ``[keys]``, integers.
       logits: Class scores z of the queries ``[batch, classes]``, floating.
-      prior: Share of every class in the training set ``[classes]``, >= 0, of sum 1; not checked under ``jit``.
+      prior: Share of every class in the training set ``[classes]``, > 0, of sum 1; not checked under ``jit``.
       key_mask: ``[keys]``, false for keys to leave out, as in a queue that is not yet full; all are used by default.
       alpha: Weight of an example of the own class, >= 0.
       beta: Weight of the own class, > 0.
@@ -144,7 +144,7 @@ def paco(
     validation.at_least("gamma", gamma, 0)
     validation.positive("temperature", temperature)
     validation.positive("logit_temperature", logit_temperature)
-    prior = _checked_prior(prior, logits)
+    prior = inputs.prior_for(logits, prior)
     classes = logits.shape[1]
     labels = validation.labels(labels, classes, samples=queries.shape[0])
     used = validation.boolean("key_mask", key_mask, keys.shape[:1])
@@ -176,16 +176,3 @@ def _pairs(labels: jax.Array, other_labels: jax.Array) -> tuple[jax.Array, jax.A
     itself = jnp.arange(batch)[:, None] == jnp.arange(others)[None, :]
     pair = ~itself & (labels >= 0)[:, None] & (other_labels >= 0)[None, :]
     return pair & (labels[:, None] == other_labels[None, :]), pair
-
-
-def _checked_prior(prior: Any, logits: jax.Array) -> jax.Array:
-    """The prior in the logits' dtype."""
-    classes = logits.shape[1]
-    prior = prior if isinstance(prior, jax.Array) else np.asarray(prior)
-    if prior.shape != (classes,) or not jnp.issubdtype(prior.dtype, jnp.floating):
-        raise ValueError(f"prior must be floating of shape ({classes},), got {prior.dtype} {prior.shape}")
-    if validation.is_concrete(prior):
-        values = np.asarray(prior, np.float64)
-        if not (np.all(values >= 0) and abs(values.sum() - 1.0) <= _PRIOR_ROUNDING):
-            raise ValueError(f"prior must be >= 0 and sum to 1, got {values.tolist()} of sum {values.sum():g}")
-    return jnp.asarray(prior, logits.dtype)

@@ -6,6 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dsb_jax.losses import inputs
+
 _MIN_NORM = 1e-12  # a shorter vector is divided by this instead of by its own length
 
 
@@ -20,9 +22,7 @@ def checked(name: str, array: Any, axes: str, *, filled: bool = False) -> jax.Ar
     if array.ndim != axes.count(",") + 1 or (filled and 0 in array.shape):
         wanted = f"[{axes}]{', none of them 0' if filled else ''}"
         raise ValueError(f"{name} must have shape {wanted}, got {array.shape}")
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise ValueError(f"{name} must be floating point, got {array.dtype}")
-    return array if array.dtype == jnp.float64 else array.astype(jnp.float32)
+    return inputs.at_least_float32(name, array)
 
 
 def comparable(**arrays: jax.Array) -> list[jax.Array]:

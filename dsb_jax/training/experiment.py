@@ -24,7 +24,17 @@ from dsb_jax.training.sharding import Placement, make_mesh
 
 _logger = logging.getLogger(__name__)
 
-_LOSS_NAMES = {"cross_entropy": "CE", "focal": "Focal", "balanced_softmax": "BS", "ldam": "LDAM"}
+_LOSS_NAMES = {
+    "balanced_softmax": "BS",
+    "cross_entropy": "CE",
+    "distribution_balanced": "DB",
+    "focal": "Focal",
+    "lade": "LADE",
+    "ldam": "LDAM",
+    "logit_adjusted": "LA",
+    "seesaw": "Seesaw",
+    "sigmoid_focal": "SigmoidFocal",
+}
 _BALANCER_NAMES = {
     "dsb": "DSB-",
     "uniform": "",
