@@ -17,8 +17,8 @@ dataset, and pixels that mean nothing:
   python -m dsb_jax.main --config=configs/imagenet_lt.py
   python -m dsb_jax.main --config=configs/imagenet_lt.py:balancer=uniform
 
-Of the methods in the table, ``loss`` has CE, Focal, LDAM and BS, alone, with DSB and with CB
-(``:balancer=class_balanced``); BBN, DIVE, IFL, LADE, PaCo, MBJ and RIDE are not among them, nor are CDB, LOCE and
+Of the methods in the table, ``loss`` has CE, Focal, LDAM, BS and LADE, alone, with DSB and with CB
+(``:balancer=class_balanced``); BBN, DIVE, IFL, PaCo, MBJ and RIDE are not among them, nor are CDB, LOCE and
 domain balancing of Figure 18. Figure 17 leaves out the interference between classes (DSB-CE-1, DSB-Focal-1):
 
   python -m dsb_jax.main --config=configs/imagenet_lt.py:dsb.interclass=False \\

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import inspect
 import math
 import pathlib
 
@@ -138,8 +139,25 @@ def test_every_loss_goes_with_every_balancer(loss, balancer):
     np.testing.assert_array_equal(built.counts, COUNTS - np.rint(COUNTS / 10).clip(1) if held_out else COUNTS)
     assert held_out or built.steps == STEPS
     assert isinstance(built.model.head, heads.CosineHead if loss == "ldam" else heads.LinearHead)
-    suffix = {"cross_entropy": "CE", "focal": "Focal", "balanced_softmax": "BS", "ldam": "LDAM"}[loss]
+    suffix = {
+        "balanced_softmax": "BS",
+        "cross_entropy": "CE",
+        "distribution_balanced": "DB",
+        "focal": "Focal",
+        "lade": "LADE",
+        "ldam": "LDAM",
+        "logit_adjusted": "LA",
+        "seesaw": "Seesaw",
+        "sigmoid_focal": "SigmoidFocal",
+    }[loss]
     assert experiment.method(digits(loss=loss, balancer=balancer)) == PREFIXES[balancer] + suffix
+
+
+@pytest.mark.parametrize("loss", losses.names())
+def test_settings_of_losses_are_their_own_defaults(loss):
+    parameters = inspect.signature(getattr(losses, loss)).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+    assert training.base_config()[loss].to_dict() == defaults
 
 
 def test_losses_are_told_the_counts_and_their_own_settings():
@@ -148,6 +166,8 @@ def test_losses_are_told_the_counts_and_their_own_settings():
     np.testing.assert_allclose(balanced, -np.log(COUNTS / EXAMPLES), rtol=1e-5)
     focal = experiment.build(digits("loss=focal,focal.gamma=3")).objective.loss(logits, labels)
     np.testing.assert_allclose(focal, 0.9**3 * np.log(10), rtol=1e-5)
+    adjusted = experiment.build(digits("loss=logit_adjusted,logit_adjusted.tau=0")).objective.loss(logits, labels)
+    np.testing.assert_allclose(adjusted, np.log(10), rtol=1e-5)
     ldam = experiment.build(digits("loss=ldam,ldam.max_margin=0.4,ldam.scale=10")).objective.loss(logits, labels)
     own = 10 * -0.4 * (COUNTS / COUNTS.min()) ** -0.25
     np.testing.assert_allclose(ldam, np.log(9 + np.exp(own)) - own, rtol=1e-5)

@@ -85,8 +85,9 @@ def base_config() -> ConfigDict:
     config.lade = ConfigDict({"weight": 0.1, "penalty": 0.1})
     config.seesaw = ConfigDict({"p": 0.8, "q": 2.0, "eps": 0.01})
     config.sigmoid_focal = ConfigDict({"gamma": 1.0})
-    config.distribution_balanced = ConfigDict({"alpha": 0.1, "beta": 10.0, "mu": 0.2, "negative_scale": 2.0})
-    config.distribution_balanced.update({"bias": 0.05, "gamma": 2.0, "balance": 2.0})
+    config.distribution_balanced = ConfigDict(
+        {"alpha": 0.1, "beta": 10.0, "mu": 0.2, "negative_scale": 2.0, "bias": 0.05, "gamma": 2.0, "balance": 2.0}
+    )
 
     # dsb | uniform | inverse_frequency | inverse_sqrt_frequency | class_balanced | class_difficulty
     config.balancer = "dsb"
