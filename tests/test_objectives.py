@@ -1,12 +1,14 @@
 """One rule by which class weights enter the loss, and the plain objective."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from dsb_jax import losses, models
-from dsb_jax.objectives import Supervised, Term, total_loss
+from dsb_jax.objectives import Regularized, Supervised, Term, total_loss
 
 BATCH, CLASSES = 24, 5
 
@@ -137,3 +139,31 @@ def test_supervised_has_no_state():
     state = objective.init(jax.random.key(0), {}, None)
     assert jax.tree.leaves(state) == []
     assert objective.after_update(state, {"w": jnp.ones(2)}) == state
+
+
+@pytest.mark.parametrize("name", ["lade_a", "lade_b"])
+def test_class_weights_multiply_the_adjusted_cross_entropy_of_lade_and_not_its_regularizer(golden, name):
+    file = golden(name)
+    labels, prior = file["labels"].astype(np.int32), file["counts"] / file["counts"].sum()
+    regularizer = functools.partial(losses.lade_regularizer, prior=prior, penalty=float(file["remine_lambda"]))
+    supervised = Supervised(functools.partial(losses.logit_adjusted, prior=prior))
+    objective = Regularized(supervised, regularizer, scale=float(file["lade_weight"]))
+    batch = {"image": "the images", "label": jnp.asarray(labels)}
+    weights = np.random.default_rng(0).uniform(0.5, 2.0, 10).astype(np.float32)
+    seen = []
+
+    def loss(logits, weights):
+        outputs = models.Outputs(logits, jnp.ones((len(labels), 2)))
+        result = objective(lambda images: seen.append(images) or outputs, batch, (), jax.random.key(0))
+        return total_loss(result.terms, weights)
+
+    logits = jnp.asarray(file["logits"], jnp.float32)
+    value, gradient = jax.value_and_grad(loss)(logits, jnp.ones(10))
+    assert seen == ["the images"]  # they pass through the model once
+    np.testing.assert_allclose(value, file["loss_total"], rtol=1e-5)
+    np.testing.assert_allclose(gradient, file["grad_logits_total"], rtol=1e-4, atol=1e-6)
+    adjusted = file["logits"] + np.log(prior)
+    cross_entropy = np.log(np.exp(adjusted).sum(1)) - adjusted[np.arange(len(labels)), labels]
+    expected = np.mean(weights[labels] * cross_entropy) + file["lade_weight"] * file["loss_lade"]
+    np.testing.assert_allclose(loss(logits, jnp.asarray(weights)), expected, rtol=1e-5)
+    assert objective.loss is supervised.loss

@@ -4,7 +4,8 @@ An objective is built from a loss and knows no class weights. It returns a list 
 rule for all: ``loss = Σ_terms mean(scale·weights[labels]·losses)``. Views, experts or a memory are further terms.
 """
 
+from dsb_jax.objectives.regularized import Regularized
 from dsb_jax.objectives.supervised import Supervised
 from dsb_jax.objectives.terms import Objective, Result, Term, total_loss
 
-__all__ = ["Objective", "Result", "Supervised", "Term", "total_loss"]
+__all__ = ["Objective", "Regularized", "Result", "Supervised", "Term", "total_loss"]

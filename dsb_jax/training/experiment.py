@@ -16,7 +16,8 @@ from dsb_jax import balancers, data, losses, models, validation
 from dsb_jax.balancers import Balancer
 from dsb_jax.data import long_tail, samplers, synthetic
 from dsb_jax.data.builders import OWN
-from dsb_jax.objectives import Supervised
+from dsb_jax.losses.inputs import prior_of
+from dsb_jax.objectives import Objective, Regularized, Supervised
 from dsb_jax.training import optimizers
 from dsb_jax.training.config import base_config
 from dsb_jax.training.preprocessing import Preprocessing
@@ -79,7 +80,7 @@ class Experiment:
     counts: np.ndarray
     alpha: float
     model: nn.Module
-    objective: Supervised
+    objective: Objective
     balancer: Balancer
     schedule: optax.Schedule
     optimizer: optax.GradientTransformation
@@ -139,7 +140,6 @@ def build(config: ConfigDict) -> Experiment:
     steps = math.ceil(config.epochs * len(indices) / config.batch_size)
     alpha = config.dsb.alpha if config.dsb.alpha is not None else 2.0 if _is_long_tailed(config) else 1.0
     schedule = _schedule(config, steps, len(indices))
-    objective = Supervised(losses.create(config.loss, counts=counts, **config[config.loss]), samplers=(config.sampler,))
     return Experiment(
         train=train,
         test=test,
@@ -148,7 +148,7 @@ def build(config: ConfigDict) -> Experiment:
         counts=counts,
         alpha=alpha,
         model=_model(config, train.num_classes),
-        objective=objective,
+        objective=_objective(config, counts),
         balancer=_balancer(config, counts, alpha, placement and placement.mesh),
         schedule=schedule,
         optimizer=_optimizer(config, schedule),
@@ -303,6 +303,16 @@ def _warn_of_idle_settings(config):
             _logger.warning("%s=%s has no effect with %s=%s", name, config[name], setting, config[setting])
     if config.long_tail == "exponential" and config.imbalance == 1:
         _logger.warning("long_tail=exponential leaves all classes alike: imbalance is 1")
+
+
+def _objective(config, counts):
+    """The loss; of LADE, whose regularizer is of a batch and takes no class weights, in its two parts."""
+    loss = losses.create(config.loss, counts=counts, **config[config.loss])
+    if config.loss != "lade":
+        return Supervised(loss, samplers=(config.sampler,))
+    adjusted = Supervised(losses.create("logit_adjusted", counts=counts), samplers=(config.sampler,))
+    regularizer = functools.partial(losses.lade_regularizer, prior=prior_of(counts), penalty=config.lade.penalty)
+    return Regularized(adjusted, regularizer, scale=config.lade.weight)
 
 
 def _schedule(config, steps, examples):
