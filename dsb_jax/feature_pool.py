@@ -13,7 +13,8 @@ Three things make this exact, fast and the same everywhere:
 * Read ahead. Reading the rows that leave from the buffer that is written in the same step makes XLA copy all of it.
   So the entering block is written first, and then the block that leaves next is read, into the state.
 * No scatter meets an index twice: rows are sorted by class, sums run along the sorted rows, and every class is written
-  once. A step is therefore deterministic on every backend, and the same to the bit on any number of devices.
+  once. A step is therefore deterministic on every backend, and on CPUs the same to the bit on any number of devices;
+  elsewhere a library may factorize another number of matrices by another routine.
 """
 
 import dataclasses

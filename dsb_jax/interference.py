@@ -2,8 +2,8 @@
 
 A class's weight ``W`` needs the sum of its centre's distances to all others. A step of training moves the centres of
 the classes in two batches only, so their sums are taken anew and all other sums are corrected by what these moved:
-``O(moved·C·d)`` work and never a ``[C, C]`` array. A class that stays in a feature pool moves at least once per pass,
-when its rows are replaced, so corrections add up over one pass at most.
+``O(moved·C·d)`` work and, of many classes, never a ``[C, C]`` array. A class that stays in a feature pool moves at
+least once per pass, when its rows are replaced, so corrections add up over one pass at most.
 """
 
 import dataclasses

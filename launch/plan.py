@@ -11,6 +11,7 @@ shardings say; communication is what the traced update gathers. Beside the numbe
   B  the batch size                                      d  channels                    T  classes touched by a step,
   C  classes                                             P  C up to a multiple of 256      at most min(2·B, C)
   M  classes whose moments are updated at a time         K  centres whose distances to all others are held at a time
+  R  T up to a multiple of K
 
 Where something is too large follows what to change, in arguments of semantic_scale, with what that would bring.
 """
@@ -44,7 +45,7 @@ WORKING_WITHOUT_INTERFERENCE = "16·M·d² + 64·B·(d + 8)"
 # Bytes that an all-gather puts together, in the order of the step.
 GATHERED = {"2·B rows, label, mark": "8·B·(d + 2)", "volumes": "4·P"}
 # Floating-point operations of one device, the leading term of each.
-ARITHMETIC = {"second moments": "8·B·d²/D", "factorizations": "T·(d³/3 + 12·d²)/D", "interference": "4·T·C·d"}
+ARITHMETIC = {"second moments": "8·B·d²/D", "factorizations": "T·(d³/3 + 12·d²)/D", "interference": "4·R·C·d"}
 
 DTYPES = ("float32", "bfloat16", "float16")
 LARGE_MEMORY, LARGE_SHARE = 0.1, 0.01  # of the device's memory and of the step's arithmetic: then advice is given
@@ -143,7 +144,8 @@ class Plan:
             "P": math.ceil(self.classes / 256) * 256,
             "T": (touched := min(2 * self.batch_size, self.classes)),
             "M": min(-(-touched // self.devices), max(2**23 // self.dim**2, 1)),
-            "K": min(max(2**23 // self.classes, 64), self.classes),
+            "K": (held := min(max(2**23 // self.classes, 64), self.classes)),
+            "R": -(-touched // held) * held,
             "D": self.devices,
             "d": self.dim,
             "b": jnp.dtype(self.dtype).itemsize,

@@ -6,6 +6,7 @@ all of them.
 """
 
 import functools
+import json
 import logging
 import os
 import pathlib
@@ -122,8 +123,7 @@ if __name__ == "__main__":
     try:
         cache = str(pathlib.Path(workdir).parent / "cache")
         settings = SETTINGS | {"compilation_cache": cache, "devices": jax.device_count()}
-        if "FSDP_ELEMENTS" in os.environ:
-            settings["fsdp_elements"] = int(os.environ["FSDP_ELEMENTS"])
+        settings |= json.loads(os.environ.get("SETTINGS", "{}"))
         training.train(small_run.digits(**settings), workdir)
     except Terminated as ended:
         sys.exit(ended.exit_code)

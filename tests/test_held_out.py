@@ -1,6 +1,8 @@
 """Training images that are held out tell a balancer each class's accuracy, once an epoch."""
 
 import json
+import os
+import signal
 
 import jax
 import numpy as np
@@ -10,6 +12,7 @@ from small_run import COUNTS, digits
 from dsb_jax import balancers, data, training
 from dsb_jax.training import experiment, loop
 from dsb_jax.training.program import Program
+from dsb_jax.training.termination import Terminated
 
 SETTINGS = {"balancer": "class_difficulty", "tensorboard": False, "sample_space": False, "log_every": 4}
 TIMING = {"images_per_second", "train_seconds"}
@@ -40,6 +43,13 @@ def test_a_share_that_is_none_is_refused(share):
     message = rf"class_difficulty.held_out must lie in \(0, 1\), got {share}"
     with pytest.raises(ValueError, match=message):
         experiment.build(digits(f"balancer=class_difficulty,class_difficulty.held_out={share}"))
+
+
+def test_without_two_images_of_any_class_none_is_held_out():
+    settings = {"balancer": "class_difficulty", "long_tail": "balanced", "images_per_class": 1, "batch_size": 5}
+    message = r"holds out training images of classes that have two or more, got \[1, 1, 1, 1, 1, 1, 1, 1, 1, 1\]"
+    with pytest.raises(ValueError, match=message):
+        experiment.build(digits(imbalance=1.0, **settings))
 
 
 @pytest.fixture(scope="module")
@@ -87,19 +97,16 @@ def test_weights_are_those_of_the_accuracies_after_the_epoch_before(finished):
 
 
 def test_a_run_that_was_ended_goes_on_with_the_accuracies_that_it_had(finished, tmp_path, monkeypatch):
-    class Ended(Exception):
-        pass
-
     calls, record = [], loop._Run._record
 
     def ending(self, outputs):
         record(self, outputs)
         calls.append(1)
-        if len(calls) == 12:  # amid the second epoch
-            raise Ended
+        if len(calls) == 10:  # amid the second epoch, of which the state is saved
+            os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(loop._Run, "_record", ending)
-    with pytest.raises(Ended):
+    with pytest.raises(Terminated):
         training.train(digits(**SETTINGS), tmp_path / "run")
     monkeypatch.undo()
     training.train(digits(**SETTINGS), tmp_path / "run")

@@ -161,9 +161,9 @@ def test_operations_of_an_update():
     predicted = (planned.arithmetic["second moments"] + factorizations) * (1 - 1 / 4)
     assert predicted == pytest.approx(operations_of(planned) - operations_of(half), rel=0.1)
     planned = plan.Plan(512, 20_000, 64, 1, batch_size=128)
-    moved = min(2 * 128, 20_000)
+    compared = planned.value("R")
     distances = operations_of(planned) - operations_of(planned, interclass=False)
-    assert 0.7 < planned.arithmetic["interference"] * 64 / moved / distances < 1.0
+    assert 0.7 < planned.arithmetic["interference"] * 64 / compared / distances < 1.0
 
 
 def test_operations_and_parameters_of_the_model():

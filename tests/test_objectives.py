@@ -167,3 +167,17 @@ def test_class_weights_multiply_the_adjusted_cross_entropy_of_lade_and_not_its_r
     expected = np.mean(weights[labels] * cross_entropy) + file["lade_weight"] * file["loss_lade"]
     np.testing.assert_allclose(loss(logits, jnp.asarray(weights)), expected, rtol=1e-5)
     assert objective.loss is supervised.loss
+
+
+def test_what_is_masked_is_not_regularized():
+    prior, mask = np.array([0.5, 0.5]), jnp.array([True, True, False])
+    regularizer = functools.partial(losses.lade_regularizer, prior=prior)
+    objective = Regularized(Supervised(losses.create("cross_entropy")), regularizer, scale=0.1)
+    logits = jnp.array([[1.0, 0.0], [0.5, 2.0], [50.0, -50.0]])
+
+    def value(number):
+        outputs = models.Outputs(logits[:number], jnp.ones((number, 2)))
+        batch = {"image": "the images", "label": jnp.array([0, 1, 1])[:number], "mask": mask[:number]}
+        return objective(lambda images: outputs, batch, (), jax.random.key(0)).terms[-1].losses[0]
+
+    np.testing.assert_allclose(value(3), value(2), rtol=1e-6)

@@ -99,10 +99,18 @@ def test_two_processes_train_as_one(single, double):
 
 
 def test_parameters_that_two_processes_divide_come_back_whole(single, folder):
-    done = start(folder / "divided", processes=2, devices=2, FSDP_ELEMENTS="1000")
+    done = start(folder / "divided", processes=2, devices=2, SETTINGS=json.dumps({"fsdp_elements": 1000}))
     assert done.returncode == 0, done.stderr
     assert "('data', None)" in done.stdout  # the table of parameters says how they are divided
     assert_alike(folder / "divided", single)  # read on one device
+
+
+def test_two_processes_are_told_the_accuracy_of_held_out_images_and_that_some_classes_have_none(folder):
+    settings = json.dumps({"balancer": "class_difficulty", "imbalance": 134.0, "start_epoch": 0})
+    done = start(folder / "held out", processes=2, devices=2, SETTINGS=settings)
+    assert done.returncode == 0, done.stderr
+    evaluations = [line for line in records(folder / "held out") if "weights" in line]
+    assert np.ptp(evaluations[-1]["weights"]) > 0.1
 
 
 def test_a_run_goes_on_with_other_devices_and_processes(single, folder):

@@ -173,6 +173,11 @@ def test_losses_are_told_the_counts_and_their_own_settings():
     np.testing.assert_allclose(ldam, np.log(9 + np.exp(own)) - own, rtol=1e-5)
 
 
+def test_lade_in_parts_of_a_batch_is_refused():
+    with pytest.raises(ValueError, match="loss 'lade' is of a whole batch: accumulate must be 1, got 8"):
+        experiment.build(digits(loss="lade", accumulate=8))
+
+
 def test_heads_follow_the_loss_unless_given():
     cosine = experiment.build(digits(head="cosine", head_scale=16.0)).model.head
     assert cosine == heads.CosineHead(10, 16.0)

@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dsb_jax import validation
 from dsb_jax.losses import inputs
 
 
@@ -114,8 +113,8 @@ def seesaw(
     log_counts = jnp.log(inputs.counts_for(logits, counts))
     inputs.in_range("p", p)
     inputs.in_range("q", q)
-    validation.positive("eps", eps)
-    inputs.in_range("eps", eps, high=1.0)
+    if not 0 < eps <= 1:
+        raise ValueError(f"eps must be a number in (0, 1], got {eps!r}")
     # Where a label is no class, any will do here: the loss is NaN, and its gradient must not be.
     own = jnp.maximum(labels, 0)
     log_scores = jax.nn.log_softmax(jax.lax.stop_gradient(logits))

@@ -1,8 +1,9 @@
 """Losses with a sigmoid for every class: each class is told apart from all others, and none competes with another.
 
 All are functions ``(logits [batch, classes], labels [batch]) -> [batch]`` and treat their input alike:
-see :mod:`dsb_jax.losses.inputs`. Value and gradient are finite for all finite logits. An example of C classes is one
-positive and C - 1 negatives, so training usually begins with a negative bias in the last layer.
+see :mod:`dsb_jax.losses.inputs`. Value and gradient are finite unless a logit is next to the largest number there is.
+An example of C classes is one positive and C - 1 negatives, so training usually begins with a negative bias in the
+last layer.
 """
 
 from typing import Any

@@ -110,7 +110,7 @@ def ldam(
 
     Source: Cao et al., 2019, Eq. 13.
     """
-    cosines, labels = inputs.scores_and_labels(cosines, labels)
+    cosines, labels = inputs.scores_and_labels(cosines, labels, name="cosines")
     counts = inputs.counts_for(cosines, counts)
     inputs.in_range("max_margin", max_margin)
     validation.positive("scale", scale)

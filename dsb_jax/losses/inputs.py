@@ -6,6 +6,7 @@ Traced counts, priors and mean scores are not checked.
 """
 
 import math
+import numbers
 from typing import Any
 
 import jax
@@ -18,14 +19,17 @@ _ROUNDING = 1e-2  # by which the sum of a prior may differ from 1: bfloat16 roun
 _ABOVE_ONE = 1e-6  # what rounding may add to a mean of scores that are all 1
 
 
-def scores_and_labels(logits: Any, labels: Any) -> tuple[jax.Array, jax.Array]:
-    """Logits, in float32 or float64, and labels, -1 where they are no class."""
+def scores_and_labels(
+    logits: Any, labels: Any, *, name: str = "logits", mask: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """Logits, in float32 or float64, and labels, -1 where they are no class or masked out."""
     logits = jnp.asarray(logits)
     if logits.ndim != 2:
-        raise ValueError(f"logits must have shape [batch, classes], got {logits.shape}")
-    logits = at_least_float32("logits", logits)
+        raise ValueError(f"{name} must have shape [batch, classes], got {logits.shape}")
+    logits = at_least_float32(name, logits)
     batch, classes = logits.shape
-    return logits, validation.labels(labels, classes, samples=batch)
+    labels = validation.labels(labels, classes, samples=batch, mask=mask)
+    return logits, labels if mask is None else jnp.where(validation.boolean("mask", mask, labels.shape), labels, -1)
 
 
 def at_least_float32(name: str, array: jax.Array) -> jax.Array:
@@ -70,7 +74,7 @@ def mean_scores_for(logits: jax.Array, mean_scores: Any) -> jax.Array:
 
 def in_range(name: str, value: float, high: float = math.inf) -> None:
     """Raises ValueError unless ``value`` is a finite number in ``[0, high]``."""
-    if not (isinstance(value, int | float) and math.isfinite(value) and 0 <= value <= high):
+    if not (isinstance(value, numbers.Real) and math.isfinite(value) and 0 <= value <= high):
         wanted = ">= 0" if high == math.inf else f"in [0, {high:g}]"
         raise ValueError(f"{name} must be a finite number {wanted}, got {value!r}")
 

@@ -46,7 +46,9 @@ def lade(logits: jax.Array, labels: jax.Array, *, prior: Any, weight: float = 0.
     return logit_adjusted(logits, labels, prior=prior) + weight * regularizer
 
 
-def lade_regularizer(logits: jax.Array, labels: jax.Array, *, prior: Any, penalty: float = 0.1) -> jax.Array:
+def lade_regularizer(
+    logits: jax.Array, labels: jax.Array, *, prior: Any, penalty: float = 0.1, mask: jax.Array | None = None
+) -> jax.Array:
     """How far a batch's scores are from log-ratios of densities that know nothing of the label distribution.
 
     ``-Σ_c π_c (a_c - b_c - λ b_c²)``, where a_c is the mean of z_c over the batch's N examples *of* class c, 0 where it
@@ -58,6 +60,7 @@ def lade_regularizer(logits: jax.Array, labels: jax.Array, *, prior: Any, penalt
       labels: Class indices ``[batch]``, integers. Examples whose traced label is no class are left out.
       prior: Probability π of every class in training ``[classes]``, positive, with sum 1.
       penalty: λ >= 0; ``remine_lambda`` of the official code.
+      mask: bool ``[batch]``, which examples there are; all by default.
 
     Returns:
       A scalar in nats.
@@ -74,7 +77,7 @@ def lade_regularizer(logits: jax.Array, labels: jax.Array, *, prior: Any, penalt
 
     Source: Hong et al., 2021; the official code adds 1e-9 to probabilities and 1e-8 to counts.
     """
-    logits, labels = inputs.scores_and_labels(logits, labels)
+    logits, labels = inputs.scores_and_labels(logits, labels, mask=mask)
     prior = inputs.prior_for(logits, prior)
     inputs.in_range("penalty", penalty)
     classes = logits.shape[1]

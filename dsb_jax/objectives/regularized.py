@@ -20,13 +20,13 @@ class Regularized:
 
     Attributes:
       supervised: whose loss it is, also in evaluation.
-      regularizer: ``(logits, labels) -> scalar``, of a whole batch; mixed images count as of the class of their larger
-        share.
+      regularizer: ``(logits, labels, *, mask) -> scalar``, of a whole batch; mixed images count as of the class of
+        their larger share.
       scale: its factor.
 
     Example:
       >>> from dsb_jax import losses
-      >>> objective = Regularized(Supervised(losses.create("cross_entropy")), lambda logits, labels: 1.0, scale=0.1)
+      >>> objective = Regularized(Supervised(losses.create("cross_entropy")), lambda z, y, mask: 1.0, scale=0.1)
       >>> objective.views, objective.samplers
       (1, ('plain',))
 
@@ -34,7 +34,7 @@ class Regularized:
     """
 
     supervised: Supervised
-    regularizer: Callable[[jax.Array, jax.Array], jax.Array]
+    regularizer: Callable[..., jax.Array]
     scale: float
 
     @property
@@ -60,7 +60,8 @@ class Regularized:
         """One term more than ``supervised`` has."""
         outputs = forward(batch["image"])
         result = self.supervised(lambda images: outputs, batch, state, rng)
-        value = jnp.broadcast_to(self.regularizer(outputs.logits, result.labels), result.labels.shape)
+        value = self.regularizer(outputs.logits, result.labels, mask=result.mask)
+        value = jnp.broadcast_to(value, result.labels.shape)
         return result._replace(terms=[*result.terms, Term(value, None, self.scale)])
 
     def after_update(self, state: Any, params: Any) -> Any:

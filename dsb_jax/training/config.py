@@ -102,7 +102,8 @@ def base_config() -> ConfigDict:
     config.dsb.normalize = "mean"
     config.class_balanced = ConfigDict({"beta": 0.9999})
     config.class_difficulty = ConfigDict({"tau": 1.0, "dynamic": "none"})  # none | imagenet_lt | cifar_lt
-    # Of each class's training images, that are not trained on: their accuracies, taken once an epoch.
+    # Share of each class's training images that is not trained on, and gives its accuracy once an epoch. A class that
+    # is always right there has weight 0, as many may be of which it holds only one or two.
     config.class_difficulty.held_out = 0.1
 
     config.batch_size = 128

@@ -285,6 +285,11 @@ def _hold_out(config, train, rows):
     labels = train.labels[rows]
     counts = np.bincount(labels, minlength=train.num_classes)
     out = np.where(counts > 1, np.clip(np.rint(share * counts), 1, counts - 1), 0).astype(np.int64)
+    if not out.any():
+        raise ValueError(
+            "balancer=class_difficulty holds out training images of classes that have two or more, "
+            f"got {counts.tolist()}"
+        )
     seed = config.subset_seed if config.subset_seed is not None else config.seed
     kept = np.zeros(len(rows), bool)
     kept[long_tail.subset(labels, counts - out, seed=seed)] = True
@@ -310,6 +315,8 @@ def _objective(config, counts):
     loss = losses.create(config.loss, counts=counts, **config[config.loss])
     if config.loss != "lade":
         return Supervised(loss, samplers=(config.sampler,))
+    if config.accumulate > 1:
+        raise ValueError(f"loss 'lade' is of a whole batch: accumulate must be 1, got {config.accumulate}")
     adjusted = Supervised(losses.create("logit_adjusted", counts=counts), samplers=(config.sampler,))
     regularizer = functools.partial(losses.lade_regularizer, prior=prior_of(counts), penalty=config.lade.penalty)
     return Regularized(adjusted, regularizer, scale=config.lade.weight)

@@ -133,7 +133,10 @@ class Program:
         labels = self._experiment.train.labels[self._experiment.held_out]
         confusion = metrics.confusion_matrix(labels, predictions["prediction"], len(self._experiment.counts))
         accuracy = np.asarray(metrics.class_accuracy(confusion), np.float32)
-        return dataclasses.replace(state, accuracy=jax.device_put(accuracy, state.accuracy.sharding))
+        # Not by device_put, which asks several processes for equal values, and takes NaN for another one.
+        sharding = state.accuracy.sharding
+        accuracy = jax.make_array_from_callback(accuracy.shape, sharding, lambda index: accuracy[index])
+        return dataclasses.replace(state, accuracy=accuracy)
 
     def training_features(self, state: TrainState, check: Callable[[], None]) -> np.ndarray:
         """Features of the training examples, pooled as the balancer pools them, in the order of ``indices``."""
