@@ -44,6 +44,19 @@ def strict_dtypes():
         yield
 
 
+@pytest.fixture(params=["eager", "jit"])
+def variant(request):
+    """In turn ``variant(function)`` is the function itself, and compiled."""
+    return {"eager": lambda function: function, "jit": jax.jit}[request.param]
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request):
+    """In turn float32, and float64 where JAX has it."""
+    with jax.enable_x64(request.param == "float64"):
+        yield np.dtype(request.param)
+
+
 @pytest.fixture
 def accelerator(monkeypatch):
     """What accelerators compute otherwise than CPUs, a CPU computes as they do."""

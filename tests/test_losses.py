@@ -46,17 +46,6 @@ def is_one_of(loss, *functions):
     return getattr(loss, "func", loss) in functions
 
 
-@pytest.fixture(params=["eager", "jit"])
-def variant(request):
-    return {"eager": lambda function: function, "jit": jax.jit}[request.param]
-
-
-@pytest.fixture(params=["float32", "float64"])
-def dtype(request):
-    with jax.enable_x64(request.param == "float64"):
-        yield np.dtype(request.param)
-
-
 def batch(examples=12, classes=5, scale=3.0, seed=0):
     rng = np.random.default_rng(seed)
     return scale * rng.standard_normal((examples, classes)), rng.integers(classes, size=examples)

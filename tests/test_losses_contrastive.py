@@ -22,17 +22,6 @@ any_seed = hypothesis.given(st.integers(0, 2**16))
 examples = hypothesis.settings(max_examples=10, deadline=None)
 
 
-@pytest.fixture(params=["eager", "jit"])
-def variant(request):
-    return {"eager": lambda function: function, "jit": jax.jit}[request.param]
-
-
-@pytest.fixture(params=["float32", "float64"])
-def dtype(request):
-    with jax.enable_x64(request.param == "float64"):
-        yield np.dtype(request.param)
-
-
 def unit(rng, rows, dim=5):
     vectors = rng.standard_normal((rows, dim))
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -13,17 +13,6 @@ from dsb_jax.losses import margin as module
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
 
-@pytest.fixture(params=["eager", "jit"])
-def variant(request):
-    return {"eager": lambda function: function, "jit": jax.jit}[request.param]
-
-
-@pytest.fixture(params=["float32", "float64"])
-def dtype(request):
-    with jax.enable_x64(request.param == "float64"):
-        yield np.dtype(request.param)
-
-
 def weights(classes=12, dim=6, seed=0):
     return 3.0 * np.random.default_rng(seed).standard_normal((classes, dim))
 

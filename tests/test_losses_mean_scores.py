@@ -12,12 +12,6 @@ from dsb_jax import losses
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
 
-@pytest.fixture(params=["float32", "float64"])
-def dtype(request):
-    with jax.enable_x64(request.param == "float64"):
-        yield np.dtype(request.param)
-
-
 def steps_of(batches, decay, mean_scores):
     """The update as a loop over classes."""
     mean_scores = np.array(mean_scores, np.float64)

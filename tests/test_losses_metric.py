@@ -16,17 +16,6 @@ pytestmark = pytest.mark.usefixtures("strict_dtypes")
 HYPER = {"scale": 7.0, "gamma": 0.3, "margin": 0.05}
 
 
-@pytest.fixture(params=["eager", "jit"])
-def variant(request):
-    return {"eager": lambda function: function, "jit": jax.jit}[request.param]
-
-
-@pytest.fixture(params=["float32", "float64"])
-def dtype(request):
-    with jax.enable_x64(request.param == "float64"):
-        yield np.dtype(request.param)
-
-
 def batch(examples=6, classes=4, per_class=3, dim=5, seed=0):
     """Embeddings of length 1, labels and centres of any length, in float64."""
     rng = np.random.default_rng(seed)

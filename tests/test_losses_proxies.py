@@ -21,17 +21,6 @@ ALL = {
 every_loss = pytest.mark.parametrize("name", ALL)
 
 
-@pytest.fixture(params=["eager", "jit"])
-def variant(request):
-    return {"eager": lambda function: function, "jit": jax.jit}[request.param]
-
-
-@pytest.fixture(params=["float32", "float64"])
-def dtype(request):
-    with jax.enable_x64(request.param == "float64"):
-        yield np.dtype(request.param)
-
-
 def batch(examples=6, classes=4, dim=5, seed=0):
     """Embeddings, labels and what stands for the classes, in float64."""
     rng = np.random.default_rng(seed)
