@@ -28,9 +28,8 @@ from ml_collections import config_flags
 
 from dsb_jax import validation
 from dsb_jax.evaluation import compare
-from dsb_jax.training import processes
+from dsb_jax.training import methods, processes
 from dsb_jax.training.config import NEUTRAL, base_config, check_setting
-from dsb_jax.training.experiment import method
 from dsb_jax.training.loop import train
 from dsb_jax.training.termination import Terminated
 
@@ -149,7 +148,9 @@ def _compare(workdirs):
 def _default_workdir(config) -> pathlib.Path:
     file, _, _ = flags.FLAGS["config"].config_filename.partition(":")
     rehearsal = "-rehearsal" if config.data == "synthetic" else ""
-    return pathlib.Path("runs") / pathlib.Path(file).stem / f"{method(config).lower()}-seed{config.seed}{rehearsal}"
+    return (
+        pathlib.Path("runs") / pathlib.Path(file).stem / f"{methods.name(config).lower()}-seed{config.seed}{rehearsal}"
+    )
 
 
 def _parse(arguments: Sequence[str]) -> Sequence[str]:

@@ -15,7 +15,7 @@ from small_run import COUNTS, EXAMPLES, STEPS, digits, flat
 from dsb_jax import balancers, data, losses, training
 from dsb_jax.data.records import Selection
 from dsb_jax.models import heads
-from dsb_jax.training import experiment
+from dsb_jax.training import experiment, methods
 from dsb_jax.training.config import check_setting, with_arguments
 
 CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
@@ -150,7 +150,7 @@ def test_every_loss_goes_with_every_balancer(loss, balancer):
         "seesaw": "Seesaw",
         "sigmoid_focal": "SigmoidFocal",
     }[loss]
-    assert experiment.method(digits(loss=loss, balancer=balancer)) == PREFIXES[balancer] + suffix
+    assert methods.name(digits(loss=loss, balancer=balancer)) == PREFIXES[balancer] + suffix
 
 
 @pytest.mark.parametrize("loss", losses.names())

@@ -186,7 +186,7 @@ def test_no_gradient_flows_through_the_weights():
         weights = jax.lax.stop_gradient(weights) if constant else weights
         return jnp.mean(weights[batch["label"]] * cross_entropies(outputs.logits, batch["label"]))
 
-    def update(state, features, labels, mask=None):
+    def update(state, features, labels, **extra):
         return differentiable_weights(features, labels), state
 
     parts = {"balancer": balancers.Balancer(tuple, update, lambda state: {}), "optimizer": optax.sgd(1.0)}
@@ -203,7 +203,7 @@ def test_no_gradient_flows_through_the_weights():
 def test_padding_does_not_train():
     """The mask reaches the loss and the balancer: what it leaves out changes nothing."""
 
-    def update(state, features, labels, mask=None):
+    def update(state, features, labels, mask, **extra):
         of_class = labels[None, :] == jnp.arange(CLASSES)[:, None]
         return 1 + jnp.sum(jnp.abs(jnp.where(of_class & mask[None, :], features[:, 0][None, :], 0.0)), axis=1), state
 
@@ -361,7 +361,7 @@ def test_accumulation_changes_neither_the_update_nor_what_the_balancer_gets():
     """Parts of 3 with masks that leave 3, 1, 2 and 0 of them."""
     recorder = balancers.Balancer(
         lambda: (jnp.zeros((BATCH, 128)), jnp.zeros(BATCH, jnp.int32), jnp.zeros(BATCH, bool)),
-        lambda state, features, labels, mask=None: recorded(features, labels, mask),
+        lambda state, features, labels, mask=None, **extra: recorded(features, labels, mask),
         lambda state: {},
     )
     parts = {
@@ -415,7 +415,7 @@ def test_parts_are_consecutive_and_normalised_one_by_one():
 
 
 def test_a_balancer_that_ignores_features_costs_no_second_forward_pass():
-    def looking(state, features, labels, mask=None):
+    def looking(state, features, labels, mask=None, **extra):
         return 1 + 0 * jnp.sum(features) + jnp.zeros(CLASSES), state
 
     def products(balancer):

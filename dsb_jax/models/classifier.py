@@ -13,10 +13,12 @@ class Outputs(NamedTuple):
     Attributes:
       logits: ``[batch, classes]``, float32.
       features: ``[batch, dim]``, float32: what the last layer saw.
+      classifier: ``[classes, dim]``, float32: the last layer's weights, a row for each class.
     """
 
     logits: jax.Array
     features: jax.Array
+    classifier: jax.Array | None = None
 
 
 class Classifier(nn.Module):
@@ -47,4 +49,13 @@ class Classifier(nn.Module):
         if not jnp.issubdtype(images.dtype, jnp.floating):
             raise ValueError(f"images must be floating point, got {images.dtype}: scale and normalise them first")
         features = self.backbone(images, train=train).astype(jnp.float32)
-        return Outputs(self.head(features), features)
+        return Outputs(self.classify(features, train=train), features, self._weights())
+
+    def classify(self, features: jax.Array, *, train: bool) -> jax.Array:
+        """The logits ``[batch, classes]`` of features ``[batch, dim]``."""
+        del train
+        return self.head(features)
+
+    def _weights(self) -> jax.Array:
+        # The classes are the last axis of every head's kernel.
+        return self.head.get_variable("params", "kernel").T

@@ -8,4 +8,16 @@ from dsb_jax.objectives.regularized import Regularized
 from dsb_jax.objectives.supervised import Supervised
 from dsb_jax.objectives.terms import Objective, Result, Term, total_loss
 
-__all__ = ["Objective", "Regularized", "Result", "Supervised", "Term", "total_loss"]
+__all__ = ["Objective", "Regularized", "Result", "Supervised", "Term", "names", "total_loss"]
+
+_NAMES = ("supervised",)
+
+
+def names() -> list[str]:
+    """The objectives that a config may name, sorted.
+
+    Example:
+      >>> "supervised" in names()
+      True
+    """
+    return sorted(_NAMES)

@@ -53,6 +53,8 @@ class Supervised:
             mask=mask,
             state=state,
             metrics={"accuracy": jnp.mean(correct, where=mask, dtype=jnp.float32)},
+            logits=outputs.logits,
+            classifier=outputs.classifier,
         )
 
     def after_update(self, state: Any, params: Any) -> Any:

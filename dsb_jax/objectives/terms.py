@@ -33,6 +33,8 @@ class Result(NamedTuple):
       mask: bool ``[batch]`` or None, which of them count.
       state: the objective's own state after this batch.
       metrics: scalars to log.
+      logits: ``[batch, C]`` or None, and
+      classifier: ``[C, d]`` or None, the weights of the last layer: for balancers that ask for them.
     """
 
     terms: Sequence[Term]
@@ -41,6 +43,8 @@ class Result(NamedTuple):
     mask: jax.Array | None
     state: Any
     metrics: dict[str, jax.Array]
+    logits: jax.Array | None = None
+    classifier: jax.Array | None = None
 
 
 class Objective(Protocol):
@@ -65,7 +69,12 @@ class Objective(Protocol):
         """Its state, from the model's variables and the outputs on an example batch."""
 
     def __call__(self, forward: Callable[..., Any], batch: dict[str, jax.Array], state: Any, rng: jax.Array) -> Result:
-        """The terms of a batch; ``forward(images)`` gives the model's outputs."""
+        """The terms of a batch.
+
+        ``forward(images)`` gives the model's outputs with the parameters that are trained, and lets batch statistics
+        follow. Further keywords are the model's, ``method="classify"`` among them for features instead of images; with
+        ``variables=`` it computes with those, which are not changed, and with ``train=False`` as in evaluation.
+        """
 
     def after_update(self, state: Any, params: Any) -> Any:
         """Its state after the parameters have changed."""

@@ -76,6 +76,8 @@ def base_config() -> ConfigDict:
     config.head_scale = 30.0  # of a cosine head under a loss that has no scale of its own
     config.dtype = "float32"  # in which the backbone computes
 
+    # What a batch is trained on: supervised is the loss alone; `objectives.names()` lists all; "a+b" is a around b.
+    config.objective = "supervised"
     config.loss = "cross_entropy"
     config.cross_entropy = ConfigDict({"label_smoothing": 0.0})
     config.focal = ConfigDict({"gamma": 2.0, "detach_modulator": False})

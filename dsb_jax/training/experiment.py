@@ -16,34 +16,14 @@ from dsb_jax import balancers, data, losses, models, validation
 from dsb_jax.balancers import Balancer
 from dsb_jax.data import long_tail, samplers, synthetic
 from dsb_jax.data.builders import OWN
-from dsb_jax.losses.inputs import prior_of
-from dsb_jax.objectives import Objective, Regularized, Supervised
-from dsb_jax.training import optimizers
+from dsb_jax.objectives import Objective
+from dsb_jax.training import methods, optimizers
 from dsb_jax.training.config import base_config
 from dsb_jax.training.preprocessing import Preprocessing
 from dsb_jax.training.sharding import Placement, make_mesh
 
 _logger = logging.getLogger(__name__)
 
-_LOSS_NAMES = {
-    "balanced_softmax": "BS",
-    "cross_entropy": "CE",
-    "distribution_balanced": "DB",
-    "focal": "Focal",
-    "lade": "LADE",
-    "ldam": "LDAM",
-    "logit_adjusted": "LA",
-    "seesaw": "Seesaw",
-    "sigmoid_focal": "SigmoidFocal",
-}
-_BALANCER_NAMES = {
-    "dsb": "DSB-",
-    "uniform": "",
-    "inverse_frequency": "IF-",
-    "inverse_sqrt_frequency": "ISF-",
-    "class_balanced": "CB-",
-    "class_difficulty": "CDB-",
-}
 _LONG_TAILS = ("none", "exponential", "balanced", "mnist_lt_1", "mnist_lt_2")
 _DATA = ("prepared", "synthetic")
 _DSB_START_EPOCH = 5  # n of the paper
@@ -105,23 +85,6 @@ class Experiment:
         return step * batch_size / len(self.indices)
 
 
-def method(config: ConfigDict) -> str:
-    """The name that the field uses: ``DSB-CE``, ``CB-Focal``, ``LDAM``.
-
-    Raises:
-      ValueError: on an unknown loss or balancer.
-
-    Example:
-      >>> from dsb_jax.training import base_config
-      >>> method(base_config())
-      'DSB-CE'
-    """
-    losses.head(config.loss)  # raises for an unknown name
-    if config.balancer not in _BALANCER_NAMES:
-        raise validation.unknown_name("balancer", config.balancer, _BALANCER_NAMES)
-    return _BALANCER_NAMES[config.balancer] + _LOSS_NAMES[config.loss]
-
-
 def build(config: ConfigDict) -> Experiment:
     """Makes all parts of a run.
 
@@ -129,7 +92,7 @@ def build(config: ConfigDict) -> Experiment:
       ValueError: on any setting that is unknown or does not fit the others.
       FileNotFoundError: if the dataset is not prepared; the message is the command that prepares it.
     """
-    method(config)
+    methods.name(config)  # raises for an unknown one
     _check_numbers(config)
     train, test = _splits(config)
     indices, held_out = _hold_out(config, train, _training_rows(config, train))
@@ -148,7 +111,7 @@ def build(config: ConfigDict) -> Experiment:
         counts=counts,
         alpha=alpha,
         model=_model(config, train.num_classes),
-        objective=_objective(config, counts),
+        objective=methods.objective(config, counts, len(indices) / config.batch_size),
         balancer=_balancer(config, counts, alpha, placement and placement.mesh),
         schedule=schedule,
         optimizer=_optimizer(config, schedule),
@@ -310,18 +273,6 @@ def _warn_of_idle_settings(config):
         _logger.warning("long_tail=exponential leaves all classes alike: imbalance is 1")
 
 
-def _objective(config, counts):
-    """The loss; of LADE, whose regularizer is of a batch and takes no class weights, in its two parts."""
-    loss = losses.create(config.loss, counts=counts, **config[config.loss])
-    if config.loss != "lade":
-        return Supervised(loss, samplers=(config.sampler,))
-    if config.accumulate > 1:
-        raise ValueError(f"loss 'lade' is of a whole batch: accumulate must be 1, got {config.accumulate}")
-    adjusted = Supervised(losses.create("logit_adjusted", counts=counts), samplers=(config.sampler,))
-    regularizer = functools.partial(losses.lade_regularizer, prior=prior_of(counts), penalty=config.lade.penalty)
-    return Regularized(adjusted, regularizer, scale=config.lade.weight)
-
-
 def _schedule(config, steps, examples):
     if config.schedule == "step" and not any(epoch < config.epochs for epoch in config.milestones):
         text = "schedule=step never decays: none of the milestones %s lies before the end, epoch %d"
@@ -366,6 +317,7 @@ def _model(config, num_classes):
         raise validation.unknown_name("stem", config.stem, models.STEMS)
     # A config of small images says "cifar" whatever its model is, and not all have more than one stem.
     options = {"stem": config.stem} if config.stem is not None and config.model in models.WITH_STEMS else {}
+    options |= methods.model_options(config)
     return models.create(config.model, num_classes, head=head, head_scale=scale, dtype=config.dtype, **options)
 
 

@@ -66,7 +66,7 @@ def schedule(
     steps = validation.positive_int("steps", steps)
     steps_per_epoch = validation.positive("steps_per_epoch", steps_per_epoch)
     warmup_epochs = validation.at_least("warmup_epochs", warmup_epochs, 0)
-    warmup = _first_step(warmup_epochs, steps_per_epoch)
+    warmup = first_step(warmup_epochs, steps_per_epoch)
     if warmup >= steps:
         raise ValueError(
             f"warmup_epochs must leave some of the run's {steps} steps, got {warmup_epochs:g}, which is {warmup} steps"
@@ -81,12 +81,12 @@ def schedule(
         case "exponential":
             by_epoch = optax.exponential_decay(learning_rate, 1, _factor("decay_rate", decay_rate))
             last = math.ceil(steps / steps_per_epoch)
-            ends = [_first_step(warmup_epochs + epoch, steps_per_epoch) - warmup for epoch in range(1, last + 1)]
+            ends = [first_step(warmup_epochs + epoch, steps_per_epoch) - warmup for epoch in range(1, last + 1)]
             after = _after_each(ends, by_epoch)
         case "step":
             by_milestone = optax.exponential_decay(learning_rate, 1, _factor("decay_factor", decay_factor))
             _check_milestones(milestones, warmup_epochs)
-            ends = [_first_step(milestone, steps_per_epoch) - warmup for milestone in milestones]
+            ends = [first_step(milestone, steps_per_epoch) - warmup for milestone in milestones]
             after = _after_each(ends, by_milestone)
     if not warmup:
         return after
@@ -159,8 +159,13 @@ def optimizer(
     return optax.chain(clipped, *steered, optax.scale_by_learning_rate(schedule))
 
 
-def _first_step(epoch, steps_per_epoch):
-    """The first step at or after the end of ``epoch`` epochs, in exact arithmetic: floats can end a step late."""
+def first_step(epoch: float, steps_per_epoch: float) -> int:
+    """The first step at or after the end of ``epoch`` epochs, in exact arithmetic: floats can end a step late.
+
+    Example:
+      >>> first_step(2, 2.5), first_step(0.3, 10)
+      (5, 3)
+    """
     exact = [fractions.Fraction(value).limit_denominator(_LARGEST_DENOMINATOR) for value in (epoch, steps_per_epoch)]
     return math.ceil(math.prod(exact))
 

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 import dsb_jax
 from dsb_jax.data import feed
 from dsb_jax.evaluation import metrics
-from dsb_jax.training import experiment as experiments
+from dsb_jax.training import methods
 from dsb_jax.training.experiment import Experiment
 from dsb_jax.training.progress import announced
 from dsb_jax.training.sharding import everywhere, of_batch
@@ -185,7 +185,7 @@ class Program:
         devices = self._mesh.size if self._mesh is not None else 1
         _logger.info(
             "%s on %d images of %s in %d classes (%d to %d each), %d steps on %d %s",
-            experiments.method(self._config), len(experiment.indices), self._config.dataset, len(experiment.counts),
+            methods.name(self._config), len(experiment.indices), self._config.dataset, len(experiment.counts),
             experiment.counts.min(), experiment.counts.max(), experiment.steps, devices, jax.devices()[0].device_kind,
         )  # fmt: skip
 

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 import dsb_jax
 from dsb_jax import data
 from dsb_jax.evaluation import metrics
-from dsb_jax.training import experiment as experiments
+from dsb_jax.training import methods
 from dsb_jax.training.experiment import Experiment
 from dsb_jax.training.program import Program
 from dsb_jax.training.step import TrainState
@@ -67,7 +67,7 @@ def results(
         "model": config.model,
         "loss": config.loss,
         "balancer": config.balancer,
-        "method": experiments.method(config),
+        "method": methods.name(config),
         "alpha": experiment.alpha,
         "seed": config.seed,
         "steps": experiment.steps,

@@ -295,7 +295,7 @@ def _of_whole(model, objective, balancer):
             return _losses(model, objective, params, state.batch_stats, state.objective, batch, rng)
 
         losses, backward, (result, stats) = jax.vjp(losses_of, state.params, has_aux=True)
-        weights, balancing = _weigh(balancer, state, result.features, result.labels, result.mask)
+        weights, balancing = _weigh(balancer, state, result)
 
         def weighted(losses):
             terms = [term._replace(losses=loss) for term, loss in zip(result.terms, losses, strict=True)]
@@ -323,11 +323,13 @@ def _of_parts(model, objective, balancer, count, mesh):
 
         def collect(memory, part):
             _, (result, _) = _losses(model, objective, state.params, state.batch_stats, memory, *part)
-            return result.state, (result.features, result.labels, result.mask)
+            return result.state, result._replace(terms=(), state=(), metrics={})
 
         _, collected = lax.scan(collect, state.objective, (parts, keys))
-        features, labels, mask = jax.tree.map(lambda array: _join(array, mesh), collected)
-        weights, balancing = _weigh(balancer, state, features, labels, mask)
+        classifier = jax.tree.map(lambda array: array[0], collected.classifier)  # all parts have the same
+        collected = jax.tree.map(lambda array: _join(array, mesh), collected._replace(classifier=None))
+        weights, balancing = _weigh(balancer, state, collected._replace(classifier=classifier))
+        mask = collected.mask
 
         def add(carry, part):
             gradient, stats, memory = carry
@@ -356,21 +358,23 @@ def _of_parts(model, objective, balancer, count, mesh):
 def _losses(model, objective, params, stats, memory, batch, rng):
     """The losses of an objective's terms; besides, all that it returns, and the batch statistics it leaves behind."""
 
-    def forward(images):
+    def forward(inputs, *, variables=None, train=True, **options):
         nonlocal stats
-        variables = {"params": params, "batch_stats": stats}
-        outputs, changed = model.apply(variables, images, train=True, mutable=["batch_stats"])
-        stats = changed.get("batch_stats", stats)
+        used = {"params": params, "batch_stats": stats} if variables is None else variables
+        outputs, changed = model.apply(used, inputs, train=train, mutable=["batch_stats"], **options)
+        if variables is None:
+            stats = changed.get("batch_stats", stats)
         return outputs
 
     result = objective(forward, batch, memory, rng)
     return [term.losses for term in result.terms], (result, stats)
 
 
-def _weigh(balancer, state, features, labels, mask):
+def _weigh(balancer, state, result):
     """The balancer's weights and its state after a batch."""
-    known = {} if isinstance(state.accuracy, tuple) else {"accuracy": state.accuracy}
-    return balancer.update(state.balancing, features, labels, mask=mask, **known)
+    known = {"logits": result.logits, "classifier": result.classifier}
+    known |= {} if isinstance(state.accuracy, tuple) else {"accuracy": state.accuracy}
+    return balancer.update(state.balancing, result.features, result.labels, mask=result.mask, **known)
 
 
 def _split(array, count, mesh):
