@@ -1,0 +1,85 @@
+"""Every method, plain and with semantic-scale balancing, for a few steps of the real program."""
+
+import dataclasses
+import itertools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from small_run import digits
+
+from dsb_jax.training import experiment, methods
+from dsb_jax.training.checkpoints import Checkpoints
+from dsb_jax.training.program import Program
+
+# What the field calls a method -> the settings that choose it.
+METHODS = {
+    "CE": "",
+    "Focal": "loss=focal",
+    "LDAM": "loss=ldam",
+    "BS": "loss=balanced_softmax",
+    "LA": "loss=logit_adjusted",
+    "LADE": "loss=lade",
+    "Seesaw": "loss=seesaw",
+    "SigmoidFocal": "loss=sigmoid_focal",
+    "DB": "loss=distribution_balanced",
+}
+# Of 453 examples in batches of 64: the weights of the second epoch begin with step 8.
+STEPS, START, SAVED = 14, 8, 11
+
+
+def made(arguments, balancer):
+    """A compiled program, and how often its step was traced."""
+    arguments = f"epochs=2,start_epoch=1,learning_rate=0.01,balancer={balancer},{arguments}".rstrip(",")
+    config, traces = digits(arguments, sample_space=False), []
+    built = experiment.build(config)
+
+    def update(*args):
+        traces.append(1)
+        return built.optimizer.update(*args)
+
+    optimizer = optax.GradientTransformation(built.optimizer.init, update)
+    return config, Program(config, dataclasses.replace(built, optimizer=optimizer)), traces
+
+
+def run(program, state, steps):
+    """The state after the steps of a range, the loss of each, and the balancer's weights after it."""
+    losses, weights = [], []
+    for batch in itertools.islice(program.batches(steps.start), len(steps)):
+        state, metrics = program.train_step(state, batch)
+        losses.append(float(metrics["loss"]))
+        weights.append(np.asarray(program.summary(state.balancing)["weights"]))
+    return state, losses, weights
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_trains_plain_and_balanced_and_goes_on_where_it_was(method, tmp_path):
+    config, plain, _ = made(METHODS[method], "uniform")
+    assert methods.name(config) == method
+    _, unweighted, _ = run(plain, plain.initial, range(STEPS))
+    assert np.mean(unweighted[-4:]) < np.mean(unweighted[:4])
+
+    config, balanced, traces = made(METHODS[method], "dsb")
+    assert methods.name(config) == f"DSB-{method}"
+    like = jax.tree.map(jnp.copy, balanced.initial)  # a step takes the buffers of the state before it
+    state, before, weights = run(balanced, balanced.initial, range(SAVED))
+    with Checkpoints(tmp_path / "checkpoints", keep=1) as checkpoints:
+        checkpoints.save(SAVED, state, {})
+        checkpoints.wait()
+        whole, after, _ = run(balanced, state, range(SAVED, STEPS))
+        restored = checkpoints.restore(like).state
+    again, repeated, _ = run(balanced, restored, range(SAVED, STEPS))
+    assert len(traces) == 1
+    assert np.mean((before + after)[-4:]) < np.mean(before[:4])
+
+    # Until its weights are in force it is the plain method.
+    np.testing.assert_array_equal(weights[:START], 1.0)
+    np.testing.assert_allclose(before[:START], unweighted[:START], rtol=1e-4)
+    assert np.ptp(weights[START]) > 0.1
+    assert abs(before[START] - unweighted[START]) > 1e-3 * unweighted[START]
+
+    assert repeated == after
+    chex.assert_trees_all_equal(again, whole)
