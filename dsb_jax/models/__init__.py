@@ -4,17 +4,20 @@ import fnmatch
 import functools
 from typing import Any
 
+import flax.linen as nn
 import jax.numpy as jnp
 
 from dsb_jax import validation
 from dsb_jax.models import heads
+from dsb_jax.models.branches import Branches
 from dsb_jax.models.classifier import Classifier, Outputs
+from dsb_jax.models.experts import Experts, Router
 from dsb_jax.models.layers import BasicBlock
 from dsb_jax.models.lenet import LeNet
 from dsb_jax.models.resnet import STEMS, Bottleneck, ResNet
 from dsb_jax.models.resnet_cifar import ResNetCifar
 
-__all__ = ["STEMS", "WITH_STEMS", "Classifier", "Outputs", "create", "names"]
+__all__ = ["STEMS", "WITH_STEMS", "Branches", "Classifier", "Experts", "Outputs", "create", "names"]
 
 # Name -> backbone, called with ``dtype=``. A backbone is a module ``(images, *, train) -> features``.
 _BACKBONES = {
@@ -29,6 +32,8 @@ _BACKBONES = {
         ResNet, block=functools.partial(Bottleneck, groups=32, group_width=4), blocks=(3, 4, 6, 3)
     ),
 }
+
+_OPTIONS = ("branches", "dtype", "experts", "head", "head_scale", "routers", "stem")
 
 # The models that `create` takes ``stem=`` for.
 WITH_STEMS = ("resnet18", "resnet34", "resnet50", "resnext50_32x4d")
@@ -52,8 +57,11 @@ def create(
     head_scale: float = 1.0,
     dtype: Any = jnp.float32,
     stem: str | None = None,
+    experts: int | None = None,
+    routers: bool = False,
+    branches: int | None = None,
     **unknown: Any,
-) -> Classifier:
+) -> Classifier | Experts | Branches:
     """An image classifier.
 
     Args:
@@ -65,6 +73,10 @@ def create(
         statistics, features and logits are float32 always.
       stem: How the models in ``WITH_STEMS`` begin: ``"imagenet"``, the default, a 7x7 convolution and max-pooling that
         quarter the resolution; or ``"cifar"``, a 3x3 convolution that keeps it, for small images.
+      experts: How many experts of their own last stages and heads share the first ones; see `Experts`. In a ResNet
+        they are narrower: 192 and 384 channels in the last two stages, or 24 and 48 in those for small images.
+      routers: Whether experts have routers, by which an image is evaluated with no more of them than it needs.
+      branches: 2 for two branches of their own last block under one head; see `Branches`.
       **unknown: Anything else raises.
 
     Returns:
@@ -85,12 +97,34 @@ def create(
     if name not in _BACKBONES:
         raise validation.unknown_name("model", name, _BACKBONES)
     for option in unknown:
-        raise validation.unknown_name("model option", option, ("dtype", "head", "head_scale", "stem"))
+        raise validation.unknown_name("model option", option, _OPTIONS)
     options = {"dtype": _compute_dtype(dtype)}
     if stem is not None:
         options["stem"] = _stem(stem, name)
-    backbone = _BACKBONES[name](**options)
-    return Classifier(backbone=backbone, head=heads.create(head, num_classes, scale=head_scale))
+    backbone, new_head = _BACKBONES[name](**options), lambda: heads.create(head, num_classes, scale=head_scale)
+    if experts is not None and branches is not None:
+        raise ValueError(f"a model has experts or branches, got experts={experts} and branches={branches}")
+    if routers and experts is None:
+        raise ValueError("routers choose among experts: experts must be an integer >= 2, got routers=True without")
+    if experts is not None:
+        validation.integer("experts", experts, lowest=2)
+        trunk, tail = _parts(backbone, "parts_of_experts", f"experts={experts}", name)
+        each = tuple(Classifier(backbone=tail.clone(), head=new_head()) for _ in range(experts))
+        return Experts(trunk, each, tuple(Router() for _ in each[1:]) if routers else ())
+    if branches is not None:
+        if branches != 2:
+            raise ValueError(f"branches must be 2, got {branches!r}")
+        trunk, tail = _parts(backbone, "parts_of_branches", f"branches={branches}", name)
+        return Branches(trunk, (tail.clone(), tail.clone()), new_head())
+    return Classifier(backbone=backbone, head=new_head())
+
+
+def _parts(backbone: nn.Module, of: str, option: str, name: str) -> tuple[nn.Module, nn.Module]:
+    """What is shared, and what each has of its own."""
+    if not hasattr(backbone, of):
+        able = (other for other, make in sorted(_BACKBONES.items()) if hasattr(make(), of))
+        raise ValueError(f"{option.partition('=')[0]} belong to {', '.join(able)}, got {option} with {name}")
+    return getattr(backbone, of)()
 
 
 def _stem(stem: str, name: str) -> str:

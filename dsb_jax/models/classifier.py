@@ -14,11 +14,15 @@ class Outputs(NamedTuple):
       logits: ``[batch, classes]``, float32.
       features: ``[batch, dim]``, float32: what the last layer saw.
       classifier: ``[classes, dim]``, float32: the last layer's weights, a row for each class.
+      experts: of a model with several experts, these three of each, with a leading axis for the experts.
+      routers: of one with routers, ``[experts - 1, batch]``, float32: above 0 where a further expert is wanted.
     """
 
     logits: jax.Array
     features: jax.Array
     classifier: jax.Array | None = None
+    experts: "Outputs | None" = None
+    routers: jax.Array | None = None
 
 
 class Classifier(nn.Module):
@@ -44,18 +48,25 @@ class Classifier(nn.Module):
         Raises:
           ValueError: if ``images`` are not four-dimensional and floating.
         """
-        if images.ndim != 4:
-            raise ValueError(f"images must have shape [batch, height, width, channels], got {images.shape}")
-        if not jnp.issubdtype(images.dtype, jnp.floating):
-            raise ValueError(f"images must be floating point, got {images.dtype}: scale and normalise them first")
+        check_images(images)
         features = self.backbone(images, train=train).astype(jnp.float32)
-        return Outputs(self.classify(features, train=train), features, self._weights())
+        return Outputs(self.classify(features, train=train), features, weights_of(self.head))
 
     def classify(self, features: jax.Array, *, train: bool) -> jax.Array:
         """The logits ``[batch, classes]`` of features ``[batch, dim]``."""
         del train
         return self.head(features)
 
-    def _weights(self) -> jax.Array:
-        # The classes are the last axis of every head's kernel.
-        return self.head.get_variable("params", "kernel").T
+
+def check_images(images: jax.Array) -> None:
+    """Raises ValueError unless ``images`` are four-dimensional and floating."""
+    if images.ndim != 4:
+        raise ValueError(f"images must have shape [batch, height, width, channels], got {images.shape}")
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(f"images must be floating point, got {images.dtype}: scale and normalise them first")
+
+
+def weights_of(head: nn.Module) -> jax.Array:
+    """``[classes, dim]`` of a head that has been called."""
+    # The classes are the last axis of every head's kernel.
+    return head.get_variable("params", "kernel").T

@@ -28,29 +28,48 @@ class ResNet(nn.Module):
       stem: ``"imagenet"``, a 7x7 convolution and max-pooling, each halving the resolution; or ``"cifar"``, a 3x3
         convolution that keeps it.
       dtype: what it computes in.
+      channels: of the stages, as given to ``block``.
+      start: blocks that are left out at the beginning, with the stem, and
+      stop: at which it ends, without the mean, of a part of the network: from feature maps, or to them.
     """
 
     block: Callable[..., nn.Module]
     blocks: tuple[int, ...]
     stem: str = "imagenet"
     dtype: Any = jnp.float32
+    channels: tuple[int, ...] = (64, 128, 256, 512)
+    start: int = 0
+    stop: int | None = None
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-        self._check_size(images.shape[1:3])
         conv = functools.partial(layers.conv, fan="fan_out", dtype=self.dtype)
         norm = functools.partial(layers.batch_norm, train, dtype=self.dtype)
-        size, stride = (7, 2) if self.stem == "imagenet" else (3, 1)
-        x = nn.relu(norm(name="bn1")(conv(64, size, stride, name="conv1")(images)))
-        if self.stem == "imagenet":
+        x = images
+        if self.start == 0:
+            self._check_size(images.shape[1:3])
+            size, stride = (7, 2) if self.stem == "imagenet" else (3, 1)
+            x = nn.relu(norm(name="bn1")(conv(64, size, stride, name="conv1")(x)))
+        if self.start == 0 and self.stem == "imagenet":
             x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
         shortcut = functools.partial(_project, conv, norm)
-        for stage, count in enumerate(self.blocks, start=1):
-            for block in range(count):
-                stride = 2 if stage > 1 and block == 0 else 1
-                name = f"layer{stage}_{block}"
-                x = self.block(32 * 2**stage, stride, conv, norm, shortcut, name=name)(x)
-        return layers.mean_over_positions(x)
+        blocks = [(stage, block) for stage, count in enumerate(self.blocks, start=1) for block in range(count)]
+        for stage, block in blocks[self.start : self.stop]:
+            stride = 2 if stage > 1 and block == 0 else 1
+            channels, name = self.channels[stage - 1], f"layer{stage}_{block}"
+            x = self.block(channels, stride, conv, norm, shortcut, name=name)(x)
+        return x if self.stop is not None else layers.mean_over_positions(x)
+
+    def parts_of_experts(self) -> tuple[nn.Module, nn.Module]:
+        """What experts share, up to the second stage, and what each has of its own: the others, 3/4 as wide."""
+        cut = sum(self.blocks[:2])
+        narrow = tuple(3 * channels // 4 for channels in self.channels[2:])
+        return self.clone(stop=cut), self.clone(start=cut, channels=(*self.channels[:2], *narrow))
+
+    def parts_of_branches(self) -> tuple[nn.Module, nn.Module]:
+        """What two branches share, and what each has of its own: the last block."""
+        cut = sum(self.blocks) - 1
+        return self.clone(stop=cut), self.clone(start=cut)
 
     def _check_size(self, size):
         least = STEMS[self.stem]

@@ -15,21 +15,44 @@ class ResNetCifar(nn.Module):
 
     Stages of 16, 32 and 64 channels at full, half and quarter resolution, then the mean over positions.
     Submodules are named ``conv1, bn1, layer1_0, …, layer3_{n-1}``.
+
+    Attributes:
+      blocks_per_stage: n.
+      dtype: what it computes in.
+      channels: of the stages.
+      start: blocks that are left out at the beginning, with the first convolution, and
+      stop: at which it ends, without the mean, of a part of the network: from feature maps, or to them.
     """
 
     blocks_per_stage: int
     dtype: Any = jnp.float32
+    channels: tuple[int, int, int] = (16, 32, 64)
+    start: int = 0
+    stop: int | None = None
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
         conv = functools.partial(layers.conv, fan="fan_in", dtype=self.dtype)
         norm = functools.partial(layers.batch_norm, train, dtype=self.dtype)
-        x = nn.relu(norm(name="bn1")(conv(16, name="conv1")(images)))
-        for stage, channels in enumerate((16, 32, 64), start=1):
-            for block in range(self.blocks_per_stage):
-                stride = 2 if stage > 1 and block == 0 else 1
-                x = layers.BasicBlock(channels, stride, conv, norm, _subsample, name=f"layer{stage}_{block}")(x)
-        return layers.mean_over_positions(x)
+        x = images
+        if self.start == 0:
+            x = nn.relu(norm(name="bn1")(conv(16, name="conv1")(x)))
+        blocks = [(stage, block) for stage in (1, 2, 3) for block in range(self.blocks_per_stage)]
+        for stage, block in blocks[self.start : self.stop]:
+            stride = 2 if stage > 1 and block == 0 else 1
+            channels = self.channels[stage - 1]
+            x = layers.BasicBlock(channels, stride, conv, norm, _subsample, name=f"layer{stage}_{block}")(x)
+        return x if self.stop is not None else layers.mean_over_positions(x)
+
+    def parts_of_experts(self) -> tuple[nn.Module, nn.Module]:
+        """What experts share, up to the first stage, and what each has of its own: stages of 24 and 48 channels."""
+        cut = self.blocks_per_stage
+        return self.clone(stop=cut), self.clone(start=cut, channels=(self.channels[0], 24, 48))
+
+    def parts_of_branches(self) -> tuple[nn.Module, nn.Module]:
+        """What two branches share, and what each has of its own: the last block."""
+        cut = 3 * self.blocks_per_stage - 1
+        return self.clone(stop=cut), self.clone(start=cut)
 
 
 def _subsample(x: jax.Array, channels: int, stride: int) -> jax.Array:
