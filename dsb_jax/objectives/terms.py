@@ -13,7 +13,7 @@ class Term(NamedTuple):
     """One addend of the loss.
 
     Attributes:
-      losses: floating ``[batch]``.
+      losses: floating ``[batch]``, a row for each row of the result's features.
       labels: int32 ``[batch]``, whose class weight multiplies; None for a term that is not weighted.
       scale: a factor.
     """
@@ -59,6 +59,7 @@ class Objective(Protocol):
       loss: ``(logits, labels) -> [batch]``, what evaluation reports.
       views: how many augmented views of each image it asks of the pipeline.
       samplers: the samplers whose batches it asks for, names of :func:`dsb_jax.data.samplers.create`.
+      rows_per_example: rows of a result for each example of the batch; 1 if it is not there.
     """
 
     loss: Callable[[jax.Array, jax.Array], jax.Array]
