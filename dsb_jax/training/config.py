@@ -91,6 +91,14 @@ def base_config() -> ConfigDict:
         {"alpha": 0.1, "beta": 10.0, "mu": 0.2, "negative_scale": 2.0, "bias": 0.05, "gamma": 2.0, "balance": 2.0}
     )
 
+    config.bbn = ConfigDict()
+    # The share of the plain branch after e epochs is 1 - (e/divisor)^2. By default the next multiple of 100 where the
+    # run nearly fills it, as published, else the epochs.
+    config.bbn.divisor = config_dict.placeholder(float)
+    config.ride = ConfigDict({"experts": 3, "diversity": -0.2, "temperature": 1.0, "reweight_factor": 0.02})
+    config.ride.reweight_epoch = config_dict.placeholder(float)  # epochs before temperatures go by class: 80 % of them
+    config.ride_routing = ConfigDict({"positive_weight": 100.0})
+
     # dsb | uniform | inverse_frequency | inverse_sqrt_frequency | class_balanced | class_difficulty
     config.balancer = "dsb"
     config.start_epoch = config_dict.placeholder(int)  # epochs with weight 1 before it acts: 5 for dsb, else 0

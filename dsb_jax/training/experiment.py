@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -103,6 +104,8 @@ def build(config: ConfigDict) -> Experiment:
     steps = math.ceil(config.epochs * len(indices) / config.batch_size)
     alpha = config.dsb.alpha if config.dsb.alpha is not None else 2.0 if _is_long_tailed(config) else 1.0
     schedule = _schedule(config, steps, len(indices))
+    model = _model(config, train.num_classes)
+    objective = methods.objective(config, counts, len(indices) / config.batch_size)
     return Experiment(
         train=train,
         test=test,
@@ -110,9 +113,9 @@ def build(config: ConfigDict) -> Experiment:
         held_out=held_out,
         counts=counts,
         alpha=alpha,
-        model=_model(config, train.num_classes),
-        objective=methods.objective(config, counts, len(indices) / config.batch_size),
-        balancer=_balancer(config, counts, alpha, placement and placement.mesh),
+        model=model,
+        objective=objective,
+        balancer=_balancer(config, counts, alpha, objective, model, train.image_shape, placement and placement.mesh),
         schedule=schedule,
         optimizer=_optimizer(config, schedule),
         preprocessing=_preprocessing(config, train.image_shape[-1]),
@@ -321,7 +324,16 @@ def _model(config, num_classes):
     return models.create(config.model, num_classes, head=head, head_scale=scale, dtype=config.dtype, **options)
 
 
-def _balancer(config, counts, alpha, mesh):
+def _pool_dim(config, model, image_shape):
+    """Of experts, which may have fewer features than the default asks for, as many as there are."""
+    if not isinstance(model, models.Experts) or config.dsb.dim != base_config().dsb.dim:
+        return config.dsb.dim
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    outputs, _ = jax.eval_shape(functools.partial(model.init_with_output, train=False), jax.random.key(0), images)
+    return min(config.dsb.dim, outputs.features.shape[1])
+
+
+def _balancer(config, counts, alpha, objective, model, image_shape, mesh):
     """The paper's three stages: fill the pool, keep filling it, and from ``start_epoch`` on weigh by it."""
     num_classes, examples, batch_size = len(counts), int(counts.sum()), config.batch_size
     default_start = 0
@@ -332,9 +344,11 @@ def _balancer(config, counts, alpha, mesh):
                 raise validation.unknown_name("dsb.dtype", config.dsb.dtype, _POOL_DTYPES)
             settings = {key: value for key, value in config.dsb.items() if key not in ("alpha", "dtype")}
             settings["dtype"] = jnp.dtype(config.dsb.dtype)
-            capacity = max(round(examples / batch_size), 1) * batch_size  # about one epoch
+            settings["dim"] = _pool_dim(config, model, image_shape)
+            rows = batch_size * getattr(objective, "rows_per_example", 1)
+            capacity = max(round(examples / batch_size), 1) * rows  # about one epoch
             balancer = balancers.semantic_scale(
-                num_classes, capacity, alpha=alpha, batch_size=batch_size, mesh=mesh, **settings
+                num_classes, capacity, alpha=alpha, batch_size=rows, mesh=mesh, **settings
             )
         case "uniform":
             balancer = balancers.uniform(num_classes)

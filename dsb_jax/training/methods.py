@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from dsb_jax import losses, objectives, validation
 from dsb_jax.losses.inputs import prior_of
-from dsb_jax.objectives import Objective, Regularized, Supervised
+from dsb_jax.objectives import BBN, Objective, Regularized, Ride, RideRouting, Supervised, bbn, ride
 from dsb_jax.training import optimizers
 
 _LOSS_NAMES = {
@@ -149,7 +149,36 @@ def _supervised(config, context):
     return Regularized(adjusted, regularizer, scale=config.lade.weight)
 
 
+def _bbn(config, context):
+    divisor = config.bbn.divisor if config.bbn.divisor is not None else bbn.published_divisor(config.epochs)
+    starts = [context.first_step(epoch) for epoch in range(1, config.epochs)]
+    return BBN(_supervised(config, context), bbn.parabolic(divisor, starts))
+
+
+def _ride(config, context):
+    reweight_epoch = config.ride.reweight_epoch
+    if reweight_epoch is None:
+        reweight_epoch = 0.8 * config.epochs
+    return Ride(
+        _supervised(config, context),
+        diversity=config.ride.diversity,
+        temperature=config.ride.temperature,
+        class_temperatures=ride.class_temperatures(context.counts, config.ride.reweight_factor),
+        start=context.first_step(reweight_epoch),
+        scale=config.ldam.scale if config.loss == "ldam" else 1.0,
+    )
+
+
+def _ride_routing(config, context):
+    return RideRouting(_supervised(config, context), positive_weight=config.ride_routing.positive_weight)
+
+
 _OBJECTIVES = {
+    "bbn": _Method(_bbn, "BBN", model=lambda config: {"branches": 2}),
+    "ride": _Method(_ride, "RIDE", model=lambda config: {"experts": config.ride.experts}),
+    "ride_routing": _Method(
+        _ride_routing, "RIDE-EA", model=lambda config: {"experts": config.ride.experts, "routers": True}
+    ),
     "supervised": _Method(_supervised, "{loss}"),
 }
 # What extends another objective: "ifl+ride" is invariant feature learning around RIDE.
