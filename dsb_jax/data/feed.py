@@ -108,6 +108,8 @@ class Examples:
         views: int = 1,
         sampling: Sequence[str] = ("plain",),
         environments: Mapping[str, np.ndarray] | None = None,
+        weights: np.ndarray | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> Iterator[dict[str, Any]]:
         """Endless batches, drawn at random; all arguments are those of :func:`dsb_jax.data.pipeline.train_batches`.
 
@@ -118,6 +120,8 @@ class Examples:
           views: of each image, where the host crops at random.
           sampling: names of samplers, of which the first is at the top level of a batch.
           environments: weights of the examples by name.
+          weights: of the examples, for the sampler that follows the model.
+          options: of the samplers.
 
         Returns:
           Batches ``start_step``, ``start_step + 1``, …: ``image`` uint8 ``[batch_size, height, width, channels]`` and
@@ -127,12 +131,13 @@ class Examples:
           ValueError: a batch size, seed or step out of range; and from ``next``, an example that cannot be read.
         """
         validation.integer("start_step", start_step, lowest=0)
-        drawn = {"seed": seed, "sampling": sampling, "environments": environments}
+        drawn = {"seed": seed, "sampling": sampling, "environments": environments, "weights": weights}
+        drawn["options"] = options
         draws = pipeline.draws_of(self._split, self._rows, batch_size, **drawn)
         self._check_divisible(batch_size)
         if not self.resident:
-            options = {"start_step": start_step, "views": views, "reader": self._reader, **drawn}
-            return self._transferred(pipeline.train_batches(self._split, self._rows, batch_size, **options))
+            drawn |= {"start_step": start_step, "views": views, "reader": self._reader}
+            return self._transferred(pipeline.train_batches(self._split, self._rows, batch_size, **drawn))
         if tuple(draws) == ("plain",):
             return self._permuted(batch_size, seed, start_step)
         return (self._gathered(draws, step) for step in itertools.count(start_step))

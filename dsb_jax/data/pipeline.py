@@ -36,6 +36,8 @@ def train_batches(
     views: int = 1,
     sampling: Sequence[str] = ("plain",),
     environments: Mapping[str, np.ndarray] | None = None,
+    weights: np.ndarray | None = None,
+    options: Mapping[str, Any] | None = None,
     reader: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
     """Endless batches of some examples of a split.
@@ -48,7 +50,9 @@ def train_batches(
       start_step: the number of the first batch.
       views: how many random crops of each image there are, if the split has such; of others the device makes views.
       sampling: names of :func:`dsb_jax.data.samplers.create`; a batch of each further one stands under its name.
-      environments: by name, weights ``[n]`` with which a further batch is drawn, as in invariant feature learning.
+      environments: by name, weights ``[n]`` with which a further batch is drawn.
+      weights: ``[n]``, of the sampler that follows the model, if ``sampling`` names one.
+      options: further arguments of :func:`dsb_jax.data.samplers.create`.
       reader: number of this reader and how many there are; each reads as many examples, the first one the first of each
         batch, so that their shares in a row are the batch of a single one.
 
@@ -72,7 +76,8 @@ def train_batches(
     validation.integer("start_step", start_step, lowest=0)
     validation.positive_int("views", views)
     share = _share(batch_size, reader)
-    draws = draws_of(split, indices, batch_size, seed=seed, sampling=sampling, environments=environments)
+    drawn = {"sampling": sampling, "environments": environments, "weights": weights, "options": options}
+    draws = draws_of(split, indices, batch_size, seed=seed, **drawn)
 
     def batch(step: int) -> Batch:
         parts = {
@@ -93,23 +98,27 @@ def draws_of(
     seed: int,
     sampling: Sequence[str],
     environments: Mapping[str, np.ndarray] | None = None,
+    weights: np.ndarray | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> dict[str, samplers.Sampler]:
     """The samplers and environments of :func:`train_batches` by name, each with a seed of its own."""
     environments = environments or {}
     names = [*sampling, *environments]
     if not sampling or len(set(names)) < len(names):
         raise ValueError(f"sampling must be the names of different samplers, got {tuple(names)}")
-    if wrong := [name for name, weights in environments.items() if np.shape(weights) != (len(indices),)]:
+    if wrong := [name for name, own in environments.items() if np.shape(own) != (len(indices),)]:
         shape = list(np.shape(environments[wrong[0]]))
         raise ValueError(
             f"environment {wrong[0]!r} must have a weight for each of {len(indices)} examples, got {shape}"
         )
-    # The plain order needs no labels, which may take a while to read.
-    labels = np.zeros(len(indices), np.int32) if tuple(sampling) == ("plain",) else split.labels[indices]
+    # Labels may take a while to read.
+    labels = split.labels[indices] if samplers.needs_labels(sampling) else np.zeros(len(indices), np.int32)
     seeds = itertools.count(seed, 2**32)  # the first one has the run's
-    draws = {name: samplers.create(name, labels, batch_size, seed=next(seeds)) for name in sampling}
-    for name, weights in environments.items():
-        draws[name] = samplers.weighted(weights, batch_size, seed=next(seeds))
+    samplers.following(sampling)  # raises for several
+    options = {"weights": weights, **(options or {})}
+    draws = {name: samplers.create(name, labels, batch_size, seed=next(seeds), **options) for name in sampling}
+    for name, own in environments.items():
+        draws[name] = samplers.weighted(own, batch_size, seed=next(seeds))
     return draws
 
 
