@@ -5,6 +5,7 @@ rule for all: ``loss = Σ_terms mean(scale·weights[labels]·losses)``. Views, e
 """
 
 from dsb_jax.objectives.bbn import BBN
+from dsb_jax.objectives.invariant import InvariantFeatures
 from dsb_jax.objectives.regularized import Regularized
 from dsb_jax.objectives.ride import Ride, RideRouting
 from dsb_jax.objectives.supervised import Supervised
@@ -24,6 +25,9 @@ __all__ = [
 ]
 
 _NAMES = ("bbn", "ride", "ride_routing", "supervised")
+__all__ = ["InvariantFeatures", "Objective", "Regularized", "Result", "Supervised", "Term", "names", "total_loss"]
+
+_NAMES = ("ifl", "supervised")
 
 
 def names() -> list[str]:

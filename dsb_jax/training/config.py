@@ -67,8 +67,11 @@ def base_config() -> ConfigDict:
     config.randaugment_magnitude = 10.0  # … and how strong they are, up to 10
     config.mixup = 0.0  # alpha of mixup; with cutmix besides, one of them is drawn for each batch
     config.cutmix = 0.0
-    # How examples are drawn: plain (each once an epoch) | class_balanced | square_root | reversed
+    # How examples are drawn: plain (each once an epoch) | class_balanced | class_aware | square_root | reversed |
+    # progressively_balanced | semantic_scale (classes at rates proportional to the balancer's weights, anew each epoch
+    # from start_epoch on, plain before; the loss then has no weights, which would count twice)
     config.sampler = "plain"
+    config.examples_per_class = 4  # of class_aware, one after the other
 
     config.model = "resnet8"
     config.stem = config_dict.placeholder(str)  # of resnet18 to resnext50: cifar | imagenet
@@ -100,6 +103,13 @@ def base_config() -> ConfigDict:
     config.ride_routing = ConfigDict({"positive_weight": 100.0})
 
     # dsb | uniform | inverse_frequency | inverse_sqrt_frequency | class_balanced | class_difficulty
+    config.ifl = ConfigDict()  # invariant feature learning
+    config.ifl.milestones = (0.6, 0.8)  # shares of the run, in whole epochs, at which environments are made anew …
+    config.ifl.center_weights = (0.0, 0.001, 0.005)  # … and the next of these multiplies the distance from the centre
+    config.ifl.center_learning_rate = 0.5
+    config.ifl.distance = config_dict.placeholder(str)  # squared | cosine: cosine for a loss of cosines and for ride
+    config.ifl.environments = "intra"  # intra: hard images of each class | inter: of all together | inter_intra
+    config.ifl.scale = 4.0  # how much likelier the hardest fifth is to be drawn
     config.balancer = "dsb"
     config.start_epoch = config_dict.placeholder(int)  # epochs with weight 1 before it acts: 5 for dsb, else 0
     config.dsb = ConfigDict()

@@ -136,6 +136,14 @@ def _check_numbers(config):
         raise ValueError(f"start_epoch must be >= 0, got {config.start_epoch}")
     if config.sampler not in samplers.names():
         raise validation.unknown_name("sampler", config.sampler, samplers.names())
+    validation.positive_int("examples_per_class", config.examples_per_class)
+    if config.sampler == "environments":
+        raise ValueError("sampler 'environments' is that of invariant feature learning: choose objective=ifl instead")
+    if config.sampler == "semantic_scale" and config.balancer == "uniform":
+        raise ValueError(
+            "sampler 'semantic_scale' draws classes by the balancer's weights: balancer must be another one than "
+            "'uniform', such as 'dsb'"
+        )
     if config.batch_size % config.accumulate:
         raise ValueError(f"batch_size must be a multiple of accumulate = {config.accumulate}, got {config.batch_size}")
 
@@ -366,4 +374,18 @@ def _balancer(config, counts, alpha, objective, model, image_shape, mesh):
         text = "balancer=%s never acts: start_epoch=%d is not before the end, epoch %d; all weights are 1"
         _logger.warning(text, config.balancer, start, config.epochs)
     # The first step whose examples all belong to the epoch after: a batch may straddle two.
-    return balancers.start_at(math.ceil(start * examples / batch_size), balancer)
+    balancer = balancers.start_at(math.ceil(start * examples / batch_size), balancer)
+    return _without_weights(balancer) if config.sampler == "semantic_scale" else balancer
+
+
+def _without_weights(balancer):
+    """The same balancer for the sampler, which draws by its weights: in the loss they would count a second time.
+
+    The paper sets re-sampling and re-weighting side by side as two ways of balancing (Sec. 1).
+    """
+
+    def update(state, features, labels, **known):
+        weights, state = balancer.update(state, features, labels, **known)
+        return jnp.ones_like(weights), state
+
+    return balancer._replace(update=update)

@@ -167,14 +167,14 @@ class _Run:
 
     def train(self, profile: Profile) -> None:
         """All steps that are still to do; told to end, it saves first."""
-        batches = self.program.batches(self.step)
+        self.batches = self.program.batches(self.step, self.state.drawn_by)
         try:
             while True:
                 self._check()
                 self._evaluate_and_save()
                 if self.step == self.experiment.steps:
                     return self._write_due_lines()
-                batch = next(batches)
+                batch = next(self.batches)
                 profile.before(self.step + 1)
                 with jax.profiler.StepTraceAnnotation("train", step_num=self.step + 1):
                     self.state, outputs = self.program.train_step(self.state, batch)
@@ -211,8 +211,9 @@ class _Run:
 
     def _evaluate_and_save(self):
         epoch, last, accuracy = int(self._epoch()), self.step == self.experiment.steps, None
-        if self.program.holds_out and epoch > self.measured:
-            self._measure()
+        if epoch > self.measured:
+            if self.program.follows(epoch):
+                self._follow(epoch)
             self.measured = epoch
         if epoch >= self.evaluated + self.config.eval_every or (last and epoch > self.evaluated):
             accuracy = self._evaluate()
@@ -272,11 +273,13 @@ class _Run:
         self.files.log(**record)
         self.events.write(record["step"], record)
 
-    def _measure(self):
-        """Tells the balancer how well each class is recognised by now."""
+    def _follow(self, epoch):
+        """Tells the balancer how well each class is recognised by now, and draws by what the model has become."""
         jax.block_until_ready(self.state)  # steps still under way are training time
-        begin = time.perf_counter()
-        self.state = self.program.with_accuracy(self.state, self._check)
+        begin, before = time.perf_counter(), self.state.drawn_by
+        self.state = self.program.followed(self.state, epoch, self._check)
+        if self.state.drawn_by is not before:
+            self.batches = self.program.batches(self.step, self.state.drawn_by)
         self.progress.pause(time.perf_counter() - begin)
 
     def _evaluate(self):

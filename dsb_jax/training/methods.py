@@ -1,7 +1,9 @@
 """The method that a config names: its objective, what that needs of the model, and what the field calls it."""
 
 import dataclasses
+import fractions
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -10,8 +12,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from dsb_jax import losses, objectives, validation
+from dsb_jax.data.environments import check_environments
 from dsb_jax.losses.inputs import prior_of
 from dsb_jax.objectives import BBN, Objective, Regularized, Ride, RideRouting, Supervised, bbn, ride
+from dsb_jax.objectives import InvariantFeatures, Objective, Regularized, Supervised
 from dsb_jax.training import optimizers
 
 _LOSS_NAMES = {
@@ -173,6 +177,50 @@ def _ride_routing(config, context):
     return RideRouting(_supervised(config, context), positive_weight=config.ride_routing.positive_weight)
 
 
+_DISTANCES = {"squared": losses.center_loss, "cosine": losses.center_cosine_loss}
+
+
+def environment_epochs(config: ConfigDict) -> tuple[int, ...]:
+    """After how many epochs invariant feature learning draws its environments anew.
+
+    Raises:
+      ValueError: unless they are shares of the run in ascending order.
+
+    Example:
+      >>> from dsb_jax.training.config import base_config, with_arguments
+      >>> environment_epochs(with_arguments(base_config(), "epochs=100"))
+      (60, 80)
+    """
+    shares = [validation.at_least("ifl.milestones", share, 0) for share in config.ifl.milestones]
+    if shares != sorted(shares) or any(share >= 1 for share in shares):
+        raise ValueError(f"ifl.milestones must be shares of the run in [0, 1) that ascend, got {tuple(shares)}")
+    # Exactly: as floats 0.29 of 100 epochs are fewer than 29.
+    return tuple(math.floor(fractions.Fraction(str(share)) * config.epochs) for share in shares)
+
+
+def _ifl(config, context, inner):
+    """Around what works with cosines, their distance is of directions too, as in the original."""
+    on_cosines = losses.head(config.loss) == "cosine" or config.objective.split("+")[-1] == "ride"
+    distance = config.ifl.distance if config.ifl.distance is not None else "cosine" if on_cosines else "squared"
+    if distance not in _DISTANCES:
+        raise validation.unknown_name("ifl.distance", distance, _DISTANCES)
+    epochs = environment_epochs(config)
+    if len(config.ifl.center_weights) != len(epochs) + 1:
+        raise ValueError(
+            "ifl.center_weights must be one more than ifl.milestones, "
+            f"got {tuple(config.ifl.center_weights)} and {tuple(config.ifl.milestones)}"
+        )
+    check_environments(config.ifl.environments, config.ifl.scale)
+    return InvariantFeatures(
+        inner,
+        len(context.counts),
+        weights=tuple(config.ifl.center_weights),
+        starts=tuple(context.first_step(epoch) for epoch in epochs),
+        learning_rate=config.ifl.center_learning_rate,
+        distance=_DISTANCES[distance],
+    )
+
+
 _OBJECTIVES = {
     "bbn": _Method(_bbn, "BBN", model=lambda config: {"branches": 2}),
     "ride": _Method(_ride, "RIDE", model=lambda config: {"experts": config.ride.experts}),
@@ -182,4 +230,6 @@ _OBJECTIVES = {
     "supervised": _Method(_supervised, "{loss}"),
 }
 # What extends another objective: "ifl+ride" is invariant feature learning around RIDE.
-_EXTENSIONS: dict[str, _Method] = {}
+_EXTENSIONS = {
+    "ifl": _Method(_ifl, "{inner}+IFL"),
+}

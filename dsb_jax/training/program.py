@@ -5,6 +5,7 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,8 @@ from clu import parameter_overview
 from ml_collections import ConfigDict
 
 import dsb_jax
-from dsb_jax.data import feed
+from dsb_jax.data import feed, samplers
+from dsb_jax.data.environments import environment_weights
 from dsb_jax.evaluation import metrics
 from dsb_jax.training import methods
 from dsb_jax.training.experiment import Experiment
@@ -52,10 +54,14 @@ class Program:
         begin = time.perf_counter()
         parts = (experiment.model, experiment.objective, experiment.balancer, experiment.optimizer)
         shared = {"ema_decay": config.ema_decay, "placement": experiment.placement}
-        told = len(experiment.counts) if self.holds_out else 0
+        self._following = samplers.following(experiment.objective.samplers)
+        followed = {
+            "held_out_classes": len(experiment.counts) if self.holds_out else 0,
+            "drawn_examples": len(experiment.indices) if self._following else 0,
+        }
         preprocessing = experiment.preprocessing
         image = preprocessing.evaluation(np.zeros((1, *experiment.train.image_shape), np.uint8))
-        self.initial: TrainState = init_state(*parts, image, seed=config.seed, held_out_classes=told, **shared)
+        self.initial: TrainState = init_state(*parts, image, seed=config.seed, **followed, **shared)
         # Of arrays on several devices or processes the table says also how they are divided.
         include_stats = True if self._mesh is None else "global"
         table = parameter_overview.get_parameter_overview(self.initial.params, include_stats=include_stats)
@@ -79,8 +85,8 @@ class Program:
         self.learning_rates = np.asarray(jax.jit(jax.vmap(experiment.schedule))(jnp.arange(experiment.steps)))
         _logger.info("Compiled in %.0f s", time.perf_counter() - begin)
 
-    def batches(self, start_step: int) -> Iterator[Batch]:
-        """Training batches from step ``start_step`` on, on the devices."""
+    def batches(self, start_step: int, drawn_by: Any = ()) -> Iterator[Batch]:
+        """Training batches from step ``start_step`` on, on the devices; ``drawn_by`` is what the state has of it."""
         config, objective = self._config, self._experiment.objective
         return self._train.shuffled(
             config.batch_size,
@@ -88,6 +94,8 @@ class Program:
             start_step=start_step,
             views=objective.views,
             sampling=objective.samplers,
+            weights=np.asarray(drawn_by) if len(drawn_by) else None,
+            options={"examples_per_class": config.examples_per_class, "epochs": config.epochs},
         )
 
     def first_images(self, state: TrainState, number: int) -> dict[str, np.ndarray]:
@@ -127,16 +135,50 @@ class Program:
         """Whether there are examples that tell the balancer each class's accuracy."""
         return len(self._experiment.held_out) > 0
 
+    def follows(self, epoch: int) -> bool:
+        """Whether something that follows the model is made anew at the start of this epoch."""
+        return self.holds_out or self._draws_anew(epoch)
+
+    def followed(self, state: TrainState, epoch: int, check: Callable[[], None]) -> TrainState:
+        """The state as it starts an epoch: accuracies are those of now, and examples are drawn by weights of now."""
+        if self.holds_out:
+            state = self.with_accuracy(state, check)
+        if self._draws_anew(epoch):
+            state = self.with_weights(state, check)
+        return state
+
+    def _draws_anew(self, epoch):
+        if self._following == "environments" and epoch not in methods.environment_epochs(self._config):
+            return False
+        return self._following is not None and epoch < self._config.epochs
+
     def with_accuracy(self, state: TrainState, check: Callable[[], None]) -> TrainState:
         """The state with each class's accuracy on the examples held out, as the state's parameters have it."""
         predictions = self._outputs(state, self._held_out, ("prediction",), check, "Testing on what is held out")
         labels = self._experiment.train.labels[self._experiment.held_out]
         confusion = metrics.confusion_matrix(labels, predictions["prediction"], len(self._experiment.counts))
-        accuracy = np.asarray(metrics.class_accuracy(confusion), np.float32)
-        # Not by device_put, which asks several processes for equal values, and takes NaN for another one.
-        sharding = state.accuracy.sharding
-        accuracy = jax.make_array_from_callback(accuracy.shape, sharding, lambda index: accuracy[index])
-        return dataclasses.replace(state, accuracy=accuracy)
+        return dataclasses.replace(state, accuracy=_laid_as(state.accuracy, metrics.class_accuracy(confusion)))
+
+    def with_weights(self, state: TrainState, check: Callable[[], None]) -> TrainState:
+        """The state with the weights by which its sampler draws the training examples, as its model has them."""
+        labels = self._experiment.train.labels[self._experiment.indices]
+        if self._following == "semantic_scale":
+            found, weights_of = self._coming_weights(state), samplers.by_class
+        else:
+            found = self._outputs(state, self._train, ("probability",), check, "Rebuilding environments")["probability"]
+            settings = {"kind": self._config.ifl.environments, "scale": self._config.ifl.scale}
+            weights_of = functools.partial(environment_weights, **settings)
+        if not np.isfinite(found).all() or not found.any():  # what broke the model is for the log to say
+            return state
+        drawn_by = _laid_as(state.drawn_by, weights_of(found, labels))
+        same = np.array_equal(state.drawn_by, drawn_by)
+        return state if same else dataclasses.replace(state, drawn_by=drawn_by)
+
+    def _coming_weights(self, state):
+        """The class weights of the step to come; a balancer's summary has those of the step before."""
+        waiting = state.balancing
+        coming = dataclasses.replace(waiting, updates=waiting.updates + 1)
+        return np.asarray(jax.device_get(self.summary(coming))["weights"])
 
     def training_features(self, state: TrainState, check: Callable[[], None]) -> np.ndarray:
         """Features of the training examples, pooled as the balancer pools them, in the order of ``indices``."""
@@ -188,6 +230,13 @@ class Program:
             methods.name(self._config), len(experiment.indices), self._config.dataset, len(experiment.counts),
             experiment.counts.min(), experiment.counts.max(), experiment.steps, devices, jax.devices()[0].device_kind,
         )  # fmt: skip
+
+
+def _laid_as(like, values):
+    """An array on the devices of another one, with its dtype and shape."""
+    # Not by device_put, which asks several processes for equal values, and takes NaN for another one.
+    values = np.asarray(values, like.dtype)
+    return jax.make_array_from_callback(like.shape, like.sharding, lambda index: values[index])
 
 
 def _arrays(batch):

@@ -38,6 +38,7 @@ class TrainState:
       objective: the objective's.
       average: the model's variables averaged over the steps, ``{"params", "batch_stats"}``; ``()`` without averaging.
       accuracy: float32 ``[C]``, each class's on held-out examples, NaN where it is not known; ``()`` without any.
+      drawn_by: float32 ``[n]``, weights of the training examples for a sampler that follows the model; else ``()``.
       skipped: int32, steps left out because something in them was not finite.
       key: a random key; step ``s`` uses ``fold_in(key, s)``.
     """
@@ -50,6 +51,7 @@ class TrainState:
     objective: Any
     average: Any
     accuracy: Any
+    drawn_by: Any
     skipped: jax.Array
     key: jax.Array
 
@@ -69,6 +71,7 @@ def init_state(
     seed: int,
     ema_decay: float = 0.0,
     held_out_classes: int = 0,
+    drawn_examples: int = 0,
     placement: Placement | None = None,
 ) -> TrainState:
     """The state before the first step.
@@ -82,6 +85,7 @@ def init_state(
       seed: of the parameters and of everything random in a step.
       ema_decay: as in :func:`make_train_step`.
       held_out_classes: how many classes the balancer is to be told the accuracy of.
+      drawn_examples: how many examples there are for a sampler that follows the model; all equal to begin with.
       placement: devices, over which a feature pool is spread and parameters as it says; one device by default.
 
     Raises:
@@ -103,6 +107,7 @@ def init_state(
             objective=objective.init(objective_key, variables, outputs),
             average={"params": params, "batch_stats": batch_stats} if ema_decay else (),
             accuracy=jnp.full(held_out_classes, jnp.nan, jnp.float32) if held_out_classes else (),
+            drawn_by=jnp.ones(drawn_examples, jnp.float32) if drawn_examples else (),
             skipped=jnp.zeros((), jnp.int32),
             key=key,
         )
@@ -196,6 +201,7 @@ def make_train_step(
             objective=objective.after_update(outcome.objective, params),
             average=_averaged(state, params, outcome.batch_stats, ema_decay),
             accuracy=state.accuracy,
+            drawn_by=state.drawn_by,
             skipped=state.skipped,
             key=state.key,
         )
@@ -253,7 +259,8 @@ def make_eval_step(
     *,
     placement: Placement | None = None,
 ) -> Callable[[TrainState, Batch], dict[str, jax.Array]]:
-    """A jitted step ``(state, batch) -> outputs`` with predicted classes, losses and features, per example.
+    """A jitted step ``(state, batch) -> outputs``: of every example ``prediction``, the class that the model takes it
+    for, ``probability``, the one of its own class, ``loss`` and ``features``.
 
     Args:
       model: as for :func:`init_state`; evaluated with the averaged variables where the state has them.
@@ -267,11 +274,16 @@ def make_eval_step(
         outputs = model.apply(variables, preprocess(batch["image"]), train=False)
         return {
             "prediction": jnp.argmax(outputs.logits, axis=1),
+            "probability": _of_label(jax.nn.softmax(outputs.logits.astype(jnp.float32)), batch["label"]),
             "loss": loss(outputs.logits, batch["label"]),
             "features": outputs.features,
         }
 
     return jax.jit(step) if placement is None else jax.jit(step, out_shardings=everywhere(placement.mesh))
+
+
+def _of_label(values, labels):
+    return jnp.take_along_axis(values, labels[:, None], axis=1)[:, 0]
 
 
 class _Outcome(NamedTuple):
