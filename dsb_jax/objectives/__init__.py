@@ -13,6 +13,7 @@ from dsb_jax.objectives.terms import Objective, Result, Term, total_loss
 
 __all__ = [
     "BBN",
+    "InvariantFeatures",
     "Objective",
     "Regularized",
     "Result",
@@ -24,10 +25,7 @@ __all__ = [
     "total_loss",
 ]
 
-_NAMES = ("bbn", "ride", "ride_routing", "supervised")
-__all__ = ["InvariantFeatures", "Objective", "Regularized", "Result", "Supervised", "Term", "names", "total_loss"]
-
-_NAMES = ("ifl", "supervised")
+_NAMES = ("bbn", "ifl", "ride", "ride_routing", "supervised")
 
 
 def names() -> list[str]:

@@ -14,8 +14,7 @@ from ml_collections import ConfigDict
 from dsb_jax import losses, objectives, validation
 from dsb_jax.data.environments import check_environments
 from dsb_jax.losses.inputs import prior_of
-from dsb_jax.objectives import BBN, Objective, Regularized, Ride, RideRouting, Supervised, bbn, ride
-from dsb_jax.objectives import InvariantFeatures, Objective, Regularized, Supervised
+from dsb_jax.objectives import BBN, InvariantFeatures, Objective, Regularized, Ride, RideRouting, Supervised, bbn, ride
 from dsb_jax.training import optimizers
 
 _LOSS_NAMES = {
