@@ -18,8 +18,8 @@ To prepare are 20 GB of COCO 2014 and its attributes:
   python -m dsb_jax.main --config=configs/coco_glt.py:loss=ldam,protocol=alt --workdir=runs/coco_glt/alt-dsb-ldam-seed0
 
 Of the methods in the table, these are LDAM and BLSoftmax (``loss=balanced_softmax``), and both with DSB; their LDAM is
-re-weighted by class-balanced weights in the last fifth (``:loss=ldam,balancer=class_balanced,start_epoch=80``). cRT,
-LWS, TDE, BBN and IFL are not among them.
+re-weighted by class-balanced weights in the last fifth (``:loss=ldam,balancer=class_balanced,start_epoch=80``); and
+BLSoftmax + IFL (``:loss=balanced_softmax,objective=ifl``). cRT, LWS, TDE and BBN are not among them.
 
 Made for a GPU. ``dtype=bfloat16`` is faster there.
 """

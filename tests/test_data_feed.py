@@ -135,24 +135,26 @@ def test_a_resident_set_needs_nothing_of_the_host():
 
 @pytest.mark.parametrize("where", [None, "sharded"])
 def test_samplers_are_the_same_from_either_place(where):
-    options = {"seed": 7, "sampling": ("class_balanced", "plain", "reversed")}
-    options["environments"] = {"second": np.arange(53)}
+    further = ("plain", "reversed", "class_aware", "progressively_balanced", "environments")
+    options = {"seed": 7, "sampling": ("class_balanced", *further), "options": {"epochs": 3, "examples_per_class": 2}}
+    options |= {"environments": {"second": np.arange(53)}, "weights": np.arange(53)}
     taken = [
         list(itertools.islice(make(sharding=where and sharding()).shuffled(16, **options), 4))
         for make in (resident, streamed)
     ]
     for from_device, from_disk in zip(*taken, strict=True):
-        assert from_device.keys() == from_disk.keys() == {"image", "label", "plain", "reversed", "second"}
-        for name in ("plain", "reversed", "second"):
+        assert from_device.keys() == from_disk.keys() == {"image", "label", *further, "second"}
+        for name in (*further, "second"):
             assert from_device[name].keys() == {"image", "label"}
         jax.tree.map(np.testing.assert_array_equal, from_device, from_disk)
     plain = take(resident().shuffled(16, seed=7 + 2**32), 1)[0]  # a further sampler has a seed of its own
     np.testing.assert_array_equal(taken[0][0]["plain"]["label"], plain["label"])
 
 
+@pytest.mark.parametrize("name", ["class_balanced", "class_aware", "environments", "semantic_scale"])
 @pytest.mark.parametrize("make", [resident, streamed])
-def test_a_sampler_goes_on_at_any_step(make):
-    options = {"seed": 7, "sampling": ("class_balanced",)}
+def test_a_sampler_goes_on_at_any_step(make, name):
+    options = {"seed": 7, "sampling": (name,), "weights": np.arange(53)}
     whole = take(make().shuffled(16, **options), 9)
     assert_equal_batches(take(make().shuffled(16, start_step=5, **options), 4), whole[5:])
 
@@ -205,6 +207,10 @@ def test_an_unreadable_example_is_one_error():
         (lambda e: e.shuffled(8, seed=-1), "seed must be an integer >= 0, got -1"),
         (lambda e: e.shuffled(8, seed=0, start_step=-1), "start_step must be an integer >= 0, got -1"),
         (lambda e: e.shuffled(12, seed=0), "batch_size must be a multiple of the 8 devices, got 12"),
+        (
+            lambda e: e.shuffled(8, seed=0, sampling=("environments",), weights=np.ones(52)),
+            "weights must be one for each of 53 examples, got 52",
+        ),
         (lambda e: e.in_order(12), "batch_size must be a multiple of the 8 devices, got 12"),
         (lambda e: e.in_order(0), "batch_size must be an integer >= 1, got 0"),
     ],
@@ -262,7 +268,15 @@ def reader(monkeypatch):
     return become
 
 
-@pytest.mark.parametrize("call", [lambda e: e.shuffled(16, seed=0, start_step=2), lambda e: e.in_order(24)])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda e: e.shuffled(16, seed=0, start_step=2),
+        lambda e: e.shuffled(16, seed=0, sampling=("environments",), weights=np.arange(53)),
+        lambda e: e.shuffled(16, seed=0, sampling=("class_aware",)),
+        lambda e: e.in_order(24),
+    ],
+)
 def test_each_process_reads_its_share_of_every_batch(reader, monkeypatch, call):
     read, getitems = [], ArraySource.__getitems__
     monkeypatch.setattr(

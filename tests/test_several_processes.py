@@ -113,6 +113,27 @@ def test_two_processes_are_told_the_accuracy_of_held_out_images_and_that_some_cl
     assert np.ptp(evaluations[-1]["weights"]) > 0.1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("chosen", [{"objective": "ifl"}, {"sampler": "semantic_scale"}])
+def test_two_processes_draw_by_what_the_model_has_become_and_go_on_so(folder, chosen):
+    name, settings = "_".join(chosen.values()), json.dumps(chosen)
+    for number in (1, 2):
+        done = start(folder / f"{name}{number}", processes=number, devices=4 // number, SETTINGS=settings)
+        assert done.returncode == 0, done.stderr
+    mine, wanted = records(folder / f"{name}2"), records(folder / f"{name}1")
+    for line, expected in zip(mine, wanted, strict=True):
+        for key in line.keys() & {"loss", "center_loss", "weights"}:
+            np.testing.assert_allclose(np.array(line[key], float), np.array(expected[key], float), rtol=2e-2)
+    workdir = folder / f"{name} ended"
+    # Amid the second epoch, and then while the third begins.
+    for moment, number in (("mid-epoch", "SIGTERM"), ("mid-epoch", "SIGTERM"), ("evaluation", "SIGKILL")):
+        ended = start(workdir, moment, number, "1", processes=2, devices=2, SETTINGS=settings)
+        assert ended.returncode != 0
+    done = start(workdir, processes=2, devices=2, SETTINGS=settings)
+    assert done.returncode == 0, done.stderr
+    assert_as_whole(workdir, folder / f"{name}2")
+
+
 def test_a_run_goes_on_with_other_devices_and_processes(single, folder):
     workdir = folder / "elastic"
     ended = start(workdir, "mid-epoch", "SIGTERM", processes=1, devices=8)

@@ -49,8 +49,9 @@ class InvariantFeatures:
       weights: λ, which takes the next value at each of
       starts: numbers of steps, one less than there are weights, in ascending order.
       learning_rate: of the centres.
-      distance: ``(features, labels, *, centers) -> [batch]``: :func:`dsb_jax.losses.center_loss`, or
-        :func:`dsb_jax.losses.center_cosine_loss`, which the original takes around LDAM and RIDE.
+      distance: ``(features, labels, *, centers) -> [batch]``, the same from a centre to a feature as back:
+        :func:`dsb_jax.losses.center_loss`, or :func:`dsb_jax.losses.center_cosine_loss`, which the original takes
+        around LDAM and RIDE.
 
     Raises:
       ValueError: on a bad number, or samplers that do not fit.
@@ -63,7 +64,8 @@ class InvariantFeatures:
       ('environments',)
 
     Source: Tang et al., Invariant Feature Learning for Generalized Long-Tailed Classification, 2022, and their code. As
-    there, centres rest as long as λ is 0.
+    there, centres rest as long as λ is 0. Their published numbers are without momentum in the network's optimizer, by
+    mistake as they say; ``configs/coco_glt.py`` has it so, to reproduce them, and all other configs have momentum.
     """
 
     inner: Objective
@@ -141,12 +143,20 @@ class InvariantFeatures:
 
     def _pulled(self, features, labels, shares, centers):
         """Distances ``[n]`` from the centres, and by class the sum of their gradients there ``[C, d]``."""
-        own, fixed = centers[labels], jax.lax.stop_gradient(features)
-        of_each = jax.grad(lambda own: jnp.sum(shares * self._distances(fixed, own)))(own)
+        fixed = jax.lax.stop_gradient(features)
+        of_each = jax.grad(lambda own: jnp.sum(shares * self._from_each(own, fixed)))(centers[labels])
         # As a product: a sum over equal indices has no fixed order on a GPU.
         one_hot = jax.nn.one_hot(labels, self.num_classes, dtype=centers.dtype)
         by_class = jnp.einsum("nc,nd->cd", one_hot, of_each, precision=jax.lax.Precision.HIGHEST)
-        return self._distances(features, own), by_class
+        return self.distance(features, labels, centers=centers), by_class
+
+    def _from_each(self, own, features):
+        """The distance of each one's centre from it, for its gradient there: the other way it would be such a sum."""
+
+        def alone(center, feature):
+            return self.distance(center[None], jnp.zeros(1, jnp.int32), centers=feature[None])[0]
+
+        return jax.vmap(alone)(own, features)
 
     def after_update(self, state: InvariantFeaturesState, params: Any) -> InvariantFeaturesState:
         """The centres after a step of their own."""
@@ -162,13 +172,6 @@ class InvariantFeatures:
     def _weight(self, step):
         past = jnp.sum(step >= jnp.asarray(self.starts, jnp.int32), dtype=jnp.int32)
         return jnp.asarray(self.weights, jnp.float32)[past]
-
-    def _distances(self, features, own):
-        """Of each feature from a centre of its own."""
-        first = jnp.zeros(1, jnp.int32)
-        return jax.vmap(lambda feature, center: self.distance(feature[None], first, centers=center[None])[0])(
-            features, own
-        )
 
 
 def _parts(batch, result):
