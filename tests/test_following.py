@@ -158,7 +158,7 @@ def test_what_an_objective_asks_for_comes_beside_what_the_run_draws_by():
     [
         ("sampler=environments", "'environments' is that of invariant feature learning: choose objective=ifl instead"),
         ("sampler=semantic_scale,balancer=uniform", "balancer must be another one than 'uniform', such as 'dsb'"),
-        ("sampler=semantic_scale,objective=ifl", "the sampler must be 'plain', got 'semantic_scale'"),
+        ("sampler=semantic_scale,objective=ifl", "sampler must be 'plain', got 'semantic_scale'"),
         ("sampler=class_aware,examples_per_class=0", "examples_per_class must be an integer >= 1, got 0"),
     ],
 )

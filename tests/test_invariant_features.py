@@ -203,7 +203,7 @@ def test_features_may_be_more_than_images_but_must_fit_labels_and_centres():
     np.testing.assert_array_equal(result.terms[-1].losses, np.full(4, 2.0))
     for features in ((4, 3), (2, 2)):
         wrong = InvariantFeatures(Two(SUPERVISED.loss, features=features), 3, weights=(1.0,), starts=())
-        message = rf"features \[n, 2\].* and labels \[n\].*, got \[{features[0]}, {features[1]}\] and \[4\]"
+        message = rf"\[n, 2\] as in the model's outputs.* has \[{features[0]}, {features[1]}\] and \[4\]"
         with pytest.raises(ValueError, match=message):
             applied(wrong, state, None, [0, 1])
 
@@ -230,7 +230,7 @@ def test_settings(arguments, name, distance):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("sampler=class_balanced", "draws its own environments: the sampler must be 'plain', got 'class_balanced'"),
+        ("sampler=class_balanced", "draws environments of its own: sampler must be 'plain', got 'class_balanced'"),
         ("ifl.distance=cosin", "unknown ifl.distance 'cosin'; did you mean 'cosine'"),
         ("ifl.environments=inside", "unknown kind of environments 'inside'; did you mean"),
         ("ifl.scale=0.5", "scale of environments must be a finite number > 1, got 0.5"),

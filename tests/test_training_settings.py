@@ -96,7 +96,7 @@ def test_configs_load_and_keep_every_override(path):
     assert default.keys() == dict(flat(training.base_config().to_dict())).keys()
     changed = dict(flat(load_config(path, "loss=focal,balancer=uniform").to_dict()))
     assert changed == default | {"loss": "focal", "balancer": "uniform"}
-    texts = ("data_dir", "head", "stem", "compilation_cache", "protocol", "eval_split")
+    texts = ("data_dir", "head", "stem", "compilation_cache", "protocol", "eval_split", "ifl.distance")
     numbers = ("start_epoch", "image_size", "shorter_side", "devices", "fsdp_elements")
     placeholders = dict.fromkeys(texts, "else") | dict.fromkeys((*numbers, "images_per_class", "subset_seed"), 3)
     placeholders |= {"dsb.alpha": 1.5, "mean": (0.1, 0.2), "std": (0.3, 0.4)}

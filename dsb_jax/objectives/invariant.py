@@ -86,7 +86,7 @@ class InvariantFeatures:
             )
         if self.inner.samplers[0] != "plain":
             raise ValueError(
-                "invariant feature learning draws its own environments: the sampler must be 'plain', "
+                "objective 'ifl' draws environments of its own: sampler must be 'plain', "
                 f"got {self.inner.samplers[0]!r}"
             )
 
@@ -104,6 +104,11 @@ class InvariantFeatures:
     def samplers(self) -> tuple[str, ...]:
         """As ``inner`` has them, but two environments in place of the plain one."""
         return ("environments", *self.inner.samplers[1:])
+
+    @property
+    def rows_per_example(self) -> int:
+        """As ``inner`` has them."""
+        return getattr(self.inner, "rows_per_example", 1)
 
     def init(self, rng: jax.Array, variables: Any, outputs: Any) -> InvariantFeaturesState:
         """Centres from a standard normal distribution, as many numbers each as the model's features have."""
@@ -186,6 +191,6 @@ def _check_fit(result, centers):
     features, labels, dim = result.features.shape, result.labels.shape, centers.shape[1]
     if len(features) != 2 or labels != features[:1] or features[1] != dim:
         raise ValueError(
-            f"invariant feature learning needs features [n, {dim}], as long as those of the model's outputs, and "
-            f"labels [n] of the objective inside, got {list(features)} and {list(labels)}"
+            f"objective 'ifl' needs one feature of an image, [n, {dim}] as in the model's outputs, and its label [n]; "
+            f"the objective inside has {list(features)} and {list(labels)}: choose another with objective=ifl+…"
         )
