@@ -30,6 +30,8 @@ _BACKBONES = {
     ),
 }
 
+_OPTIONS = ("dtype", "head", "head_scale", "stem", "projection", "projection_layers")
+
 # The models that `create` takes ``stem=`` for.
 WITH_STEMS = ("resnet18", "resnet34", "resnet50", "resnext50_32x4d")
 
@@ -52,6 +54,8 @@ def create(
     head_scale: float = 1.0,
     dtype: Any = jnp.float32,
     stem: str | None = None,
+    projection: int | None = None,
+    projection_layers: int = 2,
     **unknown: Any,
 ) -> Classifier:
     """An image classifier.
@@ -65,6 +69,9 @@ def create(
         statistics, features and logits are float32 always.
       stem: How the models in ``WITH_STEMS`` begin: ``"imagenet"``, the default, a 7x7 convolution and max-pooling that
         quarter the resolution; or ``"cifar"``, a 3x3 convolution that keeps it, for small images.
+      projection: Width of embeddings that the model gives besides, of length 1, made of the features for losses that
+        compare examples; none by default.
+      projection_layers: Dense layers of that, with ReLU between them.
       **unknown: Anything else raises.
 
     Returns:
@@ -85,12 +92,22 @@ def create(
     if name not in _BACKBONES:
         raise validation.unknown_name("model", name, _BACKBONES)
     for option in unknown:
-        raise validation.unknown_name("model option", option, ("dtype", "head", "head_scale", "stem"))
+        raise validation.unknown_name("model option", option, _OPTIONS)
     options = {"dtype": _compute_dtype(dtype)}
     if stem is not None:
         options["stem"] = _stem(stem, name)
     backbone = _BACKBONES[name](**options)
-    return Classifier(backbone=backbone, head=heads.create(head, num_classes, scale=head_scale))
+    return Classifier(
+        backbone=backbone,
+        head=heads.create(head, num_classes, scale=head_scale),
+        projection=None if projection is None else _projection(projection, projection_layers),
+    )
+
+
+def _projection(dim: int, layers: int) -> heads.Projection:
+    validation.positive_int("projection", dim)
+    validation.positive_int("projection_layers", layers)
+    return heads.Projection(dim, layers)
 
 
 def _stem(stem: str, name: str) -> str:

@@ -14,21 +14,24 @@ class Outputs(NamedTuple):
       logits: ``[batch, classes]``, float32.
       features: ``[batch, dim]``, float32: what the last layer saw.
       classifier: ``[classes, dim]``, float32: the last layer's weights, a row for each class.
+      embedding: ``[batch, projection]``, float32, of length 1, of a model with a projection; else None.
     """
 
     logits: jax.Array
     features: jax.Array
     classifier: jax.Array | None = None
+    embedding: jax.Array | None = None
 
 
 class Classifier(nn.Module):
-    """``head(backbone(images))``; the parameters lie under the same two names.
+    """``head(backbone(images))``, and ``projection(backbone(images))``; the parameters lie under the same names.
 
-    Whatever the backbone computes in, the head computes in float32.
+    Whatever the backbone computes in, the others compute in float32.
     """
 
     backbone: nn.Module
     head: nn.Module
+    projection: nn.Module | None = None
 
     def __call__(self, images: jax.Array, *, train: bool) -> Outputs:
         """Classifies ``images [batch, height, width, channels]``, floating.
@@ -49,7 +52,8 @@ class Classifier(nn.Module):
         if not jnp.issubdtype(images.dtype, jnp.floating):
             raise ValueError(f"images must be floating point, got {images.dtype}: scale and normalise them first")
         features = self.backbone(images, train=train).astype(jnp.float32)
-        return Outputs(self.classify(features, train=train), features, self._weights())
+        embedding = None if self.projection is None else self.projection(features)
+        return Outputs(self.classify(features, train=train), features, self._weights(), embedding=embedding)
 
     def classify(self, features: jax.Array, *, train: bool) -> jax.Array:
         """The logits ``[batch, classes]`` of features ``[batch, dim]``."""
