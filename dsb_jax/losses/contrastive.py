@@ -164,8 +164,9 @@ def paco(
     counted = jnp.where(kept, labels, -1)
 
     of_class = (logits + jnp.log(prior + _PRIOR_FLOOR)[None, :]) / logit_temperature
-    others = jnp.concatenate([queries, jax.lax.stop_gradient(keys)])
-    of_other = similarity(queries, others) / temperature
+    # Not of both at once: in that way a gradient of the keys would be computed, only to be dropped.
+    others = (queries, jax.lax.stop_gradient(keys))
+    of_other = jnp.concatenate([similarity(queries, other) for other in others], axis=1) / temperature
     positive, other = _pairs(counted, jnp.concatenate([counted, jnp.where(used, key_labels, -1)]))
     log_gamma = math.log(gamma) if gamma else -math.inf
     normalizer = jax.nn.logsumexp(
