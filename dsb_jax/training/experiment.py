@@ -103,6 +103,9 @@ def build(config: ConfigDict) -> Experiment:
     steps = math.ceil(config.epochs * len(indices) / config.batch_size)
     alpha = config.dsb.alpha if config.dsb.alpha is not None else 2.0 if _is_long_tailed(config) else 1.0
     schedule = _schedule(config, steps, len(indices))
+    objective = methods.objective(config, counts, len(indices) / config.batch_size)
+    if config.second_view != "same" and objective.views == 1:
+        _logger.warning("second_view=%s has no effect with objective=%s", config.second_view, config.objective)
     return Experiment(
         train=train,
         test=test,
@@ -111,7 +114,7 @@ def build(config: ConfigDict) -> Experiment:
         counts=counts,
         alpha=alpha,
         model=_model(config, train.num_classes),
-        objective=methods.objective(config, counts, len(indices) / config.batch_size),
+        objective=objective,
         balancer=_balancer(config, counts, alpha, placement and placement.mesh),
         schedule=schedule,
         optimizer=_optimizer(config, schedule),
