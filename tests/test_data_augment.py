@@ -1,5 +1,6 @@
-"""Colour jitter and RandAugment, against Pillow and NumPy."""
+"""Colour jitter, greyscale, blur and RandAugment, against Pillow, SciPy and NumPy."""
 
+import colorsys
 import itertools
 
 import chex
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.ndimage
 import scipy.stats
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from PIL import Image, ImageEnhance, ImageOps
@@ -211,9 +213,102 @@ def test_nothing_asked_is_the_identity():
     np.testing.assert_array_equal(augment.rand_augment(images, jax.random.key(0), layers=0, magnitude=5), images)
 
 
+@pytest.mark.parametrize("hue", [0.1, 0.5])
+def test_hue_goes_round_as_in_the_standard_library(hue):
+    images, key = pictures(3)[:, ::3, ::4], jax.random.key(6)
+    pixels = images.astype(np.float32)
+    turns = np.asarray(jax.random.uniform(key, (len(images), 1, 1), minval=-hue, maxval=hue))
+    turned = jax.jit(augment._turned)(pixels, turns)
+    for image, turn, result in zip(images / 255, turns.ravel(), np.asarray(turned), strict=True):
+        for place in np.ndindex(image.shape[:2]):
+            h, s, v = colorsys.rgb_to_hsv(*image[place])
+            expected = colorsys.hsv_to_rgb((h + turn) % 1, s, v)
+            np.testing.assert_allclose(result[place], 255 * np.array(expected), atol=2e-3)
+    np.testing.assert_allclose(jax.jit(augment._turned)(pixels, 0 * turns), pixels, atol=1e-3)
+
+
+def test_hue_comes_last_and_has_draws_of_its_own():
+    images, key = pictures(3), jax.random.key(2)
+    strengths = {"brightness": 0.4, "contrast": 0.3, "saturation": 0.2}
+    without, jittered = (
+        jax.jit(lambda x, rng, hue=hue: augment.color_jitter(x, rng, **strengths, hue=hue))(images, key)
+        for hue in (0.0, 0.1)
+    )
+    turns = jax.random.uniform(jax.random.fold_in(key, 0), (len(images), 1, 1), minval=-0.1, maxval=0.1)
+    turned = jax.jit(augment._turned)(without.astype(jnp.float32), turns)
+    np.testing.assert_allclose(jittered, turned, rtol=0, atol=2.5)  # of what was rounded before, or not
+    assert np.abs(jittered - turned).mean() < 0.5
+    assert (np.asarray(jittered) != without).mean() > 0.1  # of which much is grey
+    grey = pictures(1)
+    np.testing.assert_array_equal(
+        augment.color_jitter(grey, key, **strengths, hue=0.1), augment.color_jitter(grey, key, **strengths)
+    )
+
+
+def test_greyscale_equals_pillow():
+    images = pictures(3)
+    grey = augment.greyscale(images, jax.random.key(0), share=1.0)
+    for image, result in zip(images, np.asarray(grey), strict=True):
+        expected = np.asarray(Image.fromarray(image).convert("L"), int)
+        for channel in range(3):
+            assert np.abs(result[..., channel] - expected).max() <= 1  # Pillow's weights have 16 bits after the point
+    single = pictures(1)
+    np.testing.assert_array_equal(augment.greyscale(single, jax.random.key(0), share=1.0), single)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3])
+@pytest.mark.parametrize("sigma", [(0.1, 2.0), (1.5, 1.5), (0.1, 0.1)])
+def test_blur_equals_scipy(channels, sigma):
+    images, key = pictures(channels) if channels != 2 else pictures(3)[..., :2], jax.random.key(4)
+    blurred = jax.jit(lambda x, rng: augment.blur(x, rng, share=1.0, sigma=sigma))(images, key)
+    draws = jax.random.uniform(jax.random.split(key)[1], (len(images), 1, 1, 1), minval=sigma[0], maxval=sigma[1])
+    for image, deviation, result in zip(images, np.ravel(draws), np.asarray(blurred), strict=True):
+        expected = scipy.ndimage.gaussian_filter(
+            image.astype(np.float64), float(deviation), mode="nearest", radius=int(np.ceil(3 * sigma[1])), axes=(0, 1)
+        )
+        np.testing.assert_allclose(result, expected, rtol=0, atol=0.501)
+
+
+def test_an_image_smaller_than_the_blur_is_blurred():
+    images = np.random.default_rng(0).integers(0, 256, (3, 1, 2, 3), np.uint8)
+    blurred = jax.jit(lambda x, rng: augment.blur(x, rng, share=1.0, sigma=(2.0, 2.0)))(images, jax.random.key(0))
+    near = scipy.stats.norm.pdf(np.arange(-6, 7), scale=2.0)
+    own = near[:7].sum() / near.sum()  # what reaches a pixel from its side of the border, and of the other
+    np.testing.assert_allclose(blurred, own * images + (1 - own) * images[:, :, ::-1].astype(float), rtol=0, atol=0.501)
+
+
+SHARED = {
+    "color_jitter": lambda x, rng, share: augment.color_jitter(
+        x, rng, brightness=0.9, contrast=0.0, saturation=0.0, share=share
+    ),
+    "greyscale": lambda x, rng, share: augment.greyscale(x, rng, share=share),
+    "blur": lambda x, rng, share: augment.blur(x, rng, share=share, sigma=(1.0, 2.0)),
+}
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_a_share_of_the_images_is_changed(name):
+    image = np.random.default_rng(1).integers(30, 200, (1, 6, 5, 3), np.uint8)
+    images, key = np.repeat(image, 4000, axis=0), jax.random.key(9)
+    some, every, none = (np.asarray(SHARED[name](images, key, share)) for share in (0.3, 1.0, 0.0))
+    np.testing.assert_array_equal(none, images)
+    changed = (some != images).any(axis=(1, 2, 3))
+    np.testing.assert_array_equal(some[changed], every[changed])
+    assert abs(changed.mean() - 0.3) < 4 * np.sqrt(0.21 / 4000)
+    assert abs(np.corrcoef(changed[1:], changed[:-1])[0, 1]) < 4 / np.sqrt(4000)
+    for share in (-0.1, 1.5, np.nan):
+        with pytest.raises(ValueError, match="share must"):
+            SHARED[name](images, key, share)
+
+
 NOISE = np.random.default_rng(0).integers(0, 256, (64, 12, 10, 3), np.uint8)
 AUGMENTATIONS = {
     "color_jitter": lambda x, rng: augment.color_jitter(x, rng, brightness=0.4, contrast=0.4, saturation=0.4),
+    "jitter of hue": lambda x, rng: augment.color_jitter(
+        x, rng, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, share=0.8
+    ),
+    "greyscale": lambda x, rng: augment.greyscale(x, rng, share=0.5),
+    "blur": lambda x, rng: augment.blur(x, rng, share=0.5),
     "rand_augment": lambda x, rng: augment.rand_augment(x, rng, layers=2, magnitude=9),
 }
 
@@ -245,7 +340,7 @@ def test_a_key_is_all_that_matters_and_is_traced_once(name):
 IMAGES = np.zeros((2, 4, 4, 3), np.uint8)
 
 
-@pytest.mark.parametrize("name", AUGMENTATIONS)
+@pytest.mark.parametrize("name", [name for name in AUGMENTATIONS if name != "blur"])
 @pytest.mark.parametrize(
     ("images", "message"),
     [
@@ -259,10 +354,23 @@ def test_other_images_are_refused(name, images, message):
         AUGMENTATIONS[name](images, jax.random.key(0))
 
 
-@pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
+def test_blur_refuses():
+    with pytest.raises(ValueError, match=r"images must be uint8 \[batch, height, width, channels\], got float32"):
+        augment.blur(IMAGES.astype(np.float32), jax.random.key(0), share=0.5)
+    for sigma in ((0.0, 1.0), (2.0, 1.0), (1.0, np.inf), (np.nan, 1.0)):
+        with pytest.raises(ValueError, match="sigma must be two numbers with 0 < least <= largest, got"):
+            augment.blur(IMAGES, jax.random.key(0), share=0.5, sigma=sigma)
+
+
+def test_jitter_refuses_more_than_half_of_the_circle():
+    with pytest.raises(ValueError, match=r"hue must lie in \[0, 0.5\], got 0.6"):
+        augment.color_jitter(IMAGES, jax.random.key(0), brightness=0.0, contrast=0.0, saturation=0.0, hue=0.6)
+
+
+@pytest.mark.parametrize("name", ["brightness", "contrast", "saturation", "hue"])
 @pytest.mark.parametrize("value", [-0.1, np.inf, np.nan, "0.1", True])
 def test_jitter_refuses(name, value):
-    strengths = {"brightness": 0.1, "contrast": 0.1, "saturation": 0.1} | {name: value}
+    strengths = {"brightness": 0.1, "contrast": 0.1, "saturation": 0.1, "hue": 0.1} | {name: value}
     with pytest.raises(ValueError, match=f"{name} must be a finite number >= 0, got {value!r}"):
         augment.color_jitter(IMAGES, jax.random.key(0), **strengths)
 

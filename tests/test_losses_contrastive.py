@@ -141,7 +141,7 @@ def circle_oracle(embeddings, labels, *, margin=0.4, scale=80.0, detached=None):
     return np.array(values)
 
 
-def paco_oracle(queries, labels, keys, key_labels, logits, prior, **hyper):
+def paco_oracle(queries, labels, keys, key_labels, logits, prior, label_smoothing=0.0, **hyper):
     """The formula, query by query and contrast by contrast."""
     alpha, beta, gamma = (hyper.get(name, default) for name, default in (("alpha", 0.05), ("beta", 1), ("gamma", 1)))
     temperature, logit_temperature = hyper.get("temperature", 0.2), hyper.get("logit_temperature", 1.0)
@@ -151,7 +151,8 @@ def paco_oracle(queries, labels, keys, key_labels, logits, prior, **hyper):
         of_class = (logits[i] + np.log(prior + 1e-9)) / logit_temperature
         similar = {j: query @ x / temperature for j, x in enumerate(others) if j != i}
         normalizer = np.log(np.exp(of_class).sum() + gamma * sum(np.exp(s) for s in similar.values()))
-        terms = [(beta, of_class[label])]
+        shares = dict.fromkeys(range(CLASSES), label_smoothing / (CLASSES - 1)) | {label: 1 - label_smoothing}
+        terms = [(beta * share, of_class[c]) for c, share in shares.items()]
         terms += [(alpha, s) for j, s in similar.items() if other_labels[j] == label]
         values.append(sum(w * (normalizer - s) for w, s in terms) / sum(w for w, _ in terms))
     return np.array(values)
@@ -170,7 +171,11 @@ def test_circle_equals_the_formula(hyper, dtype):
     np.testing.assert_allclose(gradient, slope, rtol=0, atol=rtol * np.abs(slope).max())
 
 
-@pytest.mark.parametrize("hyper", [{}, OTHER, {"gamma": 0.0}, {"alpha": 0.0}], ids=["default", "other", "γ=0", "α=0"])
+@pytest.mark.parametrize(
+    "hyper",
+    [{}, OTHER, {"gamma": 0.0}, {"alpha": 0.0}, {**OTHER, "label_smoothing": 0.3}],
+    ids=["default", "other", "γ=0", "α=0", "smoothed"],
+)
 def test_paco_equals_the_formula(hyper, dtype):
     arrays = contrasts()
     narrow = {name: jnp.asarray(arrays[name], dtype) for name in ("queries", "logits", "keys")}
@@ -230,6 +235,29 @@ def test_masked_keys_change_nothing_whatever_they_hold(seed):
         (expected, slope), (value, gradient) = of_fewer(arrays["queries"]), of_spoilt(arrays["queries"])
         np.testing.assert_allclose(value, expected, rtol=1e-12)
         np.testing.assert_allclose(gradient, slope, rtol=1e-9, atol=1e-12)
+
+
+@examples
+@any_seed
+def test_masked_queries_change_nothing_whatever_they_hold(seed):
+    arrays = contrasts(seed=seed)
+    mask = np.random.default_rng(seed).permutation(6) < 4
+    fewer = {name: arrays[name][mask] for name in ("queries", "labels", "logits")}
+    spoilt = {name: np.where(mask[:, None], arrays[name], np.nan) for name in ("queries", "logits")}
+    labels = np.where(mask, arrays["labels"], -7).astype(np.int32)
+
+    def of(**given):
+        return jax.value_and_grad(lambda moving: jnp.sum(paco(arrays, **(given | moving))))
+
+    with jax.enable_x64(True):
+        names = ("queries", "logits")
+        expected, slopes = of(**fewer)({name: fewer[name] for name in names})
+        value, gradients = of(labels=labels, mask=mask)(spoilt)
+        np.testing.assert_allclose(value, expected, rtol=1e-12)
+        for name in names:
+            np.testing.assert_allclose(gradients[name][mask], slopes[name], rtol=1e-9, atol=1e-12)
+            np.testing.assert_array_equal(gradients[name][~mask], 0.0)
+        np.testing.assert_array_equal(paco(arrays | spoilt, labels=labels, mask=mask)[~mask], 0.0)
 
 
 def test_circle_does_not_depend_on_lengths():
@@ -367,6 +395,8 @@ def test_circle_refuses(changed, message, variant):
         ({"gamma": float("nan")}, "gamma must be a finite number >= 0, got nan"),
         ({"temperature": 0.0}, "temperature must be a finite number > 0, got 0.0"),
         ({"logit_temperature": "1"}, "logit_temperature must be a finite number > 0, got '1'"),
+        ({"label_smoothing": 1.5}, r"label_smoothing must be a finite number in \[0, 1\], got 1.5"),
+        ({"mask": np.ones(5, bool)}, r"^mask must be boolean of shape \(6,\), got bool \(5,\)"),
     ],
 )
 def test_paco_refuses(changed, message, variant):

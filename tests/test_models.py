@@ -292,6 +292,11 @@ def test_names_match_a_pattern():
         ({"name": "resnet18", "stem": "cifra"}, "unknown stem 'cifra'; did you mean 'cifar'"),
         ({"name": "resnet18", "setm": "cifar"}, "unknown model option 'setm'; did you mean 'stem'"),
         ({"name": "lenet", "dtype": "bf16"}, "dtype must be bfloat16, float16 or float32, got bf16"),
+        ({"name": "lenet", "projection": 0}, "projection must be an integer >= 1, got 0"),
+        (
+            {"name": "lenet", "projection": 8, "projection_layers": 0},
+            "projection_layers must be an integer >= 1, got 0",
+        ),
     ],
 )
 def test_create_refuses(arguments, message):
@@ -316,3 +321,51 @@ def test_bad_images_raise(name, images, message):
 def test_lenet_refuses_images_that_vanish_under_its_pooling():
     with pytest.raises(ValueError, match=r"at least 4x4 pixels, got \(3, 8\)"):
         models.create("lenet", 10).init(jax.random.key(0), jnp.zeros((1, 3, 8, 1)), train=False)
+
+
+# Projections.
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_any_model_may_have_a_projection(name):
+    images = jnp.zeros((3, 32, 32, 3))
+    plain, projecting = (models.create(name, 10, **options) for options in ({}, {"projection": 7}))
+    variables = jax.eval_shape(lambda: projecting.init(jax.random.key(0), images, train=False))
+    others = dict(variables["params"])
+    width = others.pop("projection")["output"]["kernel"].shape
+    wanted = jax.eval_shape(lambda: plain.init(jax.random.key(0), images, train=False))
+    chex.assert_trees_all_equal(variables | {"params": others}, wanted)
+    outputs = jax.eval_shape(lambda v: projecting.apply(v, images, train=False), variables)
+    assert width == (outputs.features.shape[1], 7)
+    assert outputs.embedding.shape == (3, 7)
+    assert jax.eval_shape(lambda v: plain.apply(v, images, train=False), wanted).embedding is None
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_a_projection_is_dense_layers_and_a_division_by_the_length(layers):
+    model = models.create("lenet", 4, projection=5, projection_layers=layers)
+    images = jax.random.normal(jax.random.key(1), (6, 8, 8, 1))
+    variables = jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), images)
+    outputs = model.apply(variables, images, train=False)
+    parameters = variables["params"]["projection"]
+    names = [*(f"hidden{number}" for number in range(1, layers)), "output"]
+    assert sorted(parameters) == sorted(names)
+    x = np.asarray(outputs.features, np.float64)
+    for name in names:
+        x = x @ np.asarray(parameters[name]["kernel"], np.float64) + np.asarray(parameters[name]["bias"], np.float64)
+        x = x if name == "output" else np.maximum(x, 0)
+    np.testing.assert_allclose(outputs.embedding, x / np.linalg.norm(x, axis=1, keepdims=True), rtol=1e-5, atol=1e-6)
+    logits = models.create("lenet", 4).apply(variables, images, train=False).logits
+    np.testing.assert_array_equal(outputs.logits, logits)
+
+
+def test_an_embedding_of_nothing_has_a_finite_gradient():
+    model = models.create("lenet", 4, projection=5)
+    images = jnp.zeros((2, 8, 8, 1))
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))["params"]
+    params = jax.tree.map(lambda shape: jnp.zeros(shape.shape), shapes)
+
+    def total(params):
+        return jnp.sum(model.apply({"params": params}, images, train=True).embedding)
+
+    chex.assert_tree_all_finite(jax.jit(jax.value_and_grad(total))(params))

@@ -15,7 +15,7 @@ RNG = jax.random.key(3)
 
 def made(**settings):
     config = training.base_config()
-    config.update(settings)
+    config.update_from_flattened_dict(settings)
     return Preprocessing.of(config, **STATISTICS)
 
 
@@ -50,6 +50,27 @@ def test_every_augmentation_takes_part_and_has_its_own_key():
     np.testing.assert_array_equal(made(**settings).evaluation(IMAGES), made().evaluation(IMAGES))
 
 
+def test_further_views_are_made_like_the_first_unless_told_otherwise():
+    assert made().further is None
+    assert made(**{"sim.blur_share": 0.1}).further is None
+
+
+@pytest.mark.parametrize("layers", [0, 2])
+def test_a_view_as_of_simclr_is_jittered_grey_and_blurred(layers):
+    settings = {"color_jitter": (0.1, 0.2, 0.3), "randaugment_layers": 1, "randaugment_magnitude": 7.0}
+    settings |= {"second_view": "sim", "sim.randaugment_layers": layers}
+    preprocessing = made(flip=True, crop_padding=2, **settings)
+    moved = preprocess.augment(IMAGES, RNG, flip=True, crop_padding=2)
+    keys = jax.random.split(jax.random.fold_in(RNG, 2**31), 4)
+    expected = augment.color_jitter(moved, keys[0], brightness=0.4, contrast=0.4, saturation=0.4)
+    expected = augment.greyscale(expected, keys[1], share=0.2)
+    expected = augment.blur(expected, keys[2], share=0.5, sigma=(0.1, 2.0))
+    expected = augment.rand_augment(expected, keys[3], layers=layers, magnitude=7.0)
+    np.testing.assert_allclose(preprocessing.further(IMAGES, RNG), normalized(expected), rtol=1e-5, atol=1e-6)
+    first = made(flip=True, crop_padding=2, **settings | {"second_view": "same"})
+    np.testing.assert_array_equal(preprocessing.train(IMAGES, RNG), first.train(IMAGES, RNG))
+
+
 @pytest.mark.parametrize(("settings", "shares"), [({"mixup": 1.0}, None), ({"cutmix": 1.0}, 256)])
 def test_images_are_mixed(settings, shares):
     preprocessing = made(**settings)
@@ -70,6 +91,14 @@ def test_images_are_mixed(settings, shares):
         ({"color_jitter": (0.4, 0.4)}, "color_jitter must be brightness, contrast and saturation, each"),
         ({"color_jitter": (0.4, -0.4, 0.0)}, "color_jitter must be brightness, contrast and saturation, each"),
         ({"randaugment_layers": -1}, "randaugment_layers must be an integer >= 0, got -1"),
+        ({"second_view": "sam"}, "unknown second_view 'sam'; did you mean 'same'?"),
+        ({"sim.color_jitter": (0.4, 0.4)}, "sim.color_jitter must be brightness, contrast and saturation, each"),
+        ({"sim.hue": 0.6}, r"sim.hue must lie in \[0, 0.5\], got 0.6"),
+        ({"sim.jitter_share": -0.1}, r"sim.jitter_share must lie in \[0, 1\], got -0.1"),
+        ({"sim.grey_share": 1.1}, r"sim.grey_share must lie in \[0, 1\], got 1.1"),
+        ({"sim.blur_share": float("nan")}, r"sim.blur_share must lie in \[0, 1\], got nan"),
+        ({"sim.blur_sigma": (2.0, 1.0)}, "sim.blur_sigma must be two numbers with 0 < least <= largest, got"),
+        ({"sim.randaugment_layers": -1}, "sim.randaugment_layers must be an integer >= 0, got -1"),
         ({"randaugment_magnitude": 11.0}, r"randaugment_magnitude must lie in \[0, 10\], got 11"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Stronger augmentation of whole batches on the device: colour jitter and RandAugment."""
+"""Stronger augmentation of whole batches on the device: colour jitter, greyscale, blur and RandAugment."""
 
 import math
 
@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from dsb_jax import validation
+from dsb_jax.data import preprocess
 
 # Of `rand_augment`; each is drawn by its position.
 OPERATIONS = (
@@ -31,14 +32,22 @@ _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, of Pillow and torchvision
 
 
 def color_jitter(
-    images: jax.Array, rng: jax.Array, *, brightness: float, contrast: float, saturation: float
+    images: jax.Array,
+    rng: jax.Array,
+    *,
+    brightness: float,
+    contrast: float,
+    saturation: float,
+    hue: float = 0.0,
+    share: float = 1.0,
 ) -> jax.Array:
-    """Every image by itself made darker or brighter, then flatter or harder, then paler or more colourful.
+    """Every image by itself made darker or brighter, then flatter or harder, paler or more colourful, of another hue.
 
-    Each of the three takes pixels x to b + f·(x − b), clipped to [0, 255], with a factor f uniform in
+    Each of the first three takes pixels x to b + f·(x − b), clipped to [0, 255], with a factor f uniform in
     [max(0, 1 − s), 1 + s] for the strength s. The base b is black for brightness, the mean of the grey image for
-    contrast, and the grey image for saturation. Where torchvision draws an order, the order here is always this one;
-    where it truncates after each, the result here is rounded once.
+    contrast, and the grey image for saturation. The hue goes round by a part of its circle uniform in [−s, s]. Where
+    torchvision draws an order, the order here is always this one; where it truncates after each, the result here is
+    rounded once.
 
     Args:
       images: uint8 ``[batch, height, width, channels]``, of 1 or 3 channels.
@@ -46,12 +55,14 @@ def color_jitter(
       brightness: its strength, not negative; 0 leaves it as it is.
       contrast: likewise.
       saturation: likewise; of no effect on images of 1 channel.
+      hue: its strength, in [0, 0.5]; of no effect on images of 1 channel.
+      share: of the images, each of which is changed with this probability.
 
     Returns:
       uint8, of the shape of ``images``.
 
     Raises:
-      ValueError: images of another rank, dtype or number of channels, or a strength that is negative or not finite.
+      ValueError: images of another rank, dtype or number of channels, or a strength or share out of range.
 
     Example:
       >>> images = jnp.full((2, 4, 4, 3), 200, jnp.uint8)
@@ -65,13 +76,19 @@ def color_jitter(
     _check_images(images)
     given = {"brightness": brightness, "contrast": contrast, "saturation": saturation}
     strengths = [validation.at_least(name, value, 0) for name, value in given.items()]
-    if not any(strengths):
+    if validation.at_least("hue", hue, 0) > 0.5:
+        raise ValueError(f"hue must lie in [0, 0.5], got {hue!r}")
+    _check_share(share)
+    if not any((*strengths, hue)):
         return images
     brighter, harder, purer = _draw_factors(rng, strengths, len(images))
+    hue_rng, share_rng = (jax.random.fold_in(rng, number) for number in range(2))
     pixels = _blend(images.astype(jnp.float32), 0.0, brighter)
     pixels = _blend(pixels, _grey(pixels.mean(axis=(1, 2), keepdims=True)), harder)
     pixels = _blend(pixels, _grey(pixels), purer)
-    return _rounded(pixels)
+    if hue and images.shape[-1] == 3:
+        pixels = _turned(pixels, jax.random.uniform(hue_rng, (len(images), 1, 1), minval=-hue, maxval=hue))
+    return _for_share(share, share_rng, _rounded(pixels), images)
 
 
 def _draw_factors(rng, strengths, batch):
@@ -79,6 +96,119 @@ def _draw_factors(rng, strengths, batch):
     strengths = jnp.array(strengths).reshape(-1, 1, 1, 1, 1)
     lowest = jnp.maximum(0, 1 - strengths)
     return lowest + (1 + strengths - lowest) * jax.random.uniform(rng, (len(strengths), batch, 1, 1, 1))
+
+
+def greyscale(images: jax.Array, rng: jax.Array, *, share: float) -> jax.Array:
+    """Every image by itself, with probability ``share``, grey in all channels, by the weights of ITU-R BT.601.
+
+    Args:
+      images: uint8 ``[batch, height, width, channels]``, of 1 or 3 channels; with 1 they are as they were.
+      rng: a key, from which all draws of the batch are made, however it is spread over devices.
+      share: in [0, 1].
+
+    Returns:
+      uint8, of the shape of ``images``.
+
+    Raises:
+      ValueError: images of another rank, dtype or number of channels, or a share out of range.
+
+    Example:
+      >>> red = jnp.array([255, 0, 0], jnp.uint8).reshape(1, 1, 1, 3)
+      >>> print(greyscale(red, jax.random.key(0), share=1.0)[0, 0, 0])
+      [76 76 76]
+
+    Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, 2020 (SimCLR).
+    """
+    _check_images(images)
+    _check_share(share)
+    if not share or images.shape[-1] == 1:
+        return images
+    grey = jnp.broadcast_to(_rounded(_grey(images)), images.shape)
+    return _for_share(share, rng, grey, images)
+
+
+def blur(images: jax.Array, rng: jax.Array, *, share: float, sigma: tuple[float, float] = (0.1, 2.0)) -> jax.Array:
+    """Every image by itself, with probability ``share``, under a Gaussian of a standard deviation of its own.
+
+    That is uniform in ``sigma``; the Gaussian is cut off at three of the largest one, and beyond the border the image
+    goes on as it is there.
+
+    Args:
+      images: uint8 ``[batch, height, width, channels]``, of any number of channels.
+      rng: a key, from which all draws of the batch are made, however it is spread over devices.
+      share: in [0, 1].
+      sigma: least and largest standard deviation in pixels, above 0.
+
+    Returns:
+      uint8, of the shape of ``images``.
+
+    Raises:
+      ValueError: images of another rank or dtype, or a share or deviations out of range.
+
+    Example:
+      >>> image = jnp.zeros((1, 3, 3, 1), jnp.uint8).at[0, 1, 1, 0].set(255)
+      >>> print(blur(image, jax.random.key(0), share=1.0, sigma=(0.5, 0.5))[0, ..., 0])
+      [[  3  21   3]
+       [ 21 158  21]
+       [  3  21   3]]
+
+    Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, 2020 (SimCLR).
+    """
+    preprocess.check_images(images)
+    _check_share(share)
+    low, high = sigma
+    if not 0 < low <= high < math.inf:
+        raise ValueError(f"sigma must be two numbers with 0 < least <= largest, got {sigma!r}")
+    if not share:
+        return images
+    share_rng, sigma_rng = jax.random.split(rng)
+    deviation = jax.random.uniform(sigma_rng, (len(images), 1, 1, 1), minval=low, maxval=high)
+    pixels = _gaussian(images.astype(jnp.float32), deviation, radius=math.ceil(3 * high))
+    return _for_share(share, share_rng, _rounded(pixels), images)
+
+
+def _gaussian(pixels, deviation, *, radius):
+    """Means of 2·radius + 1 pixels along the height, then the width; ``deviation`` is ``[batch, 1, 1, 1]``."""
+    heights = [jnp.exp(-0.5 * jnp.square(tap / deviation)) for tap in range(-radius, radius + 1)]
+    total = sum(heights)
+    for axis in (1, 2):
+        size = pixels.shape[axis]
+        padding = [(radius, radius) if dimension == axis else (0, 0) for dimension in range(4)]
+        padded = jnp.pad(pixels, padding, mode="edge")
+        taps = (jax.lax.slice_in_dim(padded, first, first + size, axis=axis) for first in range(2 * radius + 1))
+        pixels = sum(height / total * tap for height, tap in zip(heights, taps, strict=True))
+    return pixels
+
+
+def _turned(pixels, turn):
+    """The hue of colours ``[batch, height, width, 3]`` moved on by ``turn`` ``[batch, 1, 1]`` of the circle.
+
+    In HSV each channel is V − V·S·clip(min(k, 4 − k), 0, 1) with k = (n + 6·hue) mod 6, where n is 5 for red, 3 for
+    green and 1 for blue (Smith, Color gamut transform pairs, 1978).
+    """
+    red, green, blue = (pixels[..., channel] for channel in range(3))
+    brightest, darkest = jnp.max(pixels, axis=-1), jnp.min(pixels, axis=-1)
+    range_ = brightest - darkest  # V·S
+    safe = jnp.where(range_ > 0, range_, 1.0)
+    sextant = jnp.select(
+        [brightest == red, brightest == green],
+        [(green - blue) / safe, 2 + (blue - red) / safe],
+        4 + (red - green) / safe,
+    )
+    places = (jnp.mod(number + sextant + 6 * turn, 6) for number in (5, 3, 1))
+    return jnp.stack([brightest - range_ * jnp.clip(jnp.minimum(k, 4 - k), 0, 1) for k in places], axis=-1)
+
+
+def _for_share(share, rng, changed, images):
+    """``changed``, each with probability ``share``, else as in ``images``."""
+    if share == 1:
+        return changed
+    return jnp.where(jax.random.bernoulli(rng, share, (len(images), 1, 1, 1)), changed, images)
+
+
+def _check_share(share):
+    if validation.at_least("share", share, 0) > 1:
+        raise ValueError(f"share must lie in [0, 1], got {share!r}")
 
 
 def rand_augment(images: jax.Array, rng: jax.Array, *, layers: int, magnitude: float) -> jax.Array:

@@ -28,7 +28,7 @@ def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) ->
       >>> float(normalize(images, mean=[0.5], std=[0.25])[0, 0, 0, 0])
       2.0
     """
-    _check_images(images)
+    check_images(images)
     given = {name: np.asarray(value, np.float64) for name, value in (("mean", mean), ("std", std))}
     statistics = {name: value.astype(np.float32) for name, value in given.items()}
     for name, value in given.items():
@@ -67,7 +67,7 @@ def augment(images: jax.Array, rng: jax.Array, *, flip: bool, crop_padding: int)
 
     Lee et al., Deeply-Supervised Nets, 2015; He et al., Deep Residual Learning for Image Recognition, 2016.
     """
-    _check_images(images)
+    check_images(images)
     validation.integer("crop_padding", crop_padding, lowest=0)
     if not flip and not crop_padding:
         return images
@@ -83,7 +83,8 @@ def augment(images: jax.Array, rng: jax.Array, *, flip: bool, crop_padding: int)
     return jax.vmap(lambda image, row, column: image[row[:, None], column[None, :]])(padded, rows, columns)
 
 
-def _check_images(images):
+def check_images(images: jax.Array) -> None:
+    """Raises ValueError unless ``images`` are uint8 ``[batch, height, width, channels]``."""
     if jnp.ndim(images) != 4 or images.dtype != jnp.uint8:
         raise ValueError(
             f"images must be uint8 [batch, height, width, channels], got {images.dtype} {list(jnp.shape(images))}"

@@ -87,19 +87,22 @@ def paco(
     key_labels: jax.Array,
     logits: jax.Array,
     prior: Any,
+    mask: jax.Array | None = None,
     key_mask: jax.Array | None = None,
     alpha: float = 0.05,
     beta: float = 1.0,
     gamma: float = 1.0,
     temperature: float = 0.2,
     logit_temperature: float = 1.0,
+    label_smoothing: float = 0.0,
 ) -> jax.Array:
     """PaCo: a supervised contrastive loss in which the classes, by their logits, take part beside the examples.
 
     A query is scored against every class, ``s_c = (z_c + log(prior_c + 1e-9)) / logit_temperature``, and, as
     ``s_i = q·x_i / temperature``, against all other queries and all keys x_i. With P those of them of its own class,
     the loss is the mean of ``log(Σ_c exp s_c + γ Σ_i exp s_i) - s`` over its class y, weighing β, and P, each weighing
-    α. The keys are constants in the gradient, the other queries are not.
+    α. The keys are constants in the gradient, the other queries are not. With ``label_smoothing`` ε, the share ε of β
+    goes to the other classes in equal parts.
 
     Args:
       queries: ``[batch, dim]``, floating, of length 1 in the method.
@@ -108,12 +111,14 @@ def paco(
       key_labels: Class indices ``[keys]``, integers.
       logits: Class scores z of the queries ``[batch, classes]``, floating.
       prior: Share of every class in the training set ``[classes]``, > 0, of sum 1; not checked under ``jit``.
+      mask: ``[batch]``, false for queries that have the loss 0 and that none is compared with; all count by default.
       key_mask: ``[keys]``, false for keys to leave out, as in a queue that is not yet full; all are used by default.
       alpha: Weight of an example of the own class, >= 0.
       beta: Weight of the own class, > 0.
       gamma: Weight of the examples against the classes in the normalizer, >= 0.
       temperature: Temperature of the similarities, > 0.
       logit_temperature: Temperature of the logits, > 0.
+      label_smoothing: ε, in [0, 1].
 
     Returns:
       The loss of every query in nats, ``[batch]``.
@@ -130,7 +135,7 @@ def paco(
       ['2.164']
 
     Source: Cui et al., Parametric Contrastive Learning, 2021, as in its code (PaCo/LT/losses.py), but without the 1e-12
-    that this adds to the normalizer.
+    that this adds to the normalizer; label smoothing of Cui et al., Generalized Parametric Contrastive Learning, 2023.
     """
     queries, keys = comparable(
         queries=checked("queries", queries, "batch, dim"), keys=checked("keys", keys, "keys, dim")
@@ -144,27 +149,36 @@ def paco(
     validation.at_least("gamma", gamma, 0)
     validation.positive("temperature", temperature)
     validation.positive("logit_temperature", logit_temperature)
+    inputs.in_range("label_smoothing", label_smoothing, 1)
     prior = inputs.prior_for(logits, prior)
     classes = logits.shape[1]
-    labels = validation.labels(labels, classes, samples=queries.shape[0])
+    kept = validation.boolean("mask", mask, queries.shape[:1])
+    labels = validation.labels(labels, classes, samples=queries.shape[0], mask=None if mask is None else kept)
     used = validation.boolean("key_mask", key_mask, keys.shape[:1])
     # Under jit a default of all would be traced, and labels that can be read not be checked.
-    mask = None if key_mask is None else used
-    key_labels = validation.labels(key_labels, classes, samples=keys.shape[0], name="key_labels", mask=mask)
+    key_labels = validation.labels(
+        key_labels, classes, samples=keys.shape[0], name="key_labels", mask=None if key_mask is None else used
+    )
     keys = jnp.where(used[:, None], keys, 0.0)  # in an unused place of a queue may lie anything
+    queries, logits = jnp.where(kept[:, None], queries, 0.0), jnp.where(kept[:, None], logits, 0.0)
+    counted = jnp.where(kept, labels, -1)
 
     of_class = (logits + jnp.log(prior + _PRIOR_FLOOR)[None, :]) / logit_temperature
-    others = jnp.concatenate([queries, jax.lax.stop_gradient(keys)])
-    of_other = similarity(queries, others) / temperature
-    positive, other = _pairs(labels, jnp.concatenate([labels, jnp.where(used, key_labels, -1)]))
+    # Not of both at once: in that way a gradient of the keys would be computed, only to be dropped.
+    others = (queries, jax.lax.stop_gradient(keys))
+    of_other = jnp.concatenate([similarity(queries, other) for other in others], axis=1) / temperature
+    positive, other = _pairs(counted, jnp.concatenate([counted, jnp.where(used, key_labels, -1)]))
     log_gamma = math.log(gamma) if gamma else -math.inf
     normalizer = jax.nn.logsumexp(
         jnp.concatenate([of_class, jnp.where(other, of_other + log_gamma, -jnp.inf)], axis=1), axis=1
     )
     own_class = jnp.take_along_axis(of_class, jnp.maximum(labels, 0)[:, None], axis=1)[:, 0]
+    if label_smoothing and classes > 1:
+        of_others = (jnp.sum(of_class, axis=1) - own_class) / (classes - 1)
+        own_class = (1 - label_smoothing) * own_class + label_smoothing * of_others
     own = beta * own_class + alpha * jnp.sum(jnp.where(positive, of_other, 0.0), axis=1)
     loss = normalizer - own / (beta + alpha * jnp.sum(positive, axis=1, dtype=own.dtype))
-    return jnp.where(labels >= 0, loss, jnp.nan)
+    return jnp.where(kept, jnp.where(labels >= 0, loss, jnp.nan), 0.0)
 
 
 def _pairs(labels: jax.Array, other_labels: jax.Array) -> tuple[jax.Array, jax.Array]:

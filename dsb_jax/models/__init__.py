@@ -33,7 +33,17 @@ _BACKBONES = {
     ),
 }
 
-_OPTIONS = ("branches", "dtype", "experts", "head", "head_scale", "routers", "stem")
+_OPTIONS = (
+    "branches",
+    "dtype",
+    "experts",
+    "head",
+    "head_scale",
+    "projection",
+    "projection_layers",
+    "routers",
+    "stem",
+)
 
 # The models that `create` takes ``stem=`` for.
 WITH_STEMS = ("resnet18", "resnet34", "resnet50", "resnext50_32x4d")
@@ -60,6 +70,8 @@ def create(
     experts: int | None = None,
     routers: bool = False,
     branches: int | None = None,
+    projection: int | None = None,
+    projection_layers: int = 2,
     **unknown: Any,
 ) -> Classifier | Experts | Branches:
     """An image classifier.
@@ -77,6 +89,9 @@ def create(
         they are narrower: 192 and 384 channels in the last two stages, or 24 and 48 in those for small images.
       routers: Whether experts have routers, by which an image is evaluated with no more of them than it needs.
       branches: 2 for two branches of their own last block under one head; see `Branches`.
+      projection: Width of embeddings that the model gives besides, of length 1, made of the features for losses that
+        compare examples; none by default.
+      projection_layers: Dense layers of that, with ReLU between them.
       **unknown: Anything else raises.
 
     Returns:
@@ -102,8 +117,9 @@ def create(
     if stem is not None:
         options["stem"] = _stem(stem, name)
     backbone, new_head = _BACKBONES[name](**options), lambda: heads.create(head, num_classes, scale=head_scale)
-    if experts is not None and branches is not None:
-        raise ValueError(f"a model has experts or branches, got experts={experts} and branches={branches}")
+    extras = {"experts": experts, "branches": branches, "projection": projection}
+    if len(given := [f"{key}={value}" for key, value in extras.items() if value is not None]) > 1:
+        raise ValueError(f"a model has experts, branches or a projection, got {' and '.join(given)}")
     if routers and experts is None:
         raise ValueError("routers choose among experts: experts must be an integer >= 2, got routers=True without")
     if experts is not None:
@@ -116,7 +132,14 @@ def create(
             raise ValueError(f"branches must be 2, got {branches!r}")
         trunk, tail = _parts(backbone, "parts_of_branches", f"branches={branches}", name)
         return Branches(trunk, (tail.clone(), tail.clone()), new_head())
-    return Classifier(backbone=backbone, head=new_head())
+    made = None if projection is None else _projection(projection, projection_layers)
+    return Classifier(backbone=backbone, head=new_head(), projection=made)
+
+
+def _projection(dim: int, layers: int) -> heads.Projection:
+    validation.positive_int("projection", dim)
+    validation.positive_int("projection_layers", layers)
+    return heads.Projection(dim, layers)
 
 
 def _parts(backbone: nn.Module, of: str, option: str, name: str) -> tuple[nn.Module, nn.Module]:

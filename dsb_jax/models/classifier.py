@@ -16,6 +16,7 @@ class Outputs(NamedTuple):
       classifier: ``[classes, dim]``, float32: the last layer's weights, a row for each class.
       experts: of a model with several experts, these three of each, with a leading axis for the experts.
       routers: of one with routers, ``[experts - 1, batch]``, float32: above 0 where a further expert is wanted.
+      embedding: ``[batch, projection]``, float32, of length 1, of a model with a projection; else None.
     """
 
     logits: jax.Array
@@ -23,16 +24,18 @@ class Outputs(NamedTuple):
     classifier: jax.Array | None = None
     experts: "Outputs | None" = None
     routers: jax.Array | None = None
+    embedding: jax.Array | None = None
 
 
 class Classifier(nn.Module):
-    """``head(backbone(images))``; the parameters lie under the same two names.
+    """``head(backbone(images))``, and ``projection(backbone(images))``; the parameters lie under the same names.
 
-    Whatever the backbone computes in, the head computes in float32.
+    Whatever the backbone computes in, the others compute in float32.
     """
 
     backbone: nn.Module
     head: nn.Module
+    projection: nn.Module | None = None
 
     def __call__(self, images: jax.Array, *, train: bool) -> Outputs:
         """Classifies ``images [batch, height, width, channels]``, floating.
@@ -50,7 +53,8 @@ class Classifier(nn.Module):
         """
         check_images(images)
         features = self.backbone(images, train=train).astype(jnp.float32)
-        return Outputs(self.classify(features, train=train), features, weights_of(self.head))
+        embedding = None if self.projection is None else self.projection(features)
+        return Outputs(self.classify(features, train=train), features, weights_of(self.head), embedding=embedding)
 
     def classify(self, features: jax.Array, *, train: bool) -> jax.Array:
         """The logits ``[batch, classes]`` of features ``[batch, dim]``."""

@@ -1,4 +1,4 @@
-"""The last layer: features to logits, by inner product or by cosine."""
+"""The last layer: features to logits, by inner product or by cosine; and beside it features to embeddings."""
 
 import functools
 
@@ -40,6 +40,26 @@ class CosineHead(nn.Module):
     def __call__(self, features: jax.Array) -> jax.Array:
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (features.shape[-1], self.num_classes))
         return self.scale * _matmul(_normalize(features, axis=1), _normalize(kernel, axis=0))
+
+
+class Projection(nn.Module):
+    """Features to embeddings of length 1, by dense layers with ReLU between; all but the last keep the width.
+
+    Attributes:
+      dim: of the embeddings.
+      layers: how many there are.
+    """
+
+    dim: int
+    layers: int = 2
+
+    @nn.compact
+    def __call__(self, features: jax.Array) -> jax.Array:
+        dense = functools.partial(nn.Dense, precision=jax.lax.Precision.HIGHEST)
+        x = features
+        for number in range(1, self.layers):
+            x = nn.relu(dense(features.shape[-1], kernel_init=nn.initializers.he_normal(), name=f"hidden{number}")(x))
+        return _normalize(dense(self.dim, name="output")(x), axis=1)
 
 
 def _normalize(vectors: jax.Array, axis: int) -> jax.Array:

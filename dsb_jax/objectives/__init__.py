@@ -6,6 +6,7 @@ rule for all: ``loss = Σ_terms mean(scale·weights[labels]·losses)``. Views, e
 
 from dsb_jax.objectives.bbn import BBN
 from dsb_jax.objectives.invariant import InvariantFeatures
+from dsb_jax.objectives.paco import GPaco, Paco
 from dsb_jax.objectives.regularized import Regularized
 from dsb_jax.objectives.ride import Ride, RideRouting
 from dsb_jax.objectives.supervised import Supervised
@@ -13,8 +14,10 @@ from dsb_jax.objectives.terms import Objective, Result, Term, total_loss
 
 __all__ = [
     "BBN",
+    "GPaco",
     "InvariantFeatures",
     "Objective",
+    "Paco",
     "Regularized",
     "Result",
     "Ride",
@@ -25,7 +28,7 @@ __all__ = [
     "total_loss",
 ]
 
-_NAMES = ("bbn", "ifl", "ride", "ride_routing", "supervised")
+_NAMES = ("bbn", "gpaco", "ifl", "paco", "ride", "ride_routing", "supervised")
 
 
 def names() -> list[str]:

@@ -80,6 +80,9 @@ class Objective(Protocol):
     def after_update(self, state: Any, params: Any) -> Any:
         """Its state after the parameters have changed."""
 
+    # One that has a method ``state_shardings(mesh) -> state``, of a ``NamedSharding`` for each array or each tree of
+    # them, says by it how its state lies on the devices of a mesh; without, it is whole on every one.
+
 
 def total_loss(terms: Sequence[Term], weights: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:
     """``Σ_terms scale·mean(weights[labels]·losses)``.

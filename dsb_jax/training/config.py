@@ -65,6 +65,15 @@ def base_config() -> ConfigDict:
     config.color_jitter = (0.0, 0.0, 0.0)  # largest change of brightness, contrast and saturation
     config.randaugment_layers = 0  # operations of RandAugment on every image …
     config.randaugment_magnitude = 10.0  # … and how strong they are, up to 10
+    # Further views, of an objective that has some: same (made like the first) | sim (as SimCLR's). RandAugment in the
+    # first and sim in the second is PaCo's recipe; flip and crop_padding are of all views.
+    config.second_view = "same"
+    config.sim = ConfigDict({"color_jitter": (0.4, 0.4, 0.4), "hue": 0.0})  # largest changes …
+    config.sim.jitter_share = 1.0  # … and what share of the images is jittered: on CIFAR 0.8, and hue 0.1
+    config.sim.grey_share = 0.2
+    config.sim.blur_share = 0.5  # 0.2 on CIFAR
+    config.sim.blur_sigma = (0.1, 2.0)  # least and largest, in pixels
+    config.sim.randaugment_layers = 0  # after all that, with randaugment_magnitude: 2 is GPaCo's recipe
     config.mixup = 0.0  # alpha of mixup; with cutmix besides, one of them is drawn for each batch
     config.cutmix = 0.0
     # How examples are drawn: plain (each once an epoch) | class_balanced | class_aware | square_root | reversed |
@@ -93,6 +102,15 @@ def base_config() -> ConfigDict:
     config.distribution_balanced = ConfigDict(
         {"alpha": 0.1, "beta": 10.0, "mu": 0.2, "negative_scale": 2.0, "bias": 0.05, "gamma": 2.0, "balance": 2.0}
     )
+    # As for ImageNet-LT; on CIFAR alpha=0.01, temperature=0.05, queue_size=1024, dim=32. Both ask for two views.
+    config.paco = ConfigDict({"alpha": 0.05, "beta": 1.0, "gamma": 1.0, "temperature": 0.2, "logit_temperature": 1.0})
+    config.paco.queue_size = 8192  # keys of earlier batches, a multiple of batch_size
+    config.paco.dim = 128  # of the embeddings
+    config.paco.momentum = 0.999  # of the key encoder's parameters
+    config.gpaco = ConfigDict({"alpha": 0.05, "beta": 1.0, "gamma": 1.0, "temperature": 0.2, "logit_temperature": 1.0})
+    config.gpaco.queue_size = 8192
+    config.gpaco.dim = 128
+    config.gpaco.label_smoothing = 0.0  # 0.1 on the whole of ImageNet
 
     config.bbn = ConfigDict()
     # The share of the plain branch after e epochs is 1 - (e/divisor)^2. By default the next multiple of 100 where the

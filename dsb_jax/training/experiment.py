@@ -106,6 +106,8 @@ def build(config: ConfigDict) -> Experiment:
     schedule = _schedule(config, steps, len(indices))
     model = _model(config, train.num_classes)
     objective = methods.objective(config, counts, len(indices) / config.batch_size)
+    if config.second_view != "same" and objective.views == 1:
+        _logger.warning("second_view=%s has no effect with objective=%s", config.second_view, config.objective)
     return Experiment(
         train=train,
         test=test,

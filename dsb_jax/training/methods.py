@@ -14,7 +14,19 @@ from ml_collections import ConfigDict
 from dsb_jax import losses, objectives, validation
 from dsb_jax.data.environments import check_environments
 from dsb_jax.losses.inputs import prior_of
-from dsb_jax.objectives import BBN, InvariantFeatures, Objective, Regularized, Ride, RideRouting, Supervised, bbn, ride
+from dsb_jax.objectives import (
+    BBN,
+    GPaco,
+    InvariantFeatures,
+    Objective,
+    Paco,
+    Regularized,
+    Ride,
+    RideRouting,
+    Supervised,
+    bbn,
+    ride,
+)
 from dsb_jax.training import optimizers
 
 _LOSS_NAMES = {
@@ -144,8 +156,7 @@ def _supervised(config, context):
     """The loss; of LADE, whose regularizer is of a batch and takes no class weights, in its two parts."""
     if config.loss != "lade":
         return Supervised(context.loss, samplers=context.samplers)
-    if config.accumulate > 1:
-        raise ValueError(f"loss 'lade' is of a whole batch: accumulate must be 1, got {config.accumulate}")
+    _refuse_parts("loss 'lade'", config)
     adjusted = Supervised(losses.create("logit_adjusted", counts=context.counts), samplers=context.samplers)
     prior = prior_of(context.counts)
     regularizer = functools.partial(losses.lade_regularizer, prior=prior, penalty=config.lade.penalty)
@@ -220,6 +231,54 @@ def _ifl(config, context, inner):
     )
 
 
+def _paco(config, context):
+    """PaCo, with a key encoder."""
+    return Paco(momentum=config.paco.momentum, **_contrastive("paco", config, context))
+
+
+def _gpaco(config, context):
+    """PaCo without one."""
+    return GPaco(**_contrastive("gpaco", config, context))
+
+
+def _contrastive(method, config, context):
+    """What both have: the loss of embeddings that a section of the settings describes, and a queue of them."""
+    _refuse_parts(f"objective {method!r}", config)
+    if config.mixup or config.cutmix:
+        raise ValueError(
+            f"objective {method!r} compares images by their class, and mixed ones have two: "
+            f"mixup and cutmix must be 0, got {config.mixup} and {config.cutmix}"
+        )
+    others = ("queue_size", "dim", "momentum")
+    hyper = {key: value for key, value in config[method].items() if key not in others}
+    contrast = functools.partial(losses.paco, prior=prior_of(context.counts), **hyper)
+    _trace(contrast, len(context.counts))
+    return {
+        "loss": context.loss,
+        "contrast": contrast,
+        "batch_size": config.batch_size,
+        "queue_size": config[method].queue_size,
+        "samplers": context.samplers,
+    }
+
+
+def _trace(contrast, classes):
+    """On shapes alone, so that a bad value fails here and not in the first step."""
+    rows, one = jax.ShapeDtypeStruct((1, 1), np.float32), jax.ShapeDtypeStruct((1,), np.int32)
+    logits = jax.ShapeDtypeStruct((1, classes), np.float32)
+    jax.eval_shape(
+        lambda queries, labels, logits: contrast(queries, labels, logits=logits, keys=queries, key_labels=labels),
+        rows,
+        one,
+        logits,
+    )
+
+
+def _refuse_parts(what, config):
+    if config.accumulate > 1:
+        raise ValueError(f"{what} is of a whole batch: accumulate must be 1, got {config.accumulate}")
+
+
 _OBJECTIVES = {
     "bbn": _Method(_bbn, "BBN", model=lambda config: {"branches": 2}),
     "ride": _Method(_ride, "RIDE", model=lambda config: {"experts": config.ride.experts}),
@@ -227,6 +286,12 @@ _OBJECTIVES = {
         _ride_routing, "RIDE-EA", model=lambda config: {"experts": config.ride.experts, "routers": True}
     ),
     "supervised": _Method(_supervised, "{loss}"),
+    "paco": _Method(
+        _paco, "PaCo", has_loss=True, model=lambda config: {"projection": config.paco.dim, "projection_layers": 2}
+    ),
+    "gpaco": _Method(
+        _gpaco, "GPaCo", has_loss=True, model=lambda config: {"projection": config.gpaco.dim, "projection_layers": 3}
+    ),
 }
 # What extends another objective: "ifl+ride" is invariant feature learning around RIDE.
 _EXTENSIONS = {

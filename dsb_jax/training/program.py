@@ -70,6 +70,7 @@ class Program:
         train_step = make_train_step(
             *parts,
             preprocessing.train,
+            further=preprocessing.further,
             mix=preprocessing.mix if preprocessing.mixes else None,
             accumulate=config.accumulate,
             skip_nonfinite=config.skip_nonfinite,
@@ -112,6 +113,7 @@ class Program:
             augmented,
             preprocess=preprocessing.train,
             views=objective.views,
+            further=preprocessing.further,
             mix=preprocessing.mix if preprocessing.mixes else None,
         )
         seen = jax.jit(augment, out_shardings=everywhere(self._mesh))(next(self.batches(0)), rng)

@@ -114,7 +114,7 @@ def init_state(
 
     if placement is None:
         return jax.jit(init)()
-    return jax.jit(init, out_shardings=_state_shardings(jax.eval_shape(init), balancer, placement))()
+    return jax.jit(init, out_shardings=_state_shardings(jax.eval_shape(init), objective, balancer, placement))()
 
 
 def make_train_step(
@@ -124,6 +124,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     preprocess: Callable[[jax.Array, jax.Array], jax.Array],
     *,
+    further: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
     mix: Callable[[jax.Array, jax.Array], Mixed] | None = None,
     accumulate: int = 1,
     ema_decay: float = 0.0,
@@ -142,6 +143,7 @@ def make_train_step(
     Args:
       model, objective, balancer, optimizer: as for :func:`init_state`.
       preprocess: ``(images, rng) -> images``, with augmentation, of the whole batch.
+      further: what makes further views in its place; None is ``preprocess`` itself.
       mix: ``(images, rng) -> Mixed``, of what comes out of it; None mixes nothing.
       accumulate: parts of a batch that pass through the model one after the other, for batches that memory does not
         hold. The balancer is fed once, with all of them, so that without batch statistics the update is the one of
@@ -182,7 +184,7 @@ def make_train_step(
 
     def step(state, batch):
         augmentation_key, objective_key = jax.random.split(jax.random.fold_in(state.key, state.step))
-        batch = augmented(batch, augmentation_key, preprocess, views=objective.views, mix=mix)
+        batch = augmented(batch, augmentation_key, preprocess, views=objective.views, further=further, mix=mix)
         if placement is None:
             outcome = differentiate(state, batch, objective_key)
         else:
@@ -214,7 +216,7 @@ def make_train_step(
 
     if placement is None:
         return jax.jit(step, donate_argnums=0)
-    shardings = _out_shardings(balancer, placement.mesh), everywhere(placement.mesh)
+    shardings = _out_shardings(objective, balancer, placement.mesh), everywhere(placement.mesh)
     return jax.jit(step, donate_argnums=0, out_shardings=shardings)
 
 
@@ -224,6 +226,7 @@ def augmented(
     preprocess: Callable[[jax.Array, jax.Array], jax.Array],
     *,
     views: int = 1,
+    further: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
     mix: Callable[[jax.Array, jax.Array], Mixed] | None = None,
 ) -> Batch:
     """A batch as the model sees it.
@@ -233,6 +236,7 @@ def augmented(
       rng: a key, from which all draws are made.
       preprocess: as for :func:`make_train_step`; each view has a key of its own.
       views: of every image; one that the host did not crop by itself is made of ``image``.
+      further: as for :func:`make_train_step`.
       mix: as for :func:`make_train_step`; further views are not mixed.
 
     Returns:
@@ -241,10 +245,11 @@ def augmented(
     ready = batch | {"image": preprocess(batch["image"], rng)}
     for view in range(1, views):
         images = batch.get(f"view_{view}", batch["image"])
-        ready[f"view_{view}"] = preprocess(images, jax.random.fold_in(rng, view))
+        ready[f"view_{view}"] = (further or preprocess)(images, jax.random.fold_in(rng, view))
     of_samplers = sorted(name for name, value in batch.items() if isinstance(value, dict))
     for number, name in enumerate(of_samplers):
-        ready[name] = augmented(batch[name], jax.random.fold_in(rng, views + number), preprocess, views=views, mix=mix)
+        key = jax.random.fold_in(rng, views + number)
+        ready[name] = augmented(batch[name], key, preprocess, views=views, further=further, mix=mix)
     if mix is not None:
         mixed = mix(ready["image"], jax.random.fold_in(rng, views + len(of_samplers)))
         share = jnp.broadcast_to(mixed.share, batch["label"].shape)
@@ -461,15 +466,17 @@ def _whole(state, placement):
 _PARAMETERS = ("params", "opt_state", "average")
 
 
-def _state_shardings(shapes, balancer, placement):
+def _state_shardings(shapes, objective, balancer, placement):
     of_parameters = {name: placement.shardings(getattr(shapes, name)) for name in _PARAMETERS}
-    return dataclasses.replace(_out_shardings(balancer, placement.mesh), **of_parameters)
+    return dataclasses.replace(_out_shardings(objective, balancer, placement.mesh), **of_parameters)
 
 
-def _out_shardings(balancer, mesh):
+def _out_shardings(objective, balancer, mesh):
     """All but those of parameters, whose shapes are known inside of the step only."""
     fields = {field.name: everywhere(mesh) for field in dataclasses.fields(TrainState)}
     fields |= {"balancing": balancers.state_shardings(balancer, mesh)} | dict.fromkeys(_PARAMETERS)
+    if hasattr(objective, "state_shardings"):
+        fields["objective"] = objective.state_shardings(mesh)
     return TrainState(**fields)
 
 
