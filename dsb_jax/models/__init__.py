@@ -14,7 +14,7 @@ from dsb_jax.models.lenet import LeNet
 from dsb_jax.models.resnet import STEMS, Bottleneck, ResNet
 from dsb_jax.models.resnet_cifar import ResNetCifar
 
-__all__ = ["STEMS", "WITH_STEMS", "Classifier", "Outputs", "create", "names"]
+__all__ = ["BACKBONE", "STEMS", "WITH_STEMS", "Classifier", "Outputs", "create", "names"]
 
 # Name -> backbone, called with ``dtype=``. A backbone is a module ``(images, *, train) -> features``.
 _BACKBONES = {
@@ -29,6 +29,8 @@ _BACKBONES = {
         ResNet, block=functools.partial(Bottleneck, groups=32, group_width=4), blocks=(3, 4, 6, 3)
     ),
 }
+
+BACKBONE = "backbone"  # what the parameters that make features lie under
 
 # The models that `create` takes ``stem=`` for.
 WITH_STEMS = ("resnet18", "resnet34", "resnet50", "resnext50_32x4d")
@@ -50,6 +52,7 @@ def create(
     *,
     head: str = "linear",
     head_scale: float = 1.0,
+    head_tau: float = 1.0,
     dtype: Any = jnp.float32,
     stem: str | None = None,
     **unknown: Any,
@@ -59,8 +62,10 @@ def create(
     Args:
       name: One of `names()`.
       num_classes: Width of the logits.
-      head: ``"linear"``, or ``"cosine"``: features and class weights of length 1, no bias.
+      head: ``"linear"``; ``"cosine"``: features and class weights of length 1, no bias; ``"scaled"``: linear, with a
+        factor for each class; or ``"tau_normalized"``: class weights divided by a power of their length, no bias.
       head_scale: Factor on the cosines; for losses that bring their own scale leave it at 1.
+      head_tau: Which power; 1 makes all lengths 1.
       dtype: What the backbone computes in: bfloat16, float16 or float32, or one of these names. Parameters, batch
         statistics, features and logits are float32 always.
       stem: How the models in ``WITH_STEMS`` begin: ``"imagenet"``, the default, a 7x7 convolution and max-pooling that
@@ -85,12 +90,12 @@ def create(
     if name not in _BACKBONES:
         raise validation.unknown_name("model", name, _BACKBONES)
     for option in unknown:
-        raise validation.unknown_name("model option", option, ("dtype", "head", "head_scale", "stem"))
+        raise validation.unknown_name("model option", option, ("dtype", "head", "head_scale", "head_tau", "stem"))
     options = {"dtype": _compute_dtype(dtype)}
     if stem is not None:
         options["stem"] = _stem(stem, name)
     backbone = _BACKBONES[name](**options)
-    return Classifier(backbone=backbone, head=heads.create(head, num_classes, scale=head_scale))
+    return Classifier(backbone=backbone, head=heads.create(head, num_classes, scale=head_scale, tau=head_tau))
 
 
 def _stem(stem: str, name: str) -> str:

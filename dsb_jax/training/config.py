@@ -7,7 +7,6 @@ experiment is built. A placeholder means "as the method has it"; its rule stands
 import ast
 import functools
 import operator
-import re
 
 from ml_collections import ConfigDict, config_dict
 
@@ -67,6 +66,15 @@ def base_config() -> ConfigDict:
     config.randaugment_magnitude = 10.0  # … and how strong they are, up to 10
     config.mixup = 0.0  # alpha of mixup; with cutmix besides, one of them is drawn for each batch
     config.cutmix = 0.0
+    # What a run begins with and what it changes: globs of parameters' paths, as head/* or backbone/*, several with
+    # spaces between them.
+    config.initial = config_dict.placeholder(str)  # workdir of a run, finished or saved, whose parameters are taken …
+    config.reinitialize = ""  # … but for these
+    config.trainable = "*"  # the others stay as they are
+    config.teacher = config_dict.placeholder(str)  # workdir of a run whose model an objective learns from
+    # Runs that each begin with the parameters of the one before: `stages.names()`, or settings of every stage as in
+    # "epochs=90;epochs=10,sampler=class_balanced,trainable=head/*"; see `dsb_jax.training.stages`.
+    config.stages = ""
     # How examples are drawn: plain (each once an epoch) | class_balanced | square_root | reversed
     config.sampler = "plain"
 
@@ -74,6 +82,9 @@ def base_config() -> ConfigDict:
     config.stem = config_dict.placeholder(str)  # of resnet18 to resnext50: cifar | imagenet
     config.head = config_dict.placeholder(str)  # what the loss wants: cosine for ldam, else linear
     config.head_scale = 30.0  # of a cosine head under a loss that has no scale of its own
+    # Of a tau_normalized head: 0 leaves the class weights their lengths, 1 takes them away. Kang et al., 2020,
+    # choose it on validation data.
+    config.head_tau = 1.0
     config.dtype = "float32"  # in which the backbone computes
 
     # What a batch is trained on: supervised is the loss alone; `objectives.names()` lists all; "a+b" is a around b.
@@ -93,7 +104,9 @@ def base_config() -> ConfigDict:
 
     # dsb | uniform | inverse_frequency | inverse_sqrt_frequency | class_balanced | class_difficulty
     config.balancer = "dsb"
-    config.start_epoch = config_dict.placeholder(int)  # epochs with weight 1 before it acts: 5 for dsb, else 0
+    # Epochs with weight 1 before it acts: for dsb 5, or 1 with the features of an initial run, which only have to fill
+    # the pool; else 0.
+    config.start_epoch = config_dict.placeholder(int)
     config.dsb = ConfigDict()
     config.dsb.alpha = config_dict.placeholder(float)  # 2 where long_tail makes a tail, else 1
     config.dsb.dim = 64  # to which longer features are pooled
@@ -168,12 +181,38 @@ def with_arguments(config: ConfigDict, arguments: str | None) -> ConfigDict:
       >>> config.loss, config.imbalance, config.dsb.alpha
       ('focal', 50.0, 1.5)
     """
-    for pair in re.split(r",(?![^()]*\))", arguments) if arguments else ():
+    for pair in split(arguments, ",") if arguments else ():
         key, equals, text = pair.partition("=")
         if not equals:
             raise ValueError(f"config arguments must be key=value, got {pair!r}")
         _set(config, key.strip(), text.strip())
     return config
+
+
+def split(text: str, separator: str) -> list[str]:
+    """The parts of a text between separators that are not inside of parentheses.
+
+    Example:
+      >>> split("a=(1,(2,3)),b=4", ",")
+      ['a=(1,(2,3))', 'b=4']
+    """
+    parts, depth = [""], 0
+    for character in text:
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if character == separator and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
+
+
+def put(config: ConfigDict, key: str, value: object) -> None:
+    """Sets what a config.json has for a setting, where tuples are lists; one that is not known any more is left out."""
+    if key not in set(_keys(config)):
+        return
+    *path, name = key.split(".")
+    node = functools.reduce(operator.getitem, path, config)
+    node[name] = tuple(value) if isinstance(value, list) else value
 
 
 def check_setting(config: ConfigDict, key: str) -> None:

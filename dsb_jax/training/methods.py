@@ -5,6 +5,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import numpy as np
 from ml_collections import ConfigDict
@@ -12,7 +13,7 @@ from ml_collections import ConfigDict
 from dsb_jax import losses, objectives, validation
 from dsb_jax.losses.inputs import prior_of
 from dsb_jax.objectives import Objective, Regularized, Supervised
-from dsb_jax.training import optimizers
+from dsb_jax.training import optimizers, stages
 
 _LOSS_NAMES = {
     "balanced_softmax": "BS",
@@ -44,12 +45,15 @@ class Context:
       counts: int ``[C]``, training samples per class.
       samplers: of the batches, the first one the run's.
       steps_per_epoch: training examples divided by the batch size.
+      teacher: ``(variables, images) -> Outputs`` of another run's model, or None; what an objective's ``init`` gets has
+        its variables as ``variables["teacher"]``, which an objective keeps in its state.
     """
 
     loss: Callable[[jax.Array, jax.Array], jax.Array]
     counts: np.ndarray
     samplers: tuple[str, ...]
     steps_per_epoch: float
+    teacher: Callable[[Any, jax.Array], Any] | None = None
 
     def first_step(self, epoch: float) -> int:
         """The first step after so many epochs."""
@@ -73,7 +77,7 @@ class _Method(NamedTuple):
 
 
 def name(config: ConfigDict) -> str:
-    """The name that the field uses: ``DSB-CE``, ``CB-Focal``, ``LDAM``.
+    """The name that the field uses: ``DSB-CE``, ``CB-Focal``, ``LDAM``, ``DSB-cRT-CE``.
 
     Raises:
       ValueError: on an unknown loss, objective or balancer, or a loss that the objective has no use for.
@@ -83,6 +87,7 @@ def name(config: ConfigDict) -> str:
       >>> name(base_config())
       'DSB-CE'
     """
+    of_stages, config = stages.label(config), stages.chain(config)[-1]
     losses.head(config.loss)  # raises for an unknown name
     if config.balancer not in _BALANCER_NAMES:
         raise validation.unknown_name("balancer", config.balancer, _BALANCER_NAMES)
@@ -90,23 +95,27 @@ def name(config: ConfigDict) -> str:
     label = base.label.format(loss=_LOSS_NAMES[config.loss])
     for extension in extensions:
         label = extension.label.format(inner=label)
-    return _BALANCER_NAMES[config.balancer] + label
+    return _BALANCER_NAMES[config.balancer] + of_stages.format(label)
 
 
-def objective(config: ConfigDict, counts: np.ndarray, steps_per_epoch: float) -> Objective:
+def objective(
+    config: ConfigDict, counts: np.ndarray, steps_per_epoch: float, *, teacher: nn.Module | None = None
+) -> Objective:
     """What a batch is trained on.
 
     Args:
       config: the run's settings.
       counts: int ``[C]``, training samples per class.
       steps_per_epoch: training examples divided by the batch size.
+      teacher: another run's model.
 
     Raises:
       ValueError: on an unknown name, or a setting that it refuses.
     """
     base, extensions = _methods(config)
     loss = losses.create(config.loss, counts=counts, **config[config.loss])
-    context = Context(loss, counts, (config.sampler,), steps_per_epoch)
+    taught = None if teacher is None else functools.partial(teacher.apply, train=False)
+    context = Context(loss, counts, (config.sampler,), steps_per_epoch, taught)
     made = base.build(config, context)
     for extension in extensions:
         made = extension.build(config, context, made)
