@@ -102,6 +102,8 @@ def base_config() -> ConfigDict:
         {"alpha": 0.1, "beta": 10.0, "mu": 0.2, "negative_scale": 2.0, "bias": 0.05, "gamma": 2.0, "balance": 2.0}
     )
 
+    config.dive = ConfigDict({"alpha": 0.5, "temperature": 3.0, "power": 0.5})  # learns from config.teacher
+
     # dsb | uniform | inverse_frequency | inverse_sqrt_frequency | class_balanced | class_difficulty
     config.balancer = "dsb"
     # Epochs with weight 1 before it acts: for dsb 5, or 1 with the features of an initial run, which only have to fill

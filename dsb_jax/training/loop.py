@@ -163,7 +163,8 @@ def _given(config, experiment, folder, resume):
     if resume != "never" and processes.of_first(lambda: bool(Checkpoints(folder).steps())):
         return {}
     given, mesh = {}, experiment.placement and experiment.placement.mesh
-    if experiment.initial is not None:
+    paths = parameters.flat(experiment.shapes["params"]) if experiment.initial is not None else {}
+    if paths.keys() - parameters.chosen(config.reinitialize, paths):
         shapes, left = experiment.shapes, config.reinitialize
         given |= earlier_runs.variables(
             experiment.initial.workdir, shapes, setting="initial", reinitialize=left, sharding=everywhere(mesh)

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from dsb_jax import losses, objectives, validation
 from dsb_jax.losses.inputs import prior_of
-from dsb_jax.objectives import Objective, Regularized, Supervised
+from dsb_jax.objectives import Dive, Objective, Regularized, Supervised
 from dsb_jax.training import optimizers, stages
 
 _LOSS_NAMES = {
@@ -158,7 +158,16 @@ def _supervised(config, context):
     return Regularized(adjusted, regularizer, scale=config.lade.weight)
 
 
+def _dive(config, context):
+    if context.teacher is None:
+        raise ValueError(
+            "objective 'dive' learns from a teacher: teacher must be the workdir of a run; stages=dive trains one first"
+        )
+    return Dive(Supervised(context.loss, samplers=context.samplers), context.teacher, **config.dive)
+
+
 _OBJECTIVES = {
+    "dive": _Method(_dive, "DIVE-{loss}"),
     "supervised": _Method(_supervised, "{loss}"),
 }
 # What extends another objective: "ifl+ride" is invariant feature learning around RIDE.

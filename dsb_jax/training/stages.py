@@ -66,6 +66,14 @@ _LISTS = {
         ),
     ),
     "tau_norm": _List("tau-norm-{}", ("", "epochs=0,head=tau_normalized,warmup_epochs=0")),
+    # He et al., DiVE, 2021: a student of the same size that begins anew, and both with balanced softmax.
+    "dive": _List(
+        "{}",
+        (
+            "balancer=uniform,loss=balanced_softmax,objective=supervised",
+            f"loss=balanced_softmax,objective=dive,teacher={PREVIOUS},reinitialize=*",
+        ),
+    ),
     # Deferred re-sampling and re-weighting (Cao et al., LDAM, 2019), as the stages that they are. Within one run, whose
     # optimizer goes on, re-weighting from an epoch on is `start_epoch` (`dsb_jax.start_at`): milestones=(160,180),
     # start_epoch=160 is the published LDAM-DRW with balancer=class_balanced. A sampler cannot change within a run.
