@@ -4,14 +4,15 @@ An objective is built from a loss and knows no class weights. It returns a list 
 rule for all: ``loss = Σ_terms mean(scale·weights[labels]·losses)``. Views, experts or a memory are further terms.
 """
 
+from dsb_jax.objectives.balms import Balms
 from dsb_jax.objectives.dive import Dive
 from dsb_jax.objectives.regularized import Regularized
 from dsb_jax.objectives.supervised import Supervised
 from dsb_jax.objectives.terms import Objective, Result, Term, total_loss
 
-__all__ = ["Dive", "Objective", "Regularized", "Result", "Supervised", "Term", "names", "total_loss"]
+__all__ = ["Balms", "Dive", "Objective", "Regularized", "Result", "Supervised", "Term", "names", "total_loss"]
 
-_NAMES = ("dive", "supervised")
+_NAMES = ("balms", "dive", "supervised")
 
 
 def names() -> list[str]:

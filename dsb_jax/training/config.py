@@ -102,6 +102,8 @@ def base_config() -> ConfigDict:
         {"alpha": 0.1, "beta": 10.0, "mu": 0.2, "negative_scale": 2.0, "bias": 0.05, "gamma": 2.0, "balance": 2.0}
     )
 
+    config.balms = ConfigDict({"meta_learning_rate": 0.01, "init_power": 0.0})
+    config.balms.learning_rate = config_dict.placeholder(float)  # of the inner step; that of the run
     config.dive = ConfigDict({"alpha": 0.5, "temperature": 3.0, "power": 0.5})  # learns from config.teacher
 
     # dsb | uniform | inverse_frequency | inverse_sqrt_frequency | class_balanced | class_difficulty

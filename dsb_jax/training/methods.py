@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 
 from dsb_jax import losses, objectives, validation
 from dsb_jax.losses.inputs import prior_of
-from dsb_jax.objectives import Dive, Objective, Regularized, Supervised
+from dsb_jax.objectives import Balms, Dive, Objective, Regularized, Supervised
+from dsb_jax.objectives.balms import META
 from dsb_jax.training import optimizers, stages
 
 _LOSS_NAMES = {
@@ -158,6 +159,21 @@ def _supervised(config, context):
     return Regularized(adjusted, regularizer, scale=config.lade.weight)
 
 
+def _balms(config, context):
+    """Of a whole batch, and of the linear classifier alone."""
+    for name, wanted in (("head", (None, "linear")), ("accumulate", (1,)), ("mixup", (0,)), ("cutmix", (0,))):
+        if config[name] not in wanted:
+            raise ValueError(
+                f"objective 'balms' draws whole images of a whole batch for a linear classifier: "
+                f"{name} must be {wanted[-1]}, got {config[name]}"
+            )
+    settings = dict(config.balms) | {"samplers": (*context.samplers, META)}
+    if settings["learning_rate"] is None:
+        settings["learning_rate"] = config.learning_rate
+    loss = losses.create("balanced_softmax", counts=context.counts)
+    return Balms(loss, context.counts, **settings)
+
+
 def _dive(config, context):
     if context.teacher is None:
         raise ValueError(
@@ -167,6 +183,7 @@ def _dive(config, context):
 
 
 _OBJECTIVES = {
+    "balms": _Method(_balms, "BALMS", has_loss=True),
     "dive": _Method(_dive, "DIVE-{loss}"),
     "supervised": _Method(_supervised, "{loss}"),
 }

@@ -74,6 +74,19 @@ _LISTS = {
             f"loss=balanced_softmax,objective=dive,teacher={PREVIOUS},reinitialize=*",
         ),
     ),
+    # Ren et al., Balanced Meta-Softmax, 2020: the classifier with balanced softmax, without and with its sampler, at
+    # half the rate of stage 1 for 2,000 steps of 512 images of ImageNet-LT's 115,846.
+    "decoupled_bs": _List(
+        "decoupled-{}",
+        ("balancer=uniform", f"epochs=9,loss=balanced_softmax,{_CLASSIFIER},learning_rate=50%"),
+    ),
+    "balms": _List(
+        "{}",
+        (
+            "balancer=uniform",
+            f"epochs=9,loss=cross_entropy,objective=balms,sampler=plain,{_CLASSIFIER},learning_rate=50%",
+        ),
+    ),
     # Deferred re-sampling and re-weighting (Cao et al., LDAM, 2019), as the stages that they are. Within one run, whose
     # optimizer goes on, re-weighting from an epoch on is `start_epoch` (`dsb_jax.start_at`): milestones=(160,180),
     # start_epoch=160 is the published LDAM-DRW with balancer=class_balanced. A sampler cannot change within a run.
