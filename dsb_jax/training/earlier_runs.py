@@ -45,10 +45,12 @@ def at(workdir: str | os.PathLike[str], *, setting: str) -> EarlierRun:
     workdir = pathlib.Path(workdir)
     try:
         settings = processes.of_first(lambda: json.loads((workdir / "config.json").read_text()))
+        if not isinstance(settings, dict):
+            raise ValueError(f"its config.json holds a {type(settings).__name__}")
         config = base_config()
         for key, value in parameters.flat(settings).items():
             put(config, key.replace("/", "."), value)
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, TypeError) as error:
         reason = "there is no config.json" if isinstance(error, FileNotFoundError) else error
         raise ValueError(f"{setting} must be the workdir of a run, got {str(workdir)!r}: {reason}") from None
     return EarlierRun(workdir, config)
