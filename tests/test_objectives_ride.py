@@ -23,10 +23,10 @@ def outputs_of(expert_logits, routers=None):
     return models.Outputs(*means, experts=experts, routers=routers)
 
 
-def apply(objective, outputs, labels, *, step=0, **more):
+def apply(objective, outputs, labels, *, step=0, teacher=(), **more):
     """The result of an objective whose model returns ``outputs``."""
     batch = {"image": "the images", "label": jnp.asarray(labels, jnp.int32), **more}
-    state = objective.init(jax.random.key(0), {}, outputs)
+    state = objective.init(jax.random.key(0), {"teacher": teacher}, outputs)
     for _ in range(step):
         state = objective.after_update(state, {})
     return objective(lambda images, **options: outputs, batch, state, jax.random.key(0))
@@ -71,11 +71,13 @@ def as_torch_reduces(terms, weights):
 
 def value_and_gradient(file, dtype, factor=1.0, **options):
     objective, step = of_golden(file, **options)
+    taught = jnp.asarray(file.get("teacher_logits", 0), dtype)
 
     @jax.jit
     @jax.value_and_grad
     def loss(logits):
-        terms = apply(objective, outputs_of(logits / objective.scale), file["labels"], step=step).terms
+        outputs = outputs_of(logits / objective.scale)
+        terms = apply(objective, outputs, file["labels"], step=step, teacher=taught).terms
         return factor * as_torch_reduces(terms, weights_of(file))
 
     return loss(jnp.asarray(file["expert_logits"], dtype))
@@ -105,8 +107,7 @@ def test_distillation_is_the_official_one_but_for_the_number_of_experts(golden, 
         file,
         dtype,
         factor=len(file["expert_logits"]),
-        teacher=lambda variables, images: teacher(variables["logits"]),
-        teacher_variables={"logits": jnp.asarray(file["teacher_logits"], dtype)},
+        teacher=lambda logits, images: teacher(logits),
         distillation=float(file["distill_factor"]),
         distillation_temperature=float(file["distill_temperature"]),
     )

@@ -17,7 +17,7 @@ from dsb_jax.models.lenet import LeNet
 from dsb_jax.models.resnet import STEMS, Bottleneck, ResNet
 from dsb_jax.models.resnet_cifar import ResNetCifar
 
-__all__ = ["STEMS", "WITH_STEMS", "Branches", "Classifier", "Experts", "Outputs", "create", "names"]
+__all__ = ["BACKBONE", "STEMS", "WITH_STEMS", "Branches", "Classifier", "Experts", "Outputs", "create", "names"]
 
 # Name -> backbone, called with ``dtype=``. A backbone is a module ``(images, *, train) -> features``.
 _BACKBONES = {
@@ -39,11 +39,14 @@ _OPTIONS = (
     "experts",
     "head",
     "head_scale",
+    "head_tau",
     "projection",
     "projection_layers",
     "routers",
     "stem",
 )
+
+BACKBONE = "backbone"  # what the parameters that make features lie under
 
 # The models that `create` takes ``stem=`` for.
 WITH_STEMS = ("resnet18", "resnet34", "resnet50", "resnext50_32x4d")
@@ -65,6 +68,7 @@ def create(
     *,
     head: str = "linear",
     head_scale: float = 1.0,
+    head_tau: float = 1.0,
     dtype: Any = jnp.float32,
     stem: str | None = None,
     experts: int | None = None,
@@ -79,8 +83,10 @@ def create(
     Args:
       name: One of `names()`.
       num_classes: Width of the logits.
-      head: ``"linear"``, or ``"cosine"``: features and class weights of length 1, no bias.
+      head: ``"linear"``; ``"cosine"``: features and class weights of length 1, no bias; ``"scaled"``: linear, with a
+        factor for each class; or ``"tau_normalized"``: class weights divided by a power of their length, no bias.
       head_scale: Factor on the cosines; for losses that bring their own scale leave it at 1.
+      head_tau: Which power; 1 makes all lengths 1.
       dtype: What the backbone computes in: bfloat16, float16 or float32, or one of these names. Parameters, batch
         statistics, features and logits are float32 always.
       stem: How the models in ``WITH_STEMS`` begin: ``"imagenet"``, the default, a 7x7 convolution and max-pooling that
@@ -116,7 +122,8 @@ def create(
     options = {"dtype": _compute_dtype(dtype)}
     if stem is not None:
         options["stem"] = _stem(stem, name)
-    backbone, new_head = _BACKBONES[name](**options), lambda: heads.create(head, num_classes, scale=head_scale)
+    backbone = _BACKBONES[name](**options)
+    new_head = functools.partial(heads.create, head, num_classes, scale=head_scale, tau=head_tau)
     extras = {"experts": experts, "branches": branches, "projection": projection}
     if len(given := [f"{key}={value}" for key, value in extras.items() if value is not None]) > 1:
         raise ValueError(f"a model has experts, branches or a projection, got {' and '.join(given)}")

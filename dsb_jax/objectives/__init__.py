@@ -4,7 +4,9 @@ An objective is built from a loss and knows no class weights. It returns a list 
 rule for all: ``loss = Σ_terms mean(scale·weights[labels]·losses)``. Views, experts or a memory are further terms.
 """
 
+from dsb_jax.objectives.balms import Balms
 from dsb_jax.objectives.bbn import BBN
+from dsb_jax.objectives.dive import Dive
 from dsb_jax.objectives.invariant import InvariantFeatures
 from dsb_jax.objectives.paco import GPaco, Paco
 from dsb_jax.objectives.regularized import Regularized
@@ -14,6 +16,8 @@ from dsb_jax.objectives.terms import Objective, Result, Term, total_loss
 
 __all__ = [
     "BBN",
+    "Balms",
+    "Dive",
     "GPaco",
     "InvariantFeatures",
     "Objective",
@@ -28,7 +32,7 @@ __all__ = [
     "total_loss",
 ]
 
-_NAMES = ("bbn", "gpaco", "ifl", "paco", "ride", "ride_routing", "supervised")
+_NAMES = ("balms", "bbn", "dive", "gpaco", "ifl", "paco", "ride", "ride_routing", "supervised")
 
 
 def names() -> list[str]:

@@ -42,7 +42,6 @@ class Ride:
       start: the first step with them.
       scale: by which logits are multiplied where they are compared, for a loss that brings a scale of its own.
       teacher: ``(variables, images) -> Outputs``, whose logits have that scale already; None for no distillation.
-      teacher_variables: its variables, which ride in the state.
       distillation: κ.
       distillation_temperature: τ.
 
@@ -62,7 +61,6 @@ class Ride:
     start: int = 0
     scale: float = 1.0
     teacher: Callable[[Any, jax.Array], Any] | None = None
-    teacher_variables: Any = ()
     distillation: float = 1.0
     distillation_temperature: float = 1.0
 
@@ -92,14 +90,14 @@ class Ride:
         return self.supervised.samplers
 
     def init(self, rng: jax.Array, variables: Any, outputs: Any) -> RideState:
-        """No step so far.
+        """No step so far, and the teacher's variables.
 
         Raises:
           ValueError: if the model has no experts.
         """
-        del rng, variables
+        del rng
         _require_experts("ride", outputs)
-        return RideState(jnp.zeros((), jnp.int32), self.teacher_variables)
+        return RideState(jnp.zeros((), jnp.int32), () if self.teacher is None else variables["teacher"])
 
     def __call__(
         self, forward: Callable[..., Any], batch: dict[str, jax.Array], state: RideState, rng: jax.Array

@@ -67,7 +67,10 @@ class Objective(Protocol):
     samplers: tuple[str, ...]
 
     def init(self, rng: jax.Array, variables: Any, outputs: Any) -> Any:
-        """Its state, from the model's variables and the outputs on an example batch."""
+        """Its state, from the model's variables and the outputs on an example batch.
+
+        The variables of a teacher, where the run has one, are ``variables["teacher"]``.
+        """
 
     def __call__(self, forward: Callable[..., Any], batch: dict[str, jax.Array], state: Any, rng: jax.Array) -> Result:
         """The terms of a batch.

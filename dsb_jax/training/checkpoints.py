@@ -253,6 +253,61 @@ class Checkpoints:
         _logger.warning("checkpoint %s is damaged (%s): set aside as %s, %s", path, reason, aside.name, then)
 
 
+class Saved(NamedTuple):
+    """The latest checkpoint of a folder, as :func:`latest` finds it.
+
+    Attributes:
+      folder: its own.
+      step: updates before it was saved.
+      arrays: dtype and shape of each array as text, by path.
+    """
+
+    folder: pathlib.Path
+    step: int
+    arrays: dict[str, str]
+
+
+def latest(folder: str | os.PathLike[str], *, setting: str) -> Saved:
+    """The latest checkpoint of another run, of which nothing is changed and which must be whole.
+
+    Args:
+      folder: the run's ``checkpoints``.
+      setting: which names the run, for the error.
+
+    Raises:
+      ValueError: if there is none, or it is damaged.
+    """
+    folder = pathlib.Path(folder).absolute()
+    with Checkpoints(folder) as checkpoints:
+        path = checkpoints._latest()
+    if path is None:
+        raise ValueError(f"{setting} must be the workdir of a run with a checkpoint: there is none in {folder}")
+    try:
+        record = _checked_record(path)
+    except ValueError as error:
+        raise ValueError(f"{setting}: the checkpoint {path} is damaged ({error})") from error
+    shapes = {name: f"{array['dtype']}{array['shape']}" for name, array in record["arrays"].items()}
+    return Saved(path, record["step"], shapes)
+
+
+def read(
+    saved: Saved, wanted: dict[str, jax.ShapeDtypeStruct], sharding: jax.sharding.Sharding | None = None
+) -> dict[str, jax.Array]:
+    """Some arrays of a checkpoint, by path.
+
+    Args:
+      saved: as :func:`latest` finds it.
+      wanted: shapes by path, which are those that were saved.
+      sharding: of all of them; one device by default.
+    """
+    sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    wanted = {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding) for path, leaf in wanted.items()}
+    if not wanted:
+        return {}
+    processes.everywhere(lambda: _require_shared(saved.folder))
+    return processes.everywhere(lambda: _read(saved.folder, wanted, partial=True))
+
+
 class _OtherState(ValueError):
     """The checkpoint is whole, but of a state with other arrays."""
 
@@ -262,7 +317,7 @@ class _NotShared(ValueError):
 
 
 @contextlib.contextmanager
-def _orbax():
+def _orbax(kind=ocp.StandardCheckpointHandler):
     """Orbax without its log: what goes wrong comes as an exception, and once."""
 
     def of_others(record):
@@ -274,7 +329,7 @@ def _orbax():
     together = ocp.options.MultiprocessingOptions(
         active_processes=set(range(jax.process_count())), barrier_sync_key_prefix="dsb_jax"
     )
-    handler = ocp.StandardCheckpointHandler(multiprocessing_options=together)
+    handler = kind(multiprocessing_options=together)
     try:
         with ocp.Checkpointer(handler, multiprocessing_options=together) as checkpointer:
             yield checkpointer
@@ -331,9 +386,14 @@ def _require_shared(folder):
         raise _NotShared(f"process {jax.process_index()} does not see {folder}: a workdir must be where all see it")
 
 
-def _read(folder, wanted):
-    with _orbax() as checkpointer:
-        return checkpointer.restore(folder / _STATE, args=ocp.args.StandardRestore(wanted))
+def _read(folder, wanted, *, partial=False):
+    if not partial:
+        with _orbax() as checkpointer:
+            return checkpointer.restore(folder / _STATE, args=ocp.args.StandardRestore(wanted))
+    with _orbax(ocp.PyTreeCheckpointHandler) as checkpointer:
+        how = ocp.checkpoint_utils.construct_restore_args(wanted)
+        arguments = ocp.args.PyTreeRestore(wanted, restore_args=how, partial_restore=True)
+        return checkpointer.restore(folder / _STATE, args=arguments)
 
 
 def _is_key(leaf):

@@ -7,7 +7,6 @@ experiment is built. A placeholder means "as the method has it"; its rule stands
 import ast
 import functools
 import operator
-import re
 
 from ml_collections import ConfigDict, config_dict
 
@@ -79,6 +78,16 @@ def base_config() -> ConfigDict:
     # How examples are drawn: plain (each once an epoch) | class_balanced | class_aware | square_root | reversed |
     # progressively_balanced | semantic_scale (classes at rates proportional to the balancer's weights, anew each epoch
     # from start_epoch on, plain before; the loss then has no weights, which would count twice)
+    # What a run begins with and what it changes: globs of parameters' paths, as head/* or backbone/*, several with
+    # spaces between them.
+    config.initial = config_dict.placeholder(str)  # workdir of a run, finished or saved, whose parameters are taken …
+    config.reinitialize = ""  # … but for these
+    config.trainable = "*"  # the others stay as they are
+    config.teacher = config_dict.placeholder(str)  # workdir of a run whose model an objective learns from
+    # Runs that each begin with the parameters of the one before: `stages.names()`, or settings of every stage as in
+    # "epochs=90;epochs=10,sampler=class_balanced,trainable=head/*"; see `dsb_jax.training.stages`.
+    config.stages = ""
+    # How examples are drawn: plain (each once an epoch) | class_balanced | square_root | reversed
     config.sampler = "plain"
     config.examples_per_class = 4  # of class_aware, one after the other
 
@@ -86,6 +95,9 @@ def base_config() -> ConfigDict:
     config.stem = config_dict.placeholder(str)  # of resnet18 to resnext50: cifar | imagenet
     config.head = config_dict.placeholder(str)  # what the loss wants: cosine for ldam, else linear
     config.head_scale = 30.0  # of a cosine head under a loss that has no scale of its own
+    # Of a tau_normalized head: 0 leaves the class weights their lengths, 1 takes them away. Kang et al., 2020,
+    # choose it on validation data.
+    config.head_tau = 1.0
     config.dtype = "float32"  # in which the backbone computes
 
     # What a batch is trained on: supervised is the loss alone; `objectives.names()` lists all; "a+b" is a around b.
@@ -118,9 +130,13 @@ def base_config() -> ConfigDict:
     config.bbn.divisor = config_dict.placeholder(float)
     config.ride = ConfigDict({"experts": 3, "diversity": -0.2, "temperature": 1.0, "reweight_factor": 0.02})
     config.ride.reweight_epoch = config_dict.placeholder(float)  # epochs before temperatures go by class: 80 % of them
+    config.ride.update({"distillation": 1.0, "distillation_temperature": 1.0})  # from config.teacher, if there is one
     config.ride_routing = ConfigDict({"positive_weight": 100.0})
 
-    # dsb | uniform | inverse_frequency | inverse_sqrt_frequency | class_balanced | class_difficulty
+    config.balms = ConfigDict({"meta_learning_rate": 0.01, "init_power": 0.0})
+    config.balms.learning_rate = config_dict.placeholder(float)  # of the inner step; that of the run
+    config.dive = ConfigDict({"alpha": 0.5, "temperature": 3.0, "power": 0.5})  # learns from config.teacher
+
     config.ifl = ConfigDict()  # invariant feature learning
     config.ifl.milestones = (0.6, 0.8)  # shares of the run, in whole epochs, at which environments are made anew …
     config.ifl.center_weights = (0.0, 0.001, 0.005)  # … and the next of these multiplies the distance from the centre
@@ -128,8 +144,11 @@ def base_config() -> ConfigDict:
     config.ifl.distance = config_dict.placeholder(str)  # squared | cosine: cosine for a loss of cosines and for ride
     config.ifl.environments = "intra"  # intra: hard images of each class | inter: of all together | inter_intra
     config.ifl.scale = 4.0  # how much likelier the hardest fifth is to be drawn
+    # dsb | uniform | inverse_frequency | inverse_sqrt_frequency | class_balanced | class_difficulty
     config.balancer = "dsb"
-    config.start_epoch = config_dict.placeholder(int)  # epochs with weight 1 before it acts: 5 for dsb, else 0
+    # Epochs with weight 1 before it acts: for dsb 5, or 1 with the features of an initial run, which only have to fill
+    # the pool; else 0.
+    config.start_epoch = config_dict.placeholder(int)
     config.dsb = ConfigDict()
     config.dsb.alpha = config_dict.placeholder(float)  # 2 where long_tail makes a tail, else 1
     config.dsb.dim = 64  # to which longer features are pooled
@@ -204,12 +223,38 @@ def with_arguments(config: ConfigDict, arguments: str | None) -> ConfigDict:
       >>> config.loss, config.imbalance, config.dsb.alpha
       ('focal', 50.0, 1.5)
     """
-    for pair in re.split(r",(?![^()]*\))", arguments) if arguments else ():
+    for pair in split(arguments, ",") if arguments else ():
         key, equals, text = pair.partition("=")
         if not equals:
             raise ValueError(f"config arguments must be key=value, got {pair!r}")
         _set(config, key.strip(), text.strip())
     return config
+
+
+def split(text: str, separator: str) -> list[str]:
+    """The parts of a text between separators that are not inside of parentheses.
+
+    Example:
+      >>> split("a=(1,(2,3)),b=4", ",")
+      ['a=(1,(2,3))', 'b=4']
+    """
+    parts, depth = [""], 0
+    for character in text:
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if character == separator and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
+
+
+def put(config: ConfigDict, key: str, value: object) -> None:
+    """Sets what a config.json has for a setting, where tuples are lists; one that is not known any more is left out."""
+    if key not in set(_keys(config)):
+        return
+    *path, name = key.split(".")
+    node = functools.reduce(operator.getitem, path, config)
+    node[name] = tuple(value) if isinstance(value, list) else value
 
 
 def check_setting(config: ConfigDict, key: str) -> None:

@@ -18,8 +18,9 @@ from dsb_jax.balancers import Balancer
 from dsb_jax.data import long_tail, samplers, synthetic
 from dsb_jax.data.builders import OWN
 from dsb_jax.objectives import Objective
-from dsb_jax.training import methods, optimizers
+from dsb_jax.training import earlier_runs, methods, optimizers, parameters, stages
 from dsb_jax.training.config import base_config
+from dsb_jax.training.earlier_runs import EarlierRun
 from dsb_jax.training.preprocessing import Preprocessing
 from dsb_jax.training.sharding import Placement, make_mesh
 
@@ -27,7 +28,8 @@ _logger = logging.getLogger(__name__)
 
 _LONG_TAILS = ("none", "exponential", "balanced", "mnist_lt_1", "mnist_lt_2")
 _DATA = ("prepared", "synthetic")
-_DSB_START_EPOCH = 5  # n of the paper
+_DSB_START_EPOCH = 5  # n of the paper …
+_DSB_FILL_EPOCHS = 1  # … where features are not random at first, the pool only has to be filled with them
 _POOL_DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -50,6 +52,8 @@ class Experiment:
       preprocessing: what the device makes of images.
       placement: the devices that share a batch, and what of the parameters is where; None for one device.
       steps: updates in all.
+      initial: the run whose parameters it begins with, or None.
+      teacher: the run whose model the objective learns from, and that model; or None.
       numbers: whether the dataset's splits have the images that they were published with, in words: ``"true"``, or
         what they have instead.
     """
@@ -68,7 +72,19 @@ class Experiment:
     preprocessing: Preprocessing
     placement: Placement | None
     steps: int
+    initial: EarlierRun | None
+    teacher: tuple[EarlierRun, nn.Module] | None
     numbers: str
+
+    @functools.cached_property
+    def shapes(self) -> dict[str, Any]:
+        """Of the model's ``params`` and ``batch_stats``."""
+        return _shapes(self.model, self.train.image_shape)
+
+    @functools.cached_property
+    def teacher_shapes(self) -> dict[str, Any]:
+        """Likewise of the teacher's."""
+        return _shapes(self.teacher[1], self.train.image_shape)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -86,15 +102,22 @@ class Experiment:
         return step * batch_size / len(self.indices)
 
 
-def build(config: ConfigDict) -> Experiment:
+def build(config: ConfigDict, *, before: EarlierRun | None = None) -> Experiment:
     """Makes all parts of a run.
+
+    Args:
+      config: its settings.
+      before: of a stage of several, the one before, whose parameters it begins with.
 
     Raises:
       ValueError: on any setting that is unknown or does not fit the others.
       FileNotFoundError: if the dataset is not prepared; the message is the command that prepares it.
     """
     methods.name(config)  # raises for an unknown one
-    _check_numbers(config)
+    initial = before
+    if before is None and config.initial is not None:
+        initial = earlier_runs.at(config.initial, setting="initial")
+    _check_numbers(config, initial)
     train, test = _splits(config)
     indices, held_out = _hold_out(config, train, _training_rows(config, train))
     counts = np.bincount(train.labels[indices], minlength=train.num_classes)
@@ -104,10 +127,14 @@ def build(config: ConfigDict) -> Experiment:
     steps = math.ceil(config.epochs * len(indices) / config.batch_size)
     alpha = config.dsb.alpha if config.dsb.alpha is not None else 2.0 if _is_long_tailed(config) else 1.0
     schedule = _schedule(config, steps, len(indices))
-    model = _model(config, train.num_classes)
-    objective = methods.objective(config, counts, len(indices) / config.batch_size)
+    model, preprocessing = _model(config, train.num_classes), _preprocessing(config, train.image_shape[-1])
+    teacher = _teacher(config, before, train, preprocessing)
+    inherits = _inherits_features(config, initial, model, train)
+    taught_by = teacher and (teacher[0].config, teacher[1])
+    objective = methods.objective(config, counts, len(indices) / config.batch_size, teacher=taught_by)
     if config.second_view != "same" and objective.views == 1:
         _logger.warning("second_view=%s has no effect with objective=%s", config.second_view, config.objective)
+    mesh = placement and placement.mesh
     return Experiment(
         train=train,
         test=test,
@@ -117,19 +144,23 @@ def build(config: ConfigDict) -> Experiment:
         alpha=alpha,
         model=model,
         objective=objective,
-        balancer=_balancer(config, counts, alpha, objective, model, train.image_shape, placement and placement.mesh),
+        balancer=_balancer(config, counts, alpha, objective, model, train.image_shape, mesh, inherits),
         schedule=schedule,
         optimizer=_optimizer(config, schedule),
-        preprocessing=_preprocessing(config, train.image_shape[-1]),
+        preprocessing=preprocessing,
         placement=placement,
         steps=steps,
+        initial=initial,
+        teacher=teacher,
         numbers=_numbers(config, train, test),
     )
 
 
-def _check_numbers(config):
-    for name in ("batch_size", "eval_batch_size", "log_every", "eval_every", "save_every", "epochs", "accumulate"):
+def _check_numbers(config, initial):
+    for name in ("batch_size", "eval_batch_size", "log_every", "eval_every", "save_every", "accumulate"):
         validation.positive_int(name, config[name])
+    if initial is None or config.epochs != 0:  # what begins with another run's parameters may be evaluated only
+        validation.positive_int("epochs", config.epochs)
     validation.positive_int("keep_checkpoints", config.keep_checkpoints)
     for name in ("seed", "subset_seed"):
         if config[name] is not None and not 0 <= config[name] < 2**32:  # what a key of jax.random has room for
@@ -286,6 +317,45 @@ def _warn_of_idle_settings(config):
         _logger.warning("long_tail=exponential leaves all classes alike: imbalance is 1")
 
 
+def _shapes(model, image_shape):
+    """Of a model's variables."""
+    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    return jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), image)
+
+
+def _inherits_features(config, initial, model, train):
+    """Whether the backbone begins with another run's parameters; refuses globs that match nothing."""
+    if config.trainable == parameters.ALL and initial is None:
+        if config.reinitialize:
+            raise ValueError(f"reinitialize={config.reinitialize} is of the parameters of initial, which is not set")
+        return False
+    paths = parameters.flat(_shapes(model, train.image_shape)["params"])
+    if not config.trainable.strip():
+        raise ValueError("trainable must name parameters; epochs=0 trains none")
+    for setting in ("trainable", "reinitialize"):
+        parameters.check(setting, config[setting], paths)
+    taken = paths.keys() - parameters.chosen(config.reinitialize, paths)
+    return initial is not None and any(path.startswith(f"{models.BACKBONE}/") for path in taken)
+
+
+def _teacher(config, before, train, preprocessing):
+    """The run that an objective learns from, and its model, which must see the images as this one does."""
+    if config.teacher is None:
+        return None
+    if config.teacher == stages.PREVIOUS and before is None:
+        raise ValueError(f"teacher={stages.PREVIOUS} is the stage before; of a run without one, teacher is a workdir")
+    is_before = config.teacher == stages.PREVIOUS
+    earlier = before if is_before else earlier_runs.at(config.teacher, setting="teacher")
+    theirs = _preprocessing(earlier.config, train.image_shape[-1])
+    for name in ("mean", "std"):
+        if getattr(theirs, name) != getattr(preprocessing, name):
+            raise ValueError(
+                f"teacher {earlier.workdir} was trained on images with {name}={getattr(theirs, name)}, "
+                f"here {name} is {getattr(preprocessing, name)}: a batch is for both"
+            )
+    return earlier, _model(earlier.config, train.num_classes)
+
+
 def _schedule(config, steps, examples):
     if config.schedule == "step" and not any(epoch < config.epochs for epoch in config.milestones):
         text = "schedule=step never decays: none of the milestones %s lies before the end, epoch %d"
@@ -293,7 +363,7 @@ def _schedule(config, steps, examples):
     return optimizers.schedule(
         config.schedule,
         config.learning_rate,
-        steps,
+        max(steps, 1),
         steps_per_epoch=examples / config.batch_size,
         decay_rate=config.decay_rate,
         milestones=tuple(config.milestones),
@@ -324,14 +394,14 @@ def _model(config, num_classes):
     head = config.head if config.head is not None else wanted
     if wanted == "cosine" and head != "cosine":
         raise ValueError(f"loss {config.loss!r} needs cosines: head must be 'cosine', got {head!r}")
-    own_scale = head == "linear" or wanted == "cosine"
-    scale = 1.0 if own_scale else config.head_scale
+    scale = config.head_scale if head == "cosine" and wanted != "cosine" else 1.0
     if config.stem is not None and config.stem not in models.STEMS:
         raise validation.unknown_name("stem", config.stem, models.STEMS)
     # A config of small images says "cifar" whatever its model is, and not all have more than one stem.
     options = {"stem": config.stem} if config.stem is not None and config.model in models.WITH_STEMS else {}
     options |= methods.model_options(config)
-    return models.create(config.model, num_classes, head=head, head_scale=scale, dtype=config.dtype, **options)
+    options |= {"head_scale": scale, "head_tau": config.head_tau, "dtype": config.dtype}
+    return models.create(config.model, num_classes, head=head, **options)
 
 
 def _pool_dim(config, model, image_shape):
@@ -343,13 +413,13 @@ def _pool_dim(config, model, image_shape):
     return min(config.dsb.dim, outputs.features.shape[1])
 
 
-def _balancer(config, counts, alpha, objective, model, image_shape, mesh):
+def _balancer(config, counts, alpha, objective, model, image_shape, mesh, inherits):
     """The paper's three stages: fill the pool, keep filling it, and from ``start_epoch`` on weigh by it."""
     num_classes, examples, batch_size = len(counts), int(counts.sum()), config.batch_size
     default_start = 0
     match config.balancer:
         case "dsb":
-            default_start = _DSB_START_EPOCH
+            default_start = _DSB_FILL_EPOCHS if inherits else _DSB_START_EPOCH
             if config.dsb.dtype not in _POOL_DTYPES:
                 raise validation.unknown_name("dsb.dtype", config.dsb.dtype, _POOL_DTYPES)
             settings = {key: value for key, value in config.dsb.items() if key not in ("alpha", "dtype")}
@@ -372,7 +442,7 @@ def _balancer(config, counts, alpha, objective, model, image_shape, mesh):
             settings = {key: value for key, value in config.class_difficulty.items() if key != "held_out"}
             balancer = balancers.class_difficulty(num_classes, **settings)
     start = config.start_epoch if config.start_epoch is not None else default_start
-    if start >= config.epochs:
+    if start >= config.epochs > 0:
         text = "balancer=%s never acts: start_epoch=%d is not before the end, epoch %d; all weights are 1"
         _logger.warning(text, config.balancer, start, config.epochs)
     # The first step whose examples all belong to the epoch after: a batch may straddle two.

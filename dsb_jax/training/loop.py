@@ -2,9 +2,12 @@
 
 import collections
 import contextlib
+import functools
 import logging
 import os
+import pathlib
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -12,16 +15,18 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from dsb_jax.evaluation import metrics, report
-from dsb_jax.training import diagnosis, processes
+from dsb_jax.training import diagnosis, earlier_runs, methods, parameters, processes, stages
 from dsb_jax.training import experiment as experiments
 from dsb_jax.training import results as final
 from dsb_jax.training.checkpoints import Checkpoints, Restored
 from dsb_jax.training.config import NEUTRAL, base_config
+from dsb_jax.training.earlier_runs import EarlierRun
 from dsb_jax.training.events import Events
 from dsb_jax.training.experiment import Experiment
 from dsb_jax.training.profile import Profile
 from dsb_jax.training.program import Program
 from dsb_jax.training.progress import Progress, duration
+from dsb_jax.training.sharding import everywhere
 from dsb_jax.training.termination import SharedTermination, Terminated, Termination, termination
 from dsb_jax.training.watchdog import Watchdog
 from dsb_jax.training.workdir import Elsewhere, Workdir, read_mark, require_seen
@@ -39,7 +44,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str], *, resume: str = 
     """Trains, evaluates and writes all that a run leaves in its workdir.
 
     A run that was stopped, wherever it was, goes on from its last checkpoint and ends as if it never had been. One
-    that is finished is left as it is.
+    that is finished is left as it is. Of a run in stages all but the last are runs of their own in ``stages/1``,
+    ``stages/2`` … of the workdir.
 
     Args:
       config: as :func:`dsb_jax.training.base_config` makes it.
@@ -60,20 +66,82 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str], *, resume: str = 
     for name, value in sorted(config.to_dict().items()):
         if name not in _LOCAL:
             processes.require_same(f"setting {name}", repr(value))
-    files = processes.everywhere(lambda: _files(config, workdir, resume))
+    chain = _stages(processes.everywhere(lambda: stages.chain(config)), pathlib.Path(workdir))
+    if len(chain) == 1:
+        return _train(config, workdir, resume)
+    files = processes.everywhere(lambda: _files(chain[-1].config, workdir, resume))
+    if (finished := _finished(files)) is not None:
+        return finished
+    parts = _begin_chain(chain, files)
+    for number in range(processes.of_first(lambda: _begun(chain)), len(chain)):
+        stage, of_all = chain[number], f"stage {number + 1} of {len(chain)}"
+        _logger.info(
+            "%s: %s for %d epochs, in %s", of_all, methods.name(stage.config), stage.config.epochs, stage.workdir
+        )
+        # What was to be moved aside has been.
+        results = _train(stage.config, stage.workdir, "force" if resume == "force" else "auto", parts[number])
+    return results
+
+
+def _stages(configs, workdir):
+    """Each as the run that it is."""
+    *before, last = configs
+    runs = [EarlierRun(workdir / "stages" / str(number), config) for number, config in enumerate(before, start=1)]
+    return [*runs, EarlierRun(workdir, last)]
+
+
+def _begin_chain(chain: Sequence[EarlierRun], files: Workdir | Elsewhere) -> list[Experiment]:
+    """Refuses what any stage would refuse, before the first one runs; and makes the workdir that of this run."""
+    _configure_jax(chain[0].config)
+    parts: list[Experiment] = []
+    for before, stage in zip([None, *chain], chain, strict=False):
+        parts.append(processes.everywhere(functools.partial(experiments.build, stage.config, before=before)))
+    for before, experiment, stage in zip(parts, parts[1:], chain[1:], strict=False):
+        processes.everywhere(functools.partial(_require_fit, before, experiment, stage))
+    with contextlib.ExitStack() as stack:
+        processes.everywhere(lambda: stack.enter_context(files))
+        processes.everywhere(files.begin)
+    return parts
+
+
+def _require_fit(before, experiment, stage):
+    of_before, of_this = (parameters.shapes_of(part.shapes["params"]) for part in (before, experiment))
+    left = parameters.chosen(stage.config.reinitialize, of_this)
+    wanted = {path: shape for path, shape in of_this.items() if path not in left}
+    earlier_runs.require_fit(of_before, wanted, source="the stage before", setting="initial")
+
+
+def _begun(chain):
+    """The last stage that has a checkpoint, or else the first: those before it are not needed any more."""
+    saved = [number for number, stage in enumerate(chain) if Checkpoints(stage.workdir / "checkpoints").steps()]
+    return max(saved, default=0)
+
+
+def _finished(files):
+    """The results of a run that is."""
     finished = processes.of_first(lambda: files.results if (files.path / "report.html").exists() else None)
     if finished is not None:
         _logger.info("%s holds this run, finished; --resume=never trains again", files.path)
+    return finished
+
+
+def _train(
+    config: ConfigDict, workdir: str | os.PathLike[str], resume: str, experiment: Experiment | None = None
+) -> dict[str, Any]:
+    """A run, or one stage of several, whose parts are made already."""
+    files = processes.everywhere(lambda: _files(config, workdir, resume))
+    if (finished := _finished(files)) is not None:
         return finished
     _configure_jax(config)
     profile = Profile(config.profile if processes.is_first() else "", files.path / "profile")
     with contextlib.ExitStack() as stack:
         enter = stack.enter_context
         watchdog = enter(Watchdog(60 * config.watchdog_minutes))
-        experiment = processes.everywhere(lambda: experiments.build(config))
+        if experiment is None:
+            experiment = processes.everywhere(lambda: experiments.build(config))
         processes.require_same("dataset", repr(experiment.dataset))
         processes.everywhere(lambda: files.require_dataset(experiment.dataset))
-        program = Program(config, experiment)
+        program = Program(config, experiment, _given(config, experiment, files.path / "checkpoints", resume))
         processes.everywhere(lambda: enter(files))
         mark = processes.of_first(lambda: read_mark(files.path))
         processes.everywhere(lambda: require_seen(files.path, mark))
@@ -88,6 +156,23 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str], *, resume: str = 
     skipped = f", {results['skipped_steps']} of {results['steps']} steps left out" if results["skipped_steps"] else ""
     _logger.info("top-1 %.2f %%%s, report: %s", 100 * results["top1"], skipped, files.path / "report.html")
     return results
+
+
+def _given(config, experiment, folder, resume):
+    """Variables of earlier runs; none where a checkpoint will take their place, which needs those runs no more."""
+    if resume != "never" and processes.of_first(lambda: bool(Checkpoints(folder).steps())):
+        return {}
+    given, mesh = {}, experiment.placement and experiment.placement.mesh
+    paths = parameters.flat(experiment.shapes["params"]) if experiment.initial is not None else {}
+    if paths.keys() - parameters.chosen(config.reinitialize, paths):
+        shapes, left = experiment.shapes, config.reinitialize
+        given |= earlier_runs.variables(
+            experiment.initial.workdir, shapes, setting="initial", reinitialize=left, sharding=everywhere(mesh)
+        )
+    if experiment.teacher is not None:
+        workdir, shapes = experiment.teacher[0].workdir, experiment.teacher_shapes
+        given["teacher"] = earlier_runs.variables(workdir, shapes, setting="teacher", sharding=everywhere(mesh))
+    return given
 
 
 def _files(config, workdir, resume):
@@ -140,7 +225,8 @@ class _Run:
         self.files, self.checkpoints, self.events = files, checkpoints, events
         self.watchdog, self.termination = watchdog, termination
         self.state, self.step = program.initial, 0
-        self.measured = self.evaluated = self.saved = 0  # the last epochs that were
+        # The last epochs that were; a run without steps is evaluated and saved at its beginning.
+        self.measured = self.evaluated = self.saved = 0 if experiment.steps else -1
         self.skipped = 0  # steps left out
         self.window: list[dict[str, Any]] = []  # metrics of the steps since the last line
         self.due: collections.deque[tuple[int, list[dict[str, Any]]]] = collections.deque()  # full windows by last step

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import numpy as np
 from ml_collections import ConfigDict
@@ -16,6 +17,8 @@ from dsb_jax.data.environments import check_environments
 from dsb_jax.losses.inputs import prior_of
 from dsb_jax.objectives import (
     BBN,
+    Balms,
+    Dive,
     GPaco,
     InvariantFeatures,
     Objective,
@@ -27,7 +30,8 @@ from dsb_jax.objectives import (
     bbn,
     ride,
 )
-from dsb_jax.training import optimizers
+from dsb_jax.objectives.balms import META
+from dsb_jax.training import optimizers, stages
 
 _LOSS_NAMES = {
     "balanced_softmax": "BS",
@@ -59,12 +63,15 @@ class Context:
       counts: int ``[C]``, training samples per class.
       samplers: of the batches, the first one the run's.
       steps_per_epoch: training examples divided by the batch size.
+      teacher: ``(variables, images) -> Outputs`` of another run's model, or None; what an objective's ``init`` gets has
+        its variables as ``variables["teacher"]``, which an objective keeps in its state.
     """
 
     loss: Callable[[jax.Array, jax.Array], jax.Array]
     counts: np.ndarray
     samplers: tuple[str, ...]
     steps_per_epoch: float
+    teacher: Callable[[Any, jax.Array], Any] | None = None
 
     def first_step(self, epoch: float) -> int:
         """The first step after so many epochs."""
@@ -88,7 +95,7 @@ class _Method(NamedTuple):
 
 
 def name(config: ConfigDict) -> str:
-    """The name that the field uses: ``DSB-CE``, ``CB-Focal``, ``LDAM``.
+    """The name that the field uses: ``DSB-CE``, ``CB-Focal``, ``LDAM``, ``DSB-cRT-CE``.
 
     Raises:
       ValueError: on an unknown loss, objective or balancer, or a loss that the objective has no use for.
@@ -98,6 +105,7 @@ def name(config: ConfigDict) -> str:
       >>> name(base_config())
       'DSB-CE'
     """
+    of_stages, config = stages.label(config), stages.chain(config)[-1]
     losses.head(config.loss)  # raises for an unknown name
     if config.balancer not in _BALANCER_NAMES:
         raise validation.unknown_name("balancer", config.balancer, _BALANCER_NAMES)
@@ -105,23 +113,31 @@ def name(config: ConfigDict) -> str:
     label = base.label.format(loss=_LOSS_NAMES[config.loss])
     for extension in extensions:
         label = extension.label.format(inner=label)
-    return _BALANCER_NAMES[config.balancer] + label
+    return _BALANCER_NAMES[config.balancer] + of_stages.format(label)
 
 
-def objective(config: ConfigDict, counts: np.ndarray, steps_per_epoch: float) -> Objective:
+def objective(
+    config: ConfigDict,
+    counts: np.ndarray,
+    steps_per_epoch: float,
+    *,
+    teacher: tuple[ConfigDict, nn.Module] | None = None,
+) -> Objective:
     """What a batch is trained on.
 
     Args:
       config: the run's settings.
       counts: int ``[C]``, training samples per class.
       steps_per_epoch: training examples divided by the batch size.
+      teacher: another run's settings and model.
 
     Raises:
       ValueError: on an unknown name, or a setting that it refuses.
     """
     base, extensions = _methods(config)
     loss = losses.create(config.loss, counts=counts, **config[config.loss])
-    context = Context(loss, counts, (config.sampler,), steps_per_epoch)
+    taught = None if teacher is None else _taught(*teacher)
+    context = Context(loss, counts, (config.sampler,), steps_per_epoch, taught)
     made = base.build(config, context)
     for extension in extensions:
         made = extension.build(config, context, made)
@@ -132,6 +148,21 @@ def model_options(config: ConfigDict) -> dict[str, Any]:
     """What the objective needs of the model: options of :func:`dsb_jax.models.create`."""
     base, extensions = _methods(config)
     return {key: value for part in (base, *extensions) for key, value in part.model(config).items()}
+
+
+def _taught(config, model):
+    """``(variables, images) -> Outputs``, with logits as a softmax takes them."""
+
+    def taught(variables, images):
+        outputs = model.apply(variables, images, train=False)
+        return outputs._replace(logits=_logit_scale(config) * outputs.logits)
+
+    return taught
+
+
+def _logit_scale(config):
+    """What the loss multiplies a model's logits by before its softmax."""
+    return config.ldam.scale if config.loss == "ldam" else 1.0
 
 
 def _methods(config):
@@ -179,7 +210,10 @@ def _ride(config, context):
         temperature=config.ride.temperature,
         class_temperatures=ride.class_temperatures(context.counts, config.ride.reweight_factor),
         start=context.first_step(reweight_epoch),
-        scale=config.ldam.scale if config.loss == "ldam" else 1.0,
+        scale=_logit_scale(config),
+        teacher=context.teacher,
+        distillation=config.ride.distillation,
+        distillation_temperature=config.ride.distillation_temperature,
     )
 
 
@@ -279,19 +313,44 @@ def _refuse_parts(what, config):
         raise ValueError(f"{what} is of a whole batch: accumulate must be 1, got {config.accumulate}")
 
 
+def _balms(config, context):
+    """Of a whole batch, and of the linear classifier alone."""
+    for name, wanted in (("head", (None, "linear")), ("accumulate", (1,)), ("mixup", (0,)), ("cutmix", (0,))):
+        if config[name] not in wanted:
+            raise ValueError(
+                f"objective 'balms' draws whole images of a whole batch for a linear classifier: "
+                f"{name} must be {wanted[-1]}, got {config[name]}"
+            )
+    settings = dict(config.balms) | {"samplers": (*context.samplers, META)}
+    if settings["learning_rate"] is None:
+        settings["learning_rate"] = config.learning_rate
+    loss = losses.create("balanced_softmax", counts=context.counts)
+    return Balms(loss, context.counts, **settings)
+
+
+def _dive(config, context):
+    if context.teacher is None:
+        raise ValueError(
+            "objective 'dive' learns from a teacher: teacher must be the workdir of a run; stages=dive trains one first"
+        )
+    return Dive(Supervised(context.loss, samplers=context.samplers), context.teacher, **config.dive)
+
+
 _OBJECTIVES = {
+    "balms": _Method(_balms, "BALMS", has_loss=True),
     "bbn": _Method(_bbn, "BBN", model=lambda config: {"branches": 2}),
+    "dive": _Method(_dive, "DIVE-{loss}"),
+    "gpaco": _Method(
+        _gpaco, "GPaCo", has_loss=True, model=lambda config: {"projection": config.gpaco.dim, "projection_layers": 3}
+    ),
+    "paco": _Method(
+        _paco, "PaCo", has_loss=True, model=lambda config: {"projection": config.paco.dim, "projection_layers": 2}
+    ),
     "ride": _Method(_ride, "RIDE", model=lambda config: {"experts": config.ride.experts}),
     "ride_routing": _Method(
         _ride_routing, "RIDE-EA", model=lambda config: {"experts": config.ride.experts, "routers": True}
     ),
     "supervised": _Method(_supervised, "{loss}"),
-    "paco": _Method(
-        _paco, "PaCo", has_loss=True, model=lambda config: {"projection": config.paco.dim, "projection_layers": 2}
-    ),
-    "gpaco": _Method(
-        _gpaco, "GPaCo", has_loss=True, model=lambda config: {"projection": config.gpaco.dim, "projection_layers": 3}
-    ),
 }
 # What extends another objective: "ifl+ride" is invariant feature learning around RIDE.
 _EXTENSIONS = {

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -35,15 +35,17 @@ class Program:
     Args:
       config: the run's settings.
       experiment: its parts.
+      given: variables of earlier runs, as for :func:`dsb_jax.training.step.init_state`; a teacher's that are not there
+        are zeros, for a state that is restored.
 
     Attributes:
       initial: the state before the first step; on CPU and GPU the first step takes its buffers.
-      train_step: ``(state, batch) -> (state, metrics)``.
+      train_step: ``(state, batch) -> (state, metrics)``; None where there are no steps.
       summary: ``balancer state -> dict``, see :class:`dsb_jax.Balancer`.
       learning_rates: ``[steps]``, known beforehand so that no log line asks the device for one.
     """
 
-    def __init__(self, config: ConfigDict, experiment: Experiment) -> None:
+    def __init__(self, config: ConfigDict, experiment: Experiment, given: Mapping[str, Any] | None = None) -> None:
         self._config, self._experiment = config, experiment
         self._mesh = None if experiment.placement is None else experiment.placement.mesh
         options = {"sharding": of_batch(self._mesh), "resident_bytes": config.resident_megabytes * 2**20}
@@ -53,7 +55,7 @@ class Program:
         self._describe()
         begin = time.perf_counter()
         parts = (experiment.model, experiment.objective, experiment.balancer, experiment.optimizer)
-        shared = {"ema_decay": config.ema_decay, "placement": experiment.placement}
+        shared = {name: config[name] for name in ("ema_decay", "trainable")} | {"placement": experiment.placement}
         self._following = samplers.following(experiment.objective.samplers)
         followed = {
             "held_out_classes": len(experiment.counts) if self.holds_out else 0,
@@ -61,12 +63,28 @@ class Program:
         }
         preprocessing = experiment.preprocessing
         image = preprocessing.evaluation(np.zeros((1, *experiment.train.image_shape), np.uint8))
-        self.initial: TrainState = init_state(*parts, image, seed=config.seed, **followed, **shared)
+        given = given or {}
+        if experiment.teacher is not None:
+            nothing = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), experiment.teacher_shapes)
+            given = {"teacher": nothing} | given
+        self.initial: TrainState = init_state(*parts, image, seed=config.seed, given=given, **followed, **shared)
         # Of arrays on several devices or processes the table says also how they are divided.
         include_stats = True if self._mesh is None else "global"
         table = parameter_overview.get_parameter_overview(self.initial.params, include_stats=include_stats)
         _logger.info("Parameters:\n%s", table)
         _logger.info("Compiling")
+        self.train_step = None if experiment.steps == 0 else self._compiled_step(parts, shared)
+        eval_step = make_eval_step(
+            experiment.model, experiment.objective.loss, preprocessing.evaluation, placement=experiment.placement
+        )
+        self._eval_step = eval_step.lower(self.initial, _arrays(next(self._in_order(self._test)))).compile()
+        summary = jax.jit(experiment.balancer.summary, out_shardings=everywhere(self._mesh))
+        self.summary = summary.lower(self.initial.balancing).compile()
+        self.learning_rates = np.asarray(jax.jit(jax.vmap(experiment.schedule))(jnp.arange(experiment.steps)))
+        _logger.info("Compiled in %.0f s", time.perf_counter() - begin)
+
+    def _compiled_step(self, parts, shared):
+        config, preprocessing = self._config, self._experiment.preprocessing
         train_step = make_train_step(
             *parts,
             preprocessing.train,
@@ -76,15 +94,7 @@ class Program:
             skip_nonfinite=config.skip_nonfinite,
             **shared,
         )
-        self.train_step = train_step.lower(self.initial, next(self.batches(0))).compile()
-        eval_step = make_eval_step(
-            experiment.model, experiment.objective.loss, preprocessing.evaluation, placement=experiment.placement
-        )
-        self._eval_step = eval_step.lower(self.initial, _arrays(next(self._in_order(self._test)))).compile()
-        summary = jax.jit(experiment.balancer.summary, out_shardings=everywhere(self._mesh))
-        self.summary = summary.lower(self.initial.balancing).compile()
-        self.learning_rates = np.asarray(jax.jit(jax.vmap(experiment.schedule))(jnp.arange(experiment.steps)))
-        _logger.info("Compiled in %.0f s", time.perf_counter() - begin)
+        return train_step.lower(self.initial, next(self.batches(0))).compile()
 
     def batches(self, start_step: int, drawn_by: Any = ()) -> Iterator[Batch]:
         """Training batches from step ``start_step`` on, on the devices; ``drawn_by`` is what the state has of it."""

@@ -16,7 +16,7 @@ from dsb_jax import balancers, validation
 from dsb_jax.balancers import Balancer
 from dsb_jax.data.mixing import Mixed
 from dsb_jax.objectives import Objective, Result, total_loss
-from dsb_jax.training import diagnosis
+from dsb_jax.training import diagnosis, parameters
 from dsb_jax.training.diagnosis import Finding
 from dsb_jax.training.sharding import Placement, everywhere
 
@@ -72,6 +72,8 @@ def init_state(
     ema_decay: float = 0.0,
     held_out_classes: int = 0,
     drawn_examples: int = 0,
+    trainable: str = parameters.ALL,
+    given: Mapping[str, Any] | None = None,
     placement: Placement | None = None,
 ) -> TrainState:
     """The state before the first step.
@@ -86,6 +88,9 @@ def init_state(
       ema_decay: as in :func:`make_train_step`.
       held_out_classes: how many classes the balancer is to be told the accuracy of.
       drawn_examples: how many examples there are for a sampler that follows the model; all equal to begin with.
+      trainable: as in :func:`make_train_step`.
+      given: variables that take the place of random ones, ``params`` and ``batch_stats`` or parts of them; and, for an
+        objective that has a teacher, its variables as ``teacher``.
       placement: devices, over which a feature pool is spread and parameters as it says; one device by default.
 
     Raises:
@@ -94,17 +99,20 @@ def init_state(
     _check_ema_decay(ema_decay)
     key, params_key, objective_key = jax.random.split(jax.random.key(seed), 3)
 
-    def init():
-        variables = model.init(params_key, images, train=False)
+    def init(given):
+        made = model.init(params_key, images, train=False)
+        variables = made | {name: parameters.merged(made[name], part) for name, part in given.items() if name in made}
         outputs = model.apply(variables, images, train=False)
         params, batch_stats = variables["params"], variables.get("batch_stats", {})
+        trained, _ = parameters.split(params, trainable)
+        known = variables | ({"teacher": given["teacher"]} if "teacher" in given else {})
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
             batch_stats=batch_stats,
-            opt_state=optimizer.init(params),
+            opt_state=optimizer.init(trained),
             balancing=balancer.init(),
-            objective=objective.init(objective_key, variables, outputs),
+            objective=objective.init(objective_key, known, outputs),
             average={"params": params, "batch_stats": batch_stats} if ema_decay else (),
             accuracy=jnp.full(held_out_classes, jnp.nan, jnp.float32) if held_out_classes else (),
             drawn_by=jnp.ones(drawn_examples, jnp.float32) if drawn_examples else (),
@@ -112,9 +120,11 @@ def init_state(
             key=key,
         )
 
+    given = given or {}
     if placement is None:
-        return jax.jit(init)()
-    return jax.jit(init, out_shardings=_state_shardings(jax.eval_shape(init), objective, balancer, placement))()
+        return jax.jit(init)(given)
+    shardings = _state_shardings(jax.eval_shape(init, given), objective, balancer, placement)
+    return jax.jit(init, out_shardings=shardings)(given)
 
 
 def make_train_step(
@@ -129,6 +139,7 @@ def make_train_step(
     accumulate: int = 1,
     ema_decay: float = 0.0,
     skip_nonfinite: bool = False,
+    trainable: str = parameters.ALL,
     placement: Placement | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """A jitted step ``(state, batch) -> (state, metrics)``; the state is donated.
@@ -152,6 +163,9 @@ def make_train_step(
       ema_decay: of the average, in [0, 1); 0 keeps none.
       skip_nonfinite: a step that meets a number that is not finite changes neither the model nor the optimizer, the
         average and the objective's state, and is counted in ``skipped``. The balancer leaves out such rows by itself.
+      trainable: globs of the parameters that are trained, separated by spaces. The others stay as they are, to the bit:
+        they have no gradient, no decay and no share in the optimizer's state. Where what is trained has no batch
+        statistics beside it, as a head over a frozen backbone, the model computes as in evaluation.
       placement: devices that share the batch, which is sharded ``P("data")``, the pool and, as it says, parameters.
 
     Returns:
@@ -178,9 +192,9 @@ def make_train_step(
     """
     _check_ema_decay(ema_decay)
     validation.positive_int("accumulate", accumulate)
-    differentiate = _of_whole(model, objective, balancer)
+    differentiate = _of_whole(model, objective, balancer, trainable)
     if accumulate > 1:
-        differentiate = _of_parts(model, objective, balancer, accumulate, placement and placement.mesh)
+        differentiate = _of_parts(model, objective, balancer, trainable, accumulate, placement and placement.mesh)
 
     def step(state, batch):
         augmentation_key, objective_key = jax.random.split(jax.random.fold_in(state.key, state.step))
@@ -191,8 +205,9 @@ def make_train_step(
             outcome = differentiate(_whole(state, placement), batch, objective_key)
             outcome = outcome._replace(gradient=placement.constrain(outcome.gradient))
         gradient_norm = optax.tree.norm(outcome.gradient)
-        updates, opt_state = optimizer.update(outcome.gradient, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        trained, frozen = parameters.split(state.params, trainable)
+        updates, opt_state = optimizer.update(outcome.gradient, state.opt_state, trained)
+        params = parameters.merged(optax.apply_updates(trained, updates), frozen)
         trouble = diagnosis.first(_findings(state, batch, outcome, gradient_norm, params))
         new = TrainState(
             step=state.step + 1,
@@ -201,7 +216,7 @@ def make_train_step(
             opt_state=opt_state,
             balancing=outcome.balancing,
             objective=objective.after_update(outcome.objective, params),
-            average=_averaged(state, params, outcome.batch_stats, ema_decay),
+            average=_averaged(state, params, outcome.batch_stats, ema_decay, trainable),
             accuracy=state.accuracy,
             drawn_by=state.drawn_by,
             skipped=state.skipped,
@@ -304,14 +319,16 @@ class _Outcome(NamedTuple):
     findings: Mapping[str, Finding]  # of what is at hand only while the losses are
 
 
-def _of_whole(model, objective, balancer):
+def _of_whole(model, objective, balancer, trainable):
     """The gradient of a batch that passes through the model at once."""
 
     def differentiate(state, batch, rng):
-        def losses_of(params):
-            return _losses(model, objective, params, state.batch_stats, state.objective, batch, rng)
+        trained, losses_of = _losses_of(model, objective, state.params, state.batch_stats, trainable)
 
-        losses, backward, (result, stats) = jax.vjp(losses_of, state.params, has_aux=True)
+        def of_batch(trained):
+            return losses_of(trained, state.batch_stats, state.objective, batch, rng)
+
+        losses, backward, (result, stats) = jax.vjp(of_batch, trained, has_aux=True)
         weights, balancing = _weigh(balancer, state, result)
 
         def weighted(losses):
@@ -327,7 +344,7 @@ def _of_whole(model, objective, balancer):
     return differentiate
 
 
-def _of_parts(model, objective, balancer, count, mesh):
+def _of_parts(model, objective, balancer, trainable, count, mesh):
     """The same gradient from one part of the batch after the other.
 
     All features must be known before the first weight is, and to keep what a backward pass needs is what the parts are
@@ -337,9 +354,10 @@ def _of_parts(model, objective, balancer, count, mesh):
     def differentiate(state, batch, rng):
         parts = jax.tree.map(lambda array: _split(array, count, mesh), batch)
         keys = jax.random.split(rng, count)
+        trained, losses_of = _losses_of(model, objective, state.params, state.batch_stats, trainable)
 
         def collect(memory, part):
-            _, (result, _) = _losses(model, objective, state.params, state.batch_stats, memory, *part)
+            _, (result, _) = losses_of(trained, state.batch_stats, memory, *part)
             return result.state, result._replace(terms=(), state=(), metrics={})
 
         _, collected = lax.scan(collect, state.objective, (parts, keys))
@@ -352,17 +370,17 @@ def _of_parts(model, objective, balancer, count, mesh):
             gradient, stats, memory = carry
             *part, share = part
 
-            def loss_of(params):
-                _, (result, changed) = _losses(model, objective, params, stats, memory, *part)
+            def loss_of(trained):
+                _, (result, changed) = losses_of(trained, stats, memory, *part)
                 return share * total_loss(result.terms, weights, mask=result.mask), (result, changed)
 
-            (loss, (result, stats)), of_part = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+            (loss, (result, stats)), of_part = jax.value_and_grad(loss_of, has_aux=True)(trained)
             # A part of which all is masked has no mean.
             metrics = jax.tree.map(lambda metric: jnp.where(share > 0, share * metric, 0), result.metrics)
             carry = optax.tree.add(gradient, of_part), stats, result.state
             return carry, (loss, metrics, _findings_of_result(result))
 
-        carry = optax.tree.zeros_like(state.params), state.batch_stats, state.objective
+        carry = optax.tree.zeros_like(trained), state.batch_stats, state.objective
         inputs = (parts, keys, _shares(mask, count))
         (gradient, stats, memory), (losses, metrics, findings) = lax.scan(add, carry, inputs)
         loss, metrics = jax.tree.map(jnp.sum, (losses, metrics))
@@ -372,11 +390,34 @@ def _of_parts(model, objective, balancer, count, mesh):
     return differentiate
 
 
-def _losses(model, objective, params, stats, memory, batch, rng):
-    """The losses of an objective's terms; besides, all that it returns, and the batch statistics it leaves behind."""
+def _losses_of(model, objective, params, stats, trainable):
+    """The parameters that are trained, and the losses as a function of them; the others are constants to it.
+
+    So JAX never asks for the gradient of those, nor for what lies before them alone.
+    """
+    trained, frozen = parameters.split(params, trainable)
+    follows = _follows(trained, frozen, stats)
+
+    def losses_of(trained, *arguments):
+        return _losses(model, objective, parameters.merged(trained, frozen), follows, *arguments)
+
+    return trained, losses_of
+
+
+def _follows(trained, frozen, stats):
+    """Whether batch statistics follow: all is trained, or something that has some beside it."""
+    return not frozen or not stats or any(name in stats for name in trained)
+
+
+def _losses(model, objective, params, follows, stats, memory, batch, rng):
+    """The losses of an objective's terms; besides, all that it returns, and the batch statistics it leaves behind.
+
+    Unless the batch statistics follow, the model computes as in evaluation.
+    """
 
     def forward(inputs, *, variables=None, train=True, **options):
         nonlocal stats
+        train = train and (follows or variables is not None)
         used = {"params": params, "batch_stats": stats} if variables is None else variables
         outputs, changed = model.apply(used, inputs, train=train, mutable=["batch_stats"], **options)
         if variables is None:
@@ -428,24 +469,30 @@ def _findings_of_result(result: Result) -> dict[str, Finding]:
 def _findings(state, batch, outcome, gradient_norm, updated):
     """Of the whole step. A sum of finite numbers may overflow: then it is found where it was summed."""
     classes = jnp.arange(outcome.weights.shape[0], dtype=jnp.int32)
+    untouched = jax.tree.map(lambda _: jnp.zeros(()), state.params)  # arrays are named by their place among all
     return outcome.findings | {
         "parameter": diagnosis.arrays(state.params),
         "image": diagnosis.examples(batch["image"], batch["label"], batch.get("mask")),
         "statistic": diagnosis.arrays(outcome.batch_stats),
         "weight": diagnosis.examples(outcome.weights, classes),
         "loss": diagnosis.scalar(outcome.loss),
-        "gradient": diagnosis.arrays(outcome.gradient),
+        "gradient": diagnosis.arrays(parameters.merged(untouched, outcome.gradient)),
         "gradient_norm": diagnosis.scalar(gradient_norm),
         "update": diagnosis.arrays(updated),
     }
 
 
-def _averaged(state, params, batch_stats, decay):
+def _averaged(state, params, batch_stats, decay, trainable):
     if not decay:
         return ()
     updates = (state.step - state.skipped).astype(jnp.float32)
     decay = jnp.minimum(decay, (1 + updates) / (10 + updates))
-    return optax.incremental_update({"params": params, "batch_stats": batch_stats}, state.average, 1 - decay)
+    new = {"params": params, "batch_stats": batch_stats}
+    average = optax.incremental_update(new, state.average, 1 - decay)
+    # The mean of equal numbers may differ from them by rounding.
+    trained, frozen = parameters.split(params, trainable)
+    stats = average["batch_stats"] if _follows(trained, frozen, batch_stats) else batch_stats
+    return {"params": parameters.merged(average["params"], frozen), "batch_stats": stats}
 
 
 def _unless(bad, new, old):
