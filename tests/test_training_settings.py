@@ -100,6 +100,7 @@ def test_configs_load_and_keep_every_override(path):
     numbers = ("start_epoch", "image_size", "shorter_side", "devices", "fsdp_elements")
     placeholders = dict.fromkeys(texts, "else") | dict.fromkeys((*numbers, "images_per_class", "subset_seed"), 3)
     placeholders |= {"dsb.alpha": 1.5, "mean": (0.1, 0.2), "std": (0.3, 0.4)}
+    placeholders |= {"bbn.divisor": 150.0, "ride.reweight_epoch": 70.0}
     for key, value in default.items():
         check_setting(load_config(path), key)
         match value:

@@ -157,8 +157,8 @@ def class_temperatures(counts: np.ndarray, factor: float) -> np.ndarray:
       ValueError: if ``factor`` is out of range.
 
     Example:
-      >>> class_temperatures(np.array([90, 10]), 0.5).tolist()  # 1.4 and 0.6
-      [1.0, 0.4285714285714286]
+      >>> print(class_temperatures(np.array([90, 10]), 0.5))  # 1.4 and 0.6
+      [1.     0.4286]
 
     Source: the official code of Wang et al., 2021.
     """
