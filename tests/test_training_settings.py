@@ -99,7 +99,7 @@ def test_configs_load_and_keep_every_override(path):
     texts = ("data_dir", "head", "stem", "compilation_cache", "protocol", "eval_split")
     numbers = ("start_epoch", "image_size", "shorter_side", "devices", "fsdp_elements")
     placeholders = dict.fromkeys(texts, "else") | dict.fromkeys((*numbers, "images_per_class", "subset_seed"), 3)
-    placeholders |= {"dsb.alpha": 1.5, "mean": (0.1, 0.2), "std": (0.3, 0.4)}
+    placeholders |= {"dsb.alpha": 1.5, "domain_balancing.epsilon": 2.5, "mean": (0.1, 0.2), "std": (0.3, 0.4)}
     for key, value in default.items():
         check_setting(load_config(path), key)
         match value:
@@ -127,6 +127,9 @@ PREFIXES = {
     "inverse_sqrt_frequency": "ISF-",
     "class_balanced": "CB-",
     "class_difficulty": "CDB-",
+    "effective_number": "CB-",
+    "loce": "LOCE-",
+    "domain_frequency": "DF-",
 }
 
 

@@ -2,6 +2,7 @@
 
 import fnmatch
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -50,6 +51,7 @@ def create(
     *,
     head: str = "linear",
     head_scale: float = 1.0,
+    head_options: Mapping[str, Any] | None = None,
     dtype: Any = jnp.float32,
     stem: str | None = None,
     **unknown: Any,
@@ -59,8 +61,11 @@ def create(
     Args:
       name: One of `names()`.
       num_classes: Width of the logits.
-      head: ``"linear"``, or ``"cosine"``: features and class weights of length 1, no bias.
+      head: ``"linear"``; ``"cosine"``: features and class weights of length 1, no bias; ``"soft_triple"``: cosines
+        with several centres per class; or ``"causal"``, of Deconfound-TDE: other logits in evaluation than in training.
       head_scale: Factor on the cosines; for losses that bring their own scale leave it at 1.
+      head_options: Further options of the head: attributes of :class:`dsb_jax.models.heads.CausalHead` or
+        :class:`dsb_jax.models.heads.SoftTripleHead`.
       dtype: What the backbone computes in: bfloat16, float16 or float32, or one of these names. Parameters, batch
         statistics, features and logits are float32 always.
       stem: How the models in ``WITH_STEMS`` begin: ``"imagenet"``, the default, a 7x7 convolution and max-pooling that
@@ -85,12 +90,13 @@ def create(
     if name not in _BACKBONES:
         raise validation.unknown_name("model", name, _BACKBONES)
     for option in unknown:
-        raise validation.unknown_name("model option", option, ("dtype", "head", "head_scale", "stem"))
+        raise validation.unknown_name("model option", option, ("dtype", "head", "head_options", "head_scale", "stem"))
     options = {"dtype": _compute_dtype(dtype)}
     if stem is not None:
         options["stem"] = _stem(stem, name)
     backbone = _BACKBONES[name](**options)
-    return Classifier(backbone=backbone, head=heads.create(head, num_classes, scale=head_scale))
+    made = heads.create(head, num_classes, scale=head_scale, **(head_options or {}))
+    return Classifier(backbone=backbone, head=made)
 
 
 def _stem(stem: str, name: str) -> str:

@@ -13,7 +13,8 @@ class Outputs(NamedTuple):
     Attributes:
       logits: ``[batch, classes]``, float32.
       features: ``[batch, dim]``, float32: what the last layer saw.
-      classifier: ``[classes, dim]``, float32: the last layer's weights, a row for each class.
+      classifier: ``[classes, dim]``, float32: the last layer's weights, a row for each class; of a head with several
+        centres per class ``[classes, centers, dim]``.
     """
 
     logits: jax.Array
@@ -53,8 +54,7 @@ class Classifier(nn.Module):
 
     def classify(self, features: jax.Array, *, train: bool) -> jax.Array:
         """The logits ``[batch, classes]`` of features ``[batch, dim]``."""
-        del train
-        return self.head(features)
+        return self.head(features, train=train)
 
     def _weights(self) -> jax.Array:
         # The classes are the last axis of every head's kernel.

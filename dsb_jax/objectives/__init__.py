@@ -4,13 +4,35 @@ An objective is built from a loss and knows no class weights. It returns a list 
 rule for all: ``loss = Σ_terms mean(scale·weights[labels]·losses)``. Views, experts or a memory are further terms.
 """
 
+from dsb_jax.objectives.difficulty import DomainBalancing, Loce
+from dsb_jax.objectives.metric import NormSoftmax, SoftTriple
 from dsb_jax.objectives.regularized import Regularized
 from dsb_jax.objectives.supervised import Supervised
-from dsb_jax.objectives.terms import Objective, Result, Term, total_loss
+from dsb_jax.objectives.terms import Objective, Result, Term, majority_labels, total_loss
 
-__all__ = ["Objective", "Regularized", "Result", "Supervised", "Term", "names", "total_loss"]
+__all__ = [
+    "DomainBalancing",
+    "Loce",
+    "NormSoftmax",
+    "Objective",
+    "Regularized",
+    "Result",
+    "SoftTriple",
+    "Supervised",
+    "Term",
+    "majority_labels",
+    "names",
+    "total_loss",
+]
 
-_NAMES = ("supervised",)
+_NAMES = (
+    "deconfound_tde",
+    "domain_balancing",
+    "loce",
+    "norm_softmax",
+    "soft_triple",
+    "supervised",
+)
 
 
 def names() -> list[str]:

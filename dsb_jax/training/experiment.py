@@ -28,6 +28,7 @@ _LONG_TAILS = ("none", "exponential", "balanced", "mnist_lt_1", "mnist_lt_2")
 _DATA = ("prepared", "synthetic")
 _DSB_START_EPOCH = 5  # n of the paper
 _POOL_DTYPES = ("float32", "bfloat16", "float16")
+_HEADS_WITH_SCALE = ("cosine", "soft_triple")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -307,18 +308,31 @@ def _preprocessing(config, channels):
 
 
 def _model(config, num_classes):
-    wanted = losses.head(config.loss)
-    head = config.head if config.head is not None else wanted
-    if wanted == "cosine" and head != "cosine":
-        raise ValueError(f"loss {config.loss!r} needs cosines: head must be 'cosine', got {head!r}")
-    own_scale = head == "linear" or wanted == "cosine"
-    scale = 1.0 if own_scale else config.head_scale
+    needed = dict(methods.model_options(config))
+    head = _head(config, needed.pop("head", None))
+    own_scale = head not in _HEADS_WITH_SCALE or losses.head(config.loss) == "cosine"
+    scale = needed.pop("head_scale", 1.0 if own_scale else config.head_scale)
     if config.stem is not None and config.stem not in models.STEMS:
         raise validation.unknown_name("stem", config.stem, models.STEMS)
     # A config of small images says "cifar" whatever its model is, and not all have more than one stem.
     options = {"stem": config.stem} if config.stem is not None and config.model in models.WITH_STEMS else {}
-    options |= methods.model_options(config)
+    options |= {"head_options": methods.head_options(config, head)} | needed
     return models.create(config.model, num_classes, head=head, head_scale=scale, dtype=config.dtype, **options)
+
+
+def _head(config, needed):
+    """The one that is set, else the one that the objective needs or the loss wants; they must not contradict."""
+    by_loss = losses.head(config.loss)
+    if needed not in (None, "cosine") and by_loss == "cosine":
+        raise ValueError(f"loss {config.loss!r} needs a cosine head, objective {config.objective!r} a {needed} one")
+    head = config.head if config.head is not None else needed or by_loss
+    if needed is not None and head != needed:
+        raise ValueError(
+            f"objective {config.objective!r} needs a {needed} head: head must be left out or {needed!r}, got {head!r}"
+        )
+    if by_loss == "cosine" and head != "cosine":
+        raise ValueError(f"loss {config.loss!r} needs cosines: head must be 'cosine', got {head!r}")
+    return head
 
 
 def _balancer(config, counts, alpha, mesh):
@@ -342,11 +356,15 @@ def _balancer(config, counts, alpha, mesh):
             balancer = balancers.inverse_frequency(jnp.asarray(counts))
         case "inverse_sqrt_frequency":
             balancer = balancers.inverse_sqrt_frequency(jnp.asarray(counts))
-        case "class_balanced":
+        case "class_balanced" | "effective_number":
             balancer = balancers.class_balanced(jnp.asarray(counts), beta=config.class_balanced.beta)
         case "class_difficulty":
             settings = {key: value for key, value in config.class_difficulty.items() if key != "held_out"}
             balancer = balancers.class_difficulty(num_classes, **settings)
+        case "loce":
+            balancer = balancers.loce(num_classes, **config.loce)
+        case "domain_frequency":
+            balancer = balancers.domain_frequency(num_classes, **config.domain_frequency)
     start = config.start_epoch if config.start_epoch is not None else default_start
     if start >= config.epochs:
         text = "balancer=%s never acts: start_epoch=%d is not before the end, epoch %d; all weights are 1"

@@ -11,7 +11,15 @@ from ml_collections import ConfigDict
 
 from dsb_jax import losses, objectives, validation
 from dsb_jax.losses.inputs import prior_of
-from dsb_jax.objectives import Objective, Regularized, Supervised
+from dsb_jax.objectives import (
+    DomainBalancing,
+    Loce,
+    NormSoftmax,
+    Objective,
+    Regularized,
+    SoftTriple,
+    Supervised,
+)
 from dsb_jax.training import optimizers
 
 _LOSS_NAMES = {
@@ -31,7 +39,10 @@ _BALANCER_NAMES = {
     "inverse_frequency": "IF-",
     "inverse_sqrt_frequency": "ISF-",
     "class_balanced": "CB-",
+    "effective_number": "CB-",  # another name of the same
     "class_difficulty": "CDB-",
+    "loce": "LOCE-",
+    "domain_frequency": "DF-",
 }
 
 
@@ -61,7 +72,8 @@ class _Method(NamedTuple):
 
     Attributes:
       build: ``(config, context) -> Objective``; of one that extends another, with that one as a third argument.
-      label: in the name of a run, with ``{loss}`` for the loss's or, of one that extends, ``{inner}`` for the other's.
+      label: in the name of a run, with ``{loss}`` for the loss's or, of one that extends, ``{inner}`` for the other's;
+        a ``"+CE"`` that it comes to end with is left out.
       has_loss: whether it brings a loss of its own.
       model: ``config -> `` what it needs of the model, options of :func:`dsb_jax.models.create`.
     """
@@ -75,6 +87,8 @@ class _Method(NamedTuple):
 def name(config: ConfigDict) -> str:
     """The name that the field uses: ``DSB-CE``, ``CB-Focal``, ``LDAM``.
 
+    As in the paper, ``DSB-CE-1`` is the one without interference (App. H.1).
+
     Raises:
       ValueError: on an unknown loss, objective or balancer, or a loss that the objective has no use for.
 
@@ -87,10 +101,11 @@ def name(config: ConfigDict) -> str:
     if config.balancer not in _BALANCER_NAMES:
         raise validation.unknown_name("balancer", config.balancer, _BALANCER_NAMES)
     base, extensions = _methods(config)
-    label = base.label.format(loss=_LOSS_NAMES[config.loss])
+    label = base.label.format(loss=_LOSS_NAMES[config.loss]).removesuffix("+CE")
     for extension in extensions:
-        label = extension.label.format(inner=label)
-    return _BALANCER_NAMES[config.balancer] + label
+        label = extension.label.format(inner=label).removesuffix("+CE")
+    without_interference = config.balancer == "dsb" and not config.dsb.interclass
+    return _BALANCER_NAMES[config.balancer] + label + ("-1" if without_interference else "")
 
 
 def objective(config: ConfigDict, counts: np.ndarray, steps_per_epoch: float) -> Objective:
@@ -117,6 +132,16 @@ def model_options(config: ConfigDict) -> dict[str, Any]:
     """What the objective needs of the model: options of :func:`dsb_jax.models.create`."""
     base, extensions = _methods(config)
     return {key: value for part in (base, *extensions) for key, value in part.model(config).items()}
+
+
+def head_options(config: ConfigDict, head: str) -> dict[str, Any]:
+    """The settings of a head that has any: they are in the section of the method that it is of."""
+    match head:
+        case "causal":
+            return config.deconfound_tde.to_dict()
+        case "soft_triple":
+            return {name: config.soft_triple[name] for name in ("centers", "gamma")}
+    return {}
 
 
 def _methods(config):
@@ -149,7 +174,52 @@ def _supervised(config, context):
     return Regularized(adjusted, regularizer, scale=config.lade.weight)
 
 
+def _deconfound_tde(config, context):
+    """The loss alone: all else is in the head."""
+    return Supervised(context.loss, samplers=context.samplers)
+
+
+def _loce(config, context):
+    hyper = config.loce
+    if not (0 <= hyper.decay <= 1 and 0 < hyper.initial <= 1):
+        text = "loce.decay must lie in [0, 1] and loce.initial in (0, 1]"
+        raise ValueError(f"{text}, got {hyper.decay} and {hyper.initial}")
+    return Loce(**hyper, samplers=context.samplers)
+
+
+def _domain_balancing(config, context):
+    hyper = config.domain_balancing
+    validation.at_least("domain_balancing.margin", hyper.margin, 0)
+    validation.positive("domain_balancing.scale", hyper.scale)
+    validation.positive_int("domain_balancing.neighbours", hyper.neighbours)
+    if hyper.epsilon is not None:
+        validation.positive("domain_balancing.epsilon", hyper.epsilon)
+    return DomainBalancing(**hyper, samplers=context.samplers)
+
+
+def _norm_softmax(config, context):
+    temperature = validation.positive("norm_softmax.temperature", config.norm_softmax.temperature)
+    return NormSoftmax(temperature, samplers=context.samplers)
+
+
+def _soft_triple(config, context):
+    hyper = {name: config.soft_triple[name] for name in ("scale", "gamma", "tau", "margin")}
+    for name in ("scale", "gamma"):
+        validation.positive(f"soft_triple.{name}", hyper[name])
+    for name in ("tau", "margin"):
+        validation.at_least(f"soft_triple.{name}", hyper[name], 0)
+    return SoftTriple(**hyper, samplers=context.samplers)
+
+
+_COSINES = {"head": "cosine", "head_scale": 1.0}
 _OBJECTIVES = {
+    "deconfound_tde": _Method(_deconfound_tde, "TDE+{loss}", model=lambda config: {"head": "causal"}),
+    "domain_balancing": _Method(_domain_balancing, "DomB", has_loss=True, model=lambda config: _COSINES),
+    "loce": _Method(_loce, "LOCE", has_loss=True),
+    "norm_softmax": _Method(_norm_softmax, "NSM", has_loss=True, model=lambda config: _COSINES),
+    "soft_triple": _Method(
+        _soft_triple, "ST", has_loss=True, model=lambda config: {"head": "soft_triple", "head_scale": 1.0}
+    ),
     "supervised": _Method(_supervised, "{loss}"),
 }
 # What extends another objective: "ifl+ride" is invariant feature learning around RIDE.
