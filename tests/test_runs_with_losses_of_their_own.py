@@ -7,19 +7,20 @@ import chex
 import jax
 import numpy as np
 import pytest
-from small_run import EXAMPLES, digits
+from small_run import COUNTS, EXAMPLES, digits
 
 from dsb_jax.models import heads
 from dsb_jax.training import experiment, methods
 from dsb_jax.training.checkpoints import Checkpoints
 from dsb_jax.training.program import Program
 
-OBJECTIVES = ("deconfound_tde", "domain_balancing", "loce", "norm_softmax", "soft_triple")
+OBJECTIVES = ("deconfound_tde", "domain_balancing", "loce", "mbj", "norm_softmax", "soft_triple")
 FIRST_WEIGHTED = -(-EXAMPLES // 64)  # with start_epoch=1
 
 
 def program(arguments):
     config = digits(arguments, epochs=4, learning_rate=0.03)
+    config.mbj.update({"start_epoch": 1.0, "interval": 0.25})
     return Program(config, experiment.build(config))
 
 
@@ -62,7 +63,7 @@ def test_balancers_are_told_what_they_ask_for(balancer):
     assert np.ptp(weights) > 1e-3
 
 
-@pytest.mark.parametrize("objective", ["deconfound_tde", "loce"])
+@pytest.mark.parametrize("objective", ["deconfound_tde", "loce", "mbj"])
 def test_eight_devices_train_as_one(objective):
     """A batch that is spread over them has the means and memories of the whole."""
     states = []
@@ -73,6 +74,13 @@ def test_eight_devices_train_as_one(objective):
     chex.assert_trees_all_close(eight, one, rtol=1e-3, atol=1e-4)
 
 
+def test_the_memories_of_mbj_follow_the_settings():
+    of = experiment.build(digits("objective=mbj,mbj.start_epoch=2,mbj.interval=0.5,mbj.history=3")).objective
+    assert (of.start, of.interval) == (-(-2 * EXAMPLES // 64), -(-EXAMPLES // 128))
+    assert of.capacity == 3 * 10 * COUNTS.min()  # as many of each class as of the rarest
+    assert of.loss is of.inner.loss
+
+
 @pytest.mark.parametrize(
     ("arguments", "name"),
     [
@@ -81,6 +89,9 @@ def test_eight_devices_train_as_one(objective):
         ("objective=domain_balancing", "DSB-DomB"),
         ("objective=loce", "DSB-LOCE"),
         ("objective=loce,balancer=loce", "LOCE-LOCE"),
+        ("objective=mbj,balancer=uniform", "MBJ"),
+        ("objective=mbj,loss=ldam", "DSB-MBJ+LDAM"),
+        ("objective=mbj+deconfound_tde", "DSB-MBJ+TDE"),
         ("objective=norm_softmax", "DSB-NSM"),
         ("objective=soft_triple,balancer=class_balanced", "CB-ST"),
         ("dsb.interclass=False", "DSB-CE-1"),  # as the paper has it in App. H.1
@@ -143,6 +154,9 @@ def test_heads_are_what_the_objective_needs(arguments, head):
         ("balancer=domain_frequency,domain_frequency.scale=0", "scale must be a finite number > 0"),
         ("objective=domain_balancing,domain_balancing.margin=-1", "domain_balancing.margin must be .* >= 0"),
         ("objective=domain_balancing,domain_balancing.epsilon=0", "domain_balancing.epsilon must be .* > 0"),
+        ("objective=mbj,mbj.history=0", "history must be a finite number > 0"),
+        ("objective=mbj,mbj.start_epoch=-1", "mbj.start_epoch must be .* >= 0"),
+        ("objective=mbj,mbj.weight=-1", "weight must be .* >= 0"),
         ("objective=norm_softmax,norm_softmax.temperature=0", "norm_softmax.temperature must be .* > 0"),
         ("objective=soft_triple,soft_triple.tau=-1", "soft_triple.tau must be .* >= 0"),
         ("objective=soft_triple,soft_triple.centers=0", "centers must be an integer >= 1"),

@@ -5,6 +5,7 @@ rule for all: ``loss = Σ_terms mean(scale·weights[labels]·losses)``. Views, e
 """
 
 from dsb_jax.objectives.difficulty import DomainBalancing, Loce
+from dsb_jax.objectives.memory import MemoryJitter, memory_capacity
 from dsb_jax.objectives.metric import NormSoftmax, SoftTriple
 from dsb_jax.objectives.regularized import Regularized
 from dsb_jax.objectives.supervised import Supervised
@@ -13,6 +14,7 @@ from dsb_jax.objectives.terms import Objective, Result, Term, majority_labels, t
 __all__ = [
     "DomainBalancing",
     "Loce",
+    "MemoryJitter",
     "NormSoftmax",
     "Objective",
     "Regularized",
@@ -21,6 +23,7 @@ __all__ = [
     "Supervised",
     "Term",
     "majority_labels",
+    "memory_capacity",
     "names",
     "total_loss",
 ]
@@ -29,6 +32,7 @@ _NAMES = (
     "deconfound_tde",
     "domain_balancing",
     "loce",
+    "mbj",
     "norm_softmax",
     "soft_triple",
     "supervised",

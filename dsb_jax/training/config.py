@@ -95,6 +95,9 @@ def base_config() -> ConfigDict:
     config.deconfound_tde = ConfigDict({"heads": 2, "tau": 16.0, "alpha": 3.0, "gamma": 1 / 32, "mu": 0.9})
     config.domain_balancing = ConfigDict({"margin": 0.35, "scale": 30.0, "neighbours": 10})
     config.domain_balancing.epsilon = config_dict.placeholder(float)  # what makes the mean indicator 1
+    # In epochs: what the memory of features holds, when it begins to count, and how often a last layer is kept.
+    config.mbj = ConfigDict({"history": 5.0, "start_epoch": 5.0, "interval": 1.0})
+    config.mbj.update({"weight": 1.0, "head_weight": 0.5, "power": 1.0, "snapshots": 4})
     config.norm_softmax = ConfigDict({"temperature": 0.05})
     config.soft_triple = ConfigDict({"scale": 20.0, "gamma": 0.1, "tau": 0.2, "margin": 0.01, "centers": 10})
 

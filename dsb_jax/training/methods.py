@@ -14,11 +14,13 @@ from dsb_jax.losses.inputs import prior_of
 from dsb_jax.objectives import (
     DomainBalancing,
     Loce,
+    MemoryJitter,
     NormSoftmax,
     Objective,
     Regularized,
     SoftTriple,
     Supervised,
+    memory_capacity,
 )
 from dsb_jax.training import optimizers
 
@@ -211,6 +213,20 @@ def _soft_triple(config, context):
     return SoftTriple(**hyper, samplers=context.samplers)
 
 
+def _mbj(config, context, inner):
+    hyper = config.mbj
+    validation.at_least("mbj.start_epoch", hyper.start_epoch, 0)
+    validation.positive("mbj.interval", hyper.interval)
+    return MemoryJitter(
+        inner,
+        counts=context.counts,
+        capacity=memory_capacity(context.counts, history=hyper.history, power=hyper.power),
+        start=context.first_step(hyper.start_epoch),
+        interval=max(context.first_step(hyper.interval), 1),
+        **{name: hyper[name] for name in ("weight", "head_weight", "power", "snapshots")},
+    )
+
+
 _COSINES = {"head": "cosine", "head_scale": 1.0}
 _OBJECTIVES = {
     "deconfound_tde": _Method(_deconfound_tde, "TDE+{loss}", model=lambda config: {"head": "causal"}),
@@ -223,4 +239,6 @@ _OBJECTIVES = {
     "supervised": _Method(_supervised, "{loss}"),
 }
 # What extends another objective: "ifl+ride" is invariant feature learning around RIDE.
-_EXTENSIONS: dict[str, _Method] = {}
+_EXTENSIONS: dict[str, _Method] = {
+    "mbj": _Method(_mbj, "MBJ+{inner}"),
+}
