@@ -19,9 +19,12 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dsb_jax import feature_pool, interference, validation
+from dsb_jax.losses import domain_frequency as _domain_frequency
+from dsb_jax.losses import mean_score_update as _mean_score_update
 from dsb_jax.semantic_scale import combine, pool_features
 from dsb_jax.semantic_scale import effective_number as _effective_number
 
+_LEAST_SCORE = 1e-30  # of a class that is never right: weights must stay finite
 _NORMALIZATIONS = ("mean", "sum", "expected", "none")
 _DYNAMIC_TAU = {
     "none": lambda bias, tau: tau,
@@ -222,6 +225,10 @@ def class_balanced(counts: jax.Array, *, beta: float = 0.9999) -> Balancer:
     return _fixed({"counts": counts, "weights": _inverse_weights(effective, counts > 0, counts, 1.0, "mean")})
 
 
+# The weights are those of the effective numbers of samples, and some know them by that name.
+effective_number = class_balanced
+
+
 def inverse_sqrt_frequency(counts: jax.Array) -> Balancer:
     """Weights ``∝ 1/√n``, summing to C. A class without samples takes the largest weight of the others.
 
@@ -298,6 +305,111 @@ def class_difficulty(num_classes: int, *, tau: float = 1.0, dynamic: str = "none
         return jnp.full(num_classes, jnp.nan, jnp.float32)
 
     return Balancer(init, update, lambda state: {"accuracy": state, "weights": weights(state)})
+
+
+def loce(num_classes: int, *, decay: float = 0.9, initial: float = 0.01) -> Balancer:
+    """Weights ``∝ 1/s`` with LOCE's mean scores s, summing to C: classes that the model is still unsure of count more.
+
+    The mean scores follow what the model scores the examples of a class for it, ``softmax(logits)[i, labels[i]]``, and
+    take in a batch before its weights are computed. Where logits are cosines, as under LDAM, they differ little. The
+    weights are ours: the method has margins instead, see :func:`dsb_jax.losses.equilibrium`.
+
+    Args:
+      num_classes: ``C``.
+      decay: of the mean scores, for each example of a class, in [0, 1].
+      initial: the mean scores to begin with, in (0, 1].
+
+    Returns:
+      A balancer whose ``update`` needs ``logits``, floating ``[batch, C]``. Rows that are not finite are left out.
+
+    Raises:
+      ValueError: on a bad number; from ``update``, without ``logits`` or with some of another shape.
+
+    Example:
+      >>> balancer = loce(2, decay=0.0)
+      >>> logits = jnp.log(jnp.array([[0.9, 0.1], [0.7, 0.3]]))
+      >>> weights, _ = balancer.update(balancer.init(), jnp.zeros((2, 2)), jnp.array([0, 1]), logits=logits)
+      >>> print(weights)
+      [0.5 1.5]
+
+    Source: Feng et al., Exploring Classification Equilibrium in Long-Tailed Object Detection, 2021.
+    """
+    num_classes = validation.positive_int("num_classes", num_classes)
+    if not 0 <= decay <= 1:
+        raise ValueError(f"decay must lie in [0, 1], got {decay!r}")
+    if not 0 < initial <= 1:
+        raise ValueError(f"initial must lie in (0, 1], got {initial!r}")
+
+    def weights(scores):
+        return _inverse_weights(scores, jnp.ones(num_classes, bool), jnp.ones(num_classes), 1.0, "mean")
+
+    def update(state, features, labels, *, logits=None, classifier=None, accuracy=None, mask=None):
+        del features, classifier, accuracy
+        if logits is None:
+            raise ValueError("loce needs logits, of which it makes scores; got none")
+        logits = jnp.asarray(logits)
+        if logits.ndim != 2 or logits.shape[1] != num_classes:
+            raise ValueError(f"logits must have shape [batch, {num_classes}], got {logits.shape}")
+        labels = validation.labels(labels, num_classes, samples=logits.shape[0], mask=mask)
+        kept = validation.boolean("mask", mask, labels.shape) & (labels >= 0)
+        probabilities = jax.nn.softmax(logits.astype(jnp.float32))
+        scores = jnp.take_along_axis(probabilities, jnp.maximum(labels, 0)[:, None], axis=1)[:, 0]
+        kept &= jnp.isfinite(scores)
+        state = _mean_score_update(state, scores, labels, decay=decay, mask=kept)
+        state = jnp.maximum(state, _LEAST_SCORE)
+        return weights(state), state
+
+    def init():
+        return jnp.full(num_classes, initial, jnp.float32)
+
+    return Balancer(init, update, lambda state: {"scores": state, "weights": weights(state)})
+
+
+def domain_frequency(num_classes: int, *, neighbours: int = 10, scale: float = 30.0) -> Balancer:
+    """Weights ``∝`` the domain frequency indicator, summing to C: the rarer the domain of a class, the larger.
+
+    A class whose weights in the last layer lie close to those of others is of a frequent domain. The indicator is that
+    of :func:`dsb_jax.losses.domain_frequency`, of the classifier as it is in the step; that it weighs the loss is ours,
+    the method has margins instead. Before the first update all weights are 1.
+
+    Args:
+      num_classes: ``C``.
+      neighbours: how many nearest classes count, >= 1; all others where there are fewer.
+      scale: inverse temperature of the compactness, > 0.
+
+    Returns:
+      A balancer whose ``update`` needs ``classifier``, floating ``[C, d]``.
+
+    Raises:
+      ValueError: on a bad number; from ``update``, without ``classifier`` or with one of another shape.
+
+    Example:
+      >>> balancer = domain_frequency(4, neighbours=2, scale=4.0)
+      >>> classifier = jnp.array([[1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+      >>> weights, _ = balancer.update(balancer.init(), jnp.zeros((1, 2)), jnp.array([0]), classifier=classifier)
+      >>> [f"{value:.2f}" for value in weights]  # of the first two is the domain that is frequent
+      ['0.40', '0.40', '1.60', '1.60']
+
+    Source: Cao et al., Domain Balancing: Face Recognition on Long-Tailed Domains, 2020, Sec. 3.
+    """
+    num_classes = validation.positive_int("num_classes", num_classes)
+    validation.positive_int("neighbours", neighbours)
+    validation.positive("scale", scale)
+
+    def update(state, features, labels, *, logits=None, classifier=None, accuracy=None, mask=None):
+        del state, features, labels, logits, accuracy, mask
+        if classifier is None:
+            raise ValueError("domain_frequency needs classifier, each class's weights in the last layer; got none")
+        classifier = jnp.asarray(classifier)
+        if classifier.ndim != 2 or classifier.shape[0] != num_classes:
+            raise ValueError(f"classifier must have shape [{num_classes}, dim], got {classifier.shape}")
+        weights = _domain_frequency(classifier, neighbours=neighbours, scale=scale).astype(jnp.float32)
+        return weights, weights
+
+    def init():
+        return jnp.ones(num_classes, jnp.float32)
+
+    return Balancer(init, update, lambda state: {"weights": state})
 
 
 def start_at(step: int, balancer: Balancer) -> Balancer:

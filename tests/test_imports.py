@@ -16,8 +16,8 @@ PACKAGE = pathlib.Path(dsb_jax.__file__).parent
 LAYERS = (
     ("validation",),
     ("semantic_scale",),
-    ("feature_pool", "interference"),
-    ("balancers", "losses"),
+    ("feature_pool", "interference", "losses"),
+    ("balancers",),
     ("__init__",),  # the names of the core
     ("data", "evaluation", "models", "objectives"),
     ("training",),

@@ -69,8 +69,8 @@ def test_every_head_has_its_classes_last(head):
 
 
 def test_numbers_that_make_no_sense_are_refused():
-    with pytest.raises(ValueError, match=r"head_tau must be a finite number >= 0, got -0\.5"):
-        models.create("lenet", 3, head="tau_normalized", head_tau=-0.5)
+    with pytest.raises(ValueError, match=r"tau must be a finite number >= 0, got -0\.5"):
+        models.create("lenet", 3, head="tau_normalized", head_options={"tau": -0.5})
     with pytest.raises(ValueError, match=r"head_scale belongs to the cosine head, got head_scale=2\.0"):
         models.create("lenet", 3, head="scaled", head_scale=2.0)
     with pytest.raises(ValueError, match="unknown head 'scalde'; did you mean 'scaled'"):

@@ -43,7 +43,14 @@ def equilibrium(logits: jax.Array, labels: jax.Array, *, mean_scores: Any) -> ja
     return -inputs.log_likelihood(logits + jnp.log(mean_scores)[None, :], labels)
 
 
-def mean_score_update(mean_scores: jax.Array, scores: jax.Array, labels: jax.Array, *, decay: float = 0.9) -> jax.Array:
+def mean_score_update(
+    mean_scores: jax.Array,
+    scores: jax.Array,
+    labels: jax.Array,
+    *,
+    decay: float = 0.9,
+    mask: jax.Array | None = None,
+) -> jax.Array:
     """Mean scores after one more batch: the more examples of a class it has, the more of the old is forgotten.
 
     ``s_c <- d^k s_c + (1 - d^k) · mean of the class's k scores``, so a class that is not in the batch stays as it is.
@@ -54,6 +61,7 @@ def mean_score_update(mean_scores: jax.Array, scores: jax.Array, labels: jax.Arr
       scores: What every example scored for its own class, as ``softmax(logits)[i, labels[i]]``, ``[batch]``, floating.
       labels: Class indices ``[batch]``, integers. Under ``jit`` what is no class counts for none.
       decay: d in [0, 1]; 1 forgets nothing.
+      mask: bool ``[batch]``; where it is False, score and label may be anything.
 
     Returns:
       ``[classes]``, in the dtype of ``mean_scores``, which narrower than float32 are upcast to it.
@@ -77,15 +85,17 @@ def mean_score_update(mean_scores: jax.Array, scores: jax.Array, labels: jax.Arr
         raise ValueError(f"scores must have shape [batch], got {scores.shape}")
     mean_scores = inputs.at_least_float32("mean_scores", mean_scores)
     scores = inputs.at_least_float32("scores", scores)
-    labels = validation.labels(labels, mean_scores.shape[0], samples=scores.shape[0])
+    mask = validation.boolean("mask", mask, scores.shape)
+    labels = validation.labels(labels, mean_scores.shape[0], samples=scores.shape[0], mask=mask)
     inputs.in_range("decay", decay, high=1.0)
-    if validation.is_concrete(scores):
+    if validation.is_concrete(scores) and validation.is_concrete(mask):
         values = np.asarray(scores)
-        if not ((values >= 0) & (values <= 1)).all():
-            where = np.argmin((values >= 0) & (values <= 1))
+        fits = ((values >= 0) & (values <= 1)) | ~np.asarray(mask)
+        if not fits.all():
+            where = np.argmin(fits)
             raise ValueError(f"scores must lie in [0, 1], got {values[where]:g} at position {where}")
     # Sums over a mask and not a scatter, whose order of additions a GPU leaves open.
-    is_own = jax.nn.one_hot(labels, mean_scores.shape[0], dtype=bool)
+    is_own = jax.nn.one_hot(labels, mean_scores.shape[0], dtype=bool) & mask[:, None]
     examples = jnp.sum(is_own, axis=0, dtype=mean_scores.dtype)
     total = jnp.sum(jnp.where(is_own, scores.astype(mean_scores.dtype)[:, None], 0.0), axis=0)
     kept = decay**examples

@@ -2,6 +2,7 @@
 
 import fnmatch
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -38,8 +39,8 @@ _OPTIONS = (
     "dtype",
     "experts",
     "head",
+    "head_options",
     "head_scale",
-    "head_tau",
     "projection",
     "projection_layers",
     "routers",
@@ -68,7 +69,7 @@ def create(
     *,
     head: str = "linear",
     head_scale: float = 1.0,
-    head_tau: float = 1.0,
+    head_options: Mapping[str, Any] | None = None,
     dtype: Any = jnp.float32,
     stem: str | None = None,
     experts: int | None = None,
@@ -83,10 +84,13 @@ def create(
     Args:
       name: One of `names()`.
       num_classes: Width of the logits.
-      head: ``"linear"``; ``"cosine"``: features and class weights of length 1, no bias; ``"scaled"``: linear, with a
-        factor for each class; or ``"tau_normalized"``: class weights divided by a power of their length, no bias.
+      head: ``"linear"``; ``"cosine"``: features and class weights of length 1, no bias; ``"soft_triple"``: cosines
+        with several centres per class; ``"causal"``, of Deconfound-TDE: other logits in evaluation than in training;
+        ``"scaled"``: linear, with a factor for each class; or ``"tau_normalized"``: class weights divided by a power of
+        their length, no bias.
       head_scale: Factor on the cosines; for losses that bring their own scale leave it at 1.
-      head_tau: Which power; 1 makes all lengths 1.
+      head_options: Further options of the head: attributes of :class:`dsb_jax.models.heads.CausalHead`,
+        :class:`dsb_jax.models.heads.SoftTripleHead` or :class:`dsb_jax.models.heads.TauNormalizedHead`.
       dtype: What the backbone computes in: bfloat16, float16 or float32, or one of these names. Parameters, batch
         statistics, features and logits are float32 always.
       stem: How the models in ``WITH_STEMS`` begin: ``"imagenet"``, the default, a 7x7 convolution and max-pooling that
@@ -123,7 +127,7 @@ def create(
     if stem is not None:
         options["stem"] = _stem(stem, name)
     backbone = _BACKBONES[name](**options)
-    new_head = functools.partial(heads.create, head, num_classes, scale=head_scale, tau=head_tau)
+    new_head = functools.partial(heads.create, head, num_classes, scale=head_scale, **(head_options or {}))
     extras = {"experts": experts, "branches": branches, "projection": projection}
     if len(given := [f"{key}={value}" for key, value in extras.items() if value is not None]) > 1:
         raise ValueError(f"a model has experts, branches or a projection, got {' and '.join(given)}")

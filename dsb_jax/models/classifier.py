@@ -13,7 +13,8 @@ class Outputs(NamedTuple):
     Attributes:
       logits: ``[batch, classes]``, float32.
       features: ``[batch, dim]``, float32: what the last layer saw.
-      classifier: ``[classes, dim]``, float32: the last layer's weights, a row for each class.
+      classifier: ``[classes, dim]``, float32: the last layer's weights, a row for each class; of a head with several
+        centres per class ``[classes, centers, dim]``.
       experts: of a model with several experts, these three of each, with a leading axis for the experts.
       routers: of one with routers, ``[experts - 1, batch]``, float32: above 0 where a further expert is wanted.
       embedding: ``[batch, projection]``, float32, of length 1, of a model with a projection; else None.
@@ -58,8 +59,7 @@ class Classifier(nn.Module):
 
     def classify(self, features: jax.Array, *, train: bool) -> jax.Array:
         """The logits ``[batch, classes]`` of features ``[batch, dim]``."""
-        del train
-        return self.head(features)
+        return self.head(features, train=train)
 
 
 def check_images(images: jax.Array) -> None:

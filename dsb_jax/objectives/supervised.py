@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dsb_jax.objectives.terms import Result, Term
+from dsb_jax.objectives.terms import Result, Term, majority_labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Supervised:
                 Term(share * terms[0].losses, labels),
                 Term((1 - share) * self.loss(outputs.logits, others), others),
             ]
-            labels = jnp.where(share >= 0.5, labels, others)
+            labels = majority_labels(batch)
         correct = jnp.argmax(outputs.logits, axis=1) == labels
         return Result(
             terms=terms,

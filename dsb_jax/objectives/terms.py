@@ -87,6 +87,19 @@ class Objective(Protocol):
     # them, says by it how its state lies on the devices of a mesh; without, it is whole on every one.
 
 
+def majority_labels(batch: dict[str, jax.Array]) -> jax.Array:
+    """The label of every image; of a mixed one, of what has the larger share of the loss.
+
+    Example:
+      >>> batch = {"label": jnp.array([0, 1]), "other_label": jnp.array([1, 0]), "share": jnp.array([0.3, 0.6])}
+      >>> print(majority_labels(batch))
+      [1 1]
+    """
+    if "share" not in batch:
+        return batch["label"]
+    return jnp.where(batch["share"] >= 0.5, batch["label"], batch["other_label"])
+
+
 def total_loss(terms: Sequence[Term], weights: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:
     """``Σ_terms scale·mean(weights[labels]·losses)``.
 

@@ -93,7 +93,7 @@ def base_config() -> ConfigDict:
 
     config.model = "resnet8"
     config.stem = config_dict.placeholder(str)  # of resnet18 to resnext50: cifar | imagenet
-    config.head = config_dict.placeholder(str)  # what the loss wants: cosine for ldam, else linear
+    config.head = config_dict.placeholder(str)  # what objective and loss want: cosine for ldam, mostly linear
     config.head_scale = 30.0  # of a cosine head under a loss that has no scale of its own
     # Of a tau_normalized head: 0 leaves the class weights their lengths, 1 takes them away. Kang et al., 2020,
     # choose it on validation data.
@@ -145,6 +145,18 @@ def base_config() -> ConfigDict:
     config.ifl.environments = "intra"  # intra: hard images of each class | inter: of all together | inter_intra
     config.ifl.scale = 4.0  # how much likelier the hardest fifth is to be drawn
     # dsb | uniform | inverse_frequency | inverse_sqrt_frequency | class_balanced | class_difficulty
+    # Those of objectives, under the objective's name.
+    config.deconfound_tde = ConfigDict({"heads": 2, "tau": 16.0, "alpha": 3.0, "gamma": 1 / 32, "mu": 0.9})
+    config.domain_balancing = ConfigDict({"margin": 0.35, "scale": 30.0, "neighbours": 10})
+    config.domain_balancing.epsilon = config_dict.placeholder(float)  # what makes the mean indicator 1
+    # In epochs: what the memory of features holds, when it begins to count, and how often a last layer is kept.
+    config.mbj = ConfigDict({"history": 5.0, "start_epoch": 5.0, "interval": 1.0})
+    config.mbj.update({"weight": 1.0, "head_weight": 0.5, "power": 1.0, "snapshots": 4})
+    config.norm_softmax = ConfigDict({"temperature": 0.05})
+    config.soft_triple = ConfigDict({"scale": 20.0, "gamma": 0.1, "tau": 0.2, "margin": 0.01, "centers": 10})
+
+    # dsb | uniform | inverse_frequency | inverse_sqrt_frequency | class_balanced | effective_number, the same |
+    # class_difficulty | loce | domain_frequency
     config.balancer = "dsb"
     # Epochs with weight 1 before it acts: for dsb 5, or 1 with the features of an initial run, which only have to fill
     # the pool; else 0.
@@ -158,6 +170,8 @@ def base_config() -> ConfigDict:
     config.dsb.power = 1.0
     config.dsb.normalize = "mean"
     config.class_balanced = ConfigDict({"beta": 0.9999})
+    config.loce = ConfigDict({"decay": 0.9, "initial": 0.01})  # of the objective and of the balancer
+    config.domain_frequency = ConfigDict({"neighbours": 10, "scale": 30.0})
     config.class_difficulty = ConfigDict({"tau": 1.0, "dynamic": "none"})  # none | imagenet_lt | cifar_lt
     # Share of each class's training images that is not trained on, and gives its accuracy once an epoch. A class that
     # is always right there has weight 0, as many may be of which it holds only one or two.

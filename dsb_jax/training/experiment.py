@@ -18,7 +18,7 @@ from dsb_jax.balancers import Balancer
 from dsb_jax.data import long_tail, samplers, synthetic
 from dsb_jax.data.builders import OWN
 from dsb_jax.objectives import Objective
-from dsb_jax.training import earlier_runs, methods, optimizers, parameters, stages
+from dsb_jax.training import building, earlier_runs, methods, optimizers, parameters, stages
 from dsb_jax.training.config import base_config
 from dsb_jax.training.earlier_runs import EarlierRun
 from dsb_jax.training.preprocessing import Preprocessing
@@ -31,6 +31,7 @@ _DATA = ("prepared", "synthetic")
 _DSB_START_EPOCH = 5  # n of the paper …
 _DSB_FILL_EPOCHS = 1  # … where features are not random at first, the pool only has to be filled with them
 _POOL_DTYPES = ("float32", "bfloat16", "float16")
+_HEADS_WITH_SCALE = ("cosine", "soft_triple")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -390,18 +391,31 @@ def _preprocessing(config, channels):
 
 
 def _model(config, num_classes):
-    wanted = losses.head(config.loss)
-    head = config.head if config.head is not None else wanted
-    if wanted == "cosine" and head != "cosine":
-        raise ValueError(f"loss {config.loss!r} needs cosines: head must be 'cosine', got {head!r}")
-    scale = config.head_scale if head == "cosine" and wanted != "cosine" else 1.0
+    needed = dict(methods.model_options(config))
+    head = _head(config, needed.pop("head", None))
+    own_scale = head not in _HEADS_WITH_SCALE or losses.head(config.loss) == "cosine"
+    scale = needed.pop("head_scale", 1.0 if own_scale else config.head_scale)
     if config.stem is not None and config.stem not in models.STEMS:
         raise validation.unknown_name("stem", config.stem, models.STEMS)
     # A config of small images says "cifar" whatever its model is, and not all have more than one stem.
     options = {"stem": config.stem} if config.stem is not None and config.model in models.WITH_STEMS else {}
-    options |= methods.model_options(config)
-    options |= {"head_scale": scale, "head_tau": config.head_tau, "dtype": config.dtype}
-    return models.create(config.model, num_classes, head=head, **options)
+    options |= {"head_options": building.head_options(config, head)} | needed
+    return models.create(config.model, num_classes, head=head, head_scale=scale, dtype=config.dtype, **options)
+
+
+def _head(config, needed):
+    """The one that is set, else the one that the objective needs or the loss wants; they must not contradict."""
+    by_loss = losses.head(config.loss)
+    if needed not in (None, "cosine") and by_loss == "cosine":
+        raise ValueError(f"loss {config.loss!r} needs a cosine head, objective {config.objective!r} a {needed} one")
+    head = config.head if config.head is not None else needed or by_loss
+    if needed is not None and head != needed:
+        raise ValueError(
+            f"objective {config.objective!r} needs a {needed} head: head must be left out or {needed!r}, got {head!r}"
+        )
+    if by_loss == "cosine" and head != "cosine":
+        raise ValueError(f"loss {config.loss!r} needs cosines: head must be 'cosine', got {head!r}")
+    return head
 
 
 def _pool_dim(config, model, image_shape):
@@ -436,11 +450,15 @@ def _balancer(config, counts, alpha, objective, model, image_shape, mesh, inheri
             balancer = balancers.inverse_frequency(jnp.asarray(counts))
         case "inverse_sqrt_frequency":
             balancer = balancers.inverse_sqrt_frequency(jnp.asarray(counts))
-        case "class_balanced":
+        case "class_balanced" | "effective_number":
             balancer = balancers.class_balanced(jnp.asarray(counts), beta=config.class_balanced.beta)
         case "class_difficulty":
             settings = {key: value for key, value in config.class_difficulty.items() if key != "held_out"}
             balancer = balancers.class_difficulty(num_classes, **settings)
+        case "loce":
+            balancer = balancers.loce(num_classes, **config.loce)
+        case "domain_frequency":
+            balancer = balancers.domain_frequency(num_classes, **config.domain_frequency)
     start = config.start_epoch if config.start_epoch is not None else default_start
     if start >= config.epochs > 0:
         text = "balancer=%s never acts: start_epoch=%d is not before the end, epoch %d; all weights are 1"

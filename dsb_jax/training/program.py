@@ -17,7 +17,7 @@ import dsb_jax
 from dsb_jax.data import feed, samplers
 from dsb_jax.data.environments import environment_weights
 from dsb_jax.evaluation import metrics
-from dsb_jax.training import methods
+from dsb_jax.training import building, methods
 from dsb_jax.training.experiment import Experiment
 from dsb_jax.training.progress import announced
 from dsb_jax.training.sharding import everywhere, of_batch
@@ -160,7 +160,7 @@ class Program:
         return state
 
     def _draws_anew(self, epoch):
-        if self._following == "environments" and epoch not in methods.environment_epochs(self._config):
+        if self._following == "environments" and epoch not in building.environment_epochs(self._config):
             return False
         return self._following is not None and epoch < self._config.epochs
 

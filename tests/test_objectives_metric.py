@@ -1,0 +1,131 @@
+"""NormSoftmax and SoftTriple as objectives, through their heads, against the official codes' numbers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dsb_jax import models
+from dsb_jax.models import heads
+from dsb_jax.objectives import NormSoftmax, SoftTriple, total_loss
+
+RNG = jax.random.key(0)
+LENGTHS = np.random.default_rng(3).uniform(0.3, 4.0, (32, 1))
+
+
+def on_the_sphere(gradient, embeddings):
+    """The gradient to features of other lengths, of which the official code is given the directions."""
+    return (gradient - np.sum(gradient * embeddings, 1, keepdims=True) * embeddings) / LENGTHS
+
+
+def run(objective, head, file, dtype, weights=None):
+    """Value, gradients and result, of features that are not at length 1 yet."""
+    batch = {"image": "the images", "label": jnp.asarray(file["labels"].astype(np.int32))}
+    weights = jnp.ones(10, dtype) if weights is None else jnp.asarray(weights, dtype)
+
+    def loss(features, kernel):
+        outputs = models.Outputs(head.apply({"params": {"kernel": kernel}}, features), features, kernel.T)
+        result = objective(lambda images: outputs, batch, objective.init(RNG, {}, outputs), RNG)
+        return total_loss(result.terms, weights), (result, outputs)
+
+    both = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
+    return both(jnp.asarray(file["embeddings"] * LENGTHS, dtype), jnp.asarray(file["kernel"], dtype))
+
+
+@pytest.fixture
+def norm_softmax(golden):
+    file = golden("normsoftmax")
+    return file | {"kernel": file["weight"].T}
+
+
+def soft_triple(file):
+    kernel = file["centers"].reshape(16, 10, int(file["K"])).transpose(0, 2, 1)  # columns are class·K + k
+    objective = SoftTriple(float(file["la"]), float(file["gamma"]), float(file["tau"]), float(file["margin"]))
+    return objective, heads.SoftTripleHead(10, centers=int(file["K"]), gamma=objective.gamma), file | {"kernel": kernel}
+
+
+def test_norm_softmax_equals_the_official_one(norm_softmax, dtype):
+    file, tolerance = norm_softmax, {"float32": 1e-5, "float64": 1e-10}[dtype.name]
+    objective = NormSoftmax(float(file["temperature"]))
+    (value, (result, outputs)), gradients = run(objective, heads.CosineHead(10), file, dtype)
+    np.testing.assert_allclose(value, file["loss"], rtol=tolerance)
+    (term,) = result.terms
+    np.testing.assert_allclose(term.losses, file["loss_per_example"], rtol=tolerance, atol=10 * tolerance)
+    expected = on_the_sphere(file["grad_embeddings"], file["embeddings"])
+    np.testing.assert_allclose(gradients[0], expected, rtol=10 * tolerance, atol=10 * tolerance)
+    np.testing.assert_allclose(gradients[1], file["grad_weight"].T, rtol=10 * tolerance, atol=10 * tolerance)
+    # Evaluation reports the same loss of what the head says.
+    evaluated = objective.loss(outputs.logits, result.labels)
+    np.testing.assert_allclose(evaluated, file["loss_per_example"], rtol=tolerance, atol=10 * tolerance)
+    np.testing.assert_allclose(result.features, file["embeddings"], rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(result.logits * objective.temperature, outputs.logits, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", ["softtriple_k1", "softtriple_notau", "softtriple_tau"])
+def test_soft_triple_equals_the_official_one(name, golden, dtype):
+    objective, head, file = soft_triple(golden(name))
+    tolerance = {"float32": 1e-5, "float64": 1e-10}[dtype.name]
+    (value, (result, outputs)), gradients = run(objective, head, file, dtype)
+    np.testing.assert_allclose(value, file["loss"], rtol=tolerance)
+    assert len(result.terms) == (1 if objective.tau == 0 else 2)
+    per_example = file["loss_classify_per_example"]
+    np.testing.assert_allclose(result.terms[0].losses, per_example, rtol=tolerance, atol=10 * tolerance)
+    expected = on_the_sphere(file["grad_embeddings"], file["embeddings"])
+    np.testing.assert_allclose(gradients[0], expected, rtol=10 * tolerance, atol=10 * tolerance)
+    expected = file["grad_centers"].reshape(16, 10, -1).transpose(0, 2, 1)
+    np.testing.assert_allclose(gradients[1], expected, rtol=10 * tolerance, atol=10 * tolerance)
+    evaluated = objective.loss(outputs.logits, result.labels)
+    np.testing.assert_allclose(evaluated, per_example, rtol=tolerance, atol=10 * tolerance)
+    np.testing.assert_allclose(result.features, file["embeddings"], rtol=tolerance, atol=tolerance)
+
+
+def test_class_weights_multiply_the_loss_of_soft_triple_and_not_its_regularizer(golden):
+    objective, head, file = soft_triple(golden("softtriple_tau"))
+    weights = np.random.default_rng(0).uniform(0.5, 2.0, 10)
+    (value, _), _ = run(objective, head, file, np.float32, weights)
+    regularizer = file["loss"] - file["loss_classify"]
+    expected = np.mean(weights[file["labels"]] * file["loss_classify_per_example"]) + regularizer
+    assert regularizer > 0.1
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["norm_softmax", "soft_triple"])
+def test_a_mixed_image_has_a_term_for_each_of_its_labels(kind, golden, norm_softmax):
+    if kind == "norm_softmax":
+        objective, head, file = NormSoftmax(), heads.CosineHead(10), norm_softmax
+    else:
+        objective, head, file = soft_triple(golden("softtriple_notau"))
+    features, kernel = jnp.asarray(file["embeddings"], jnp.float32), jnp.asarray(file["kernel"], jnp.float32)
+    outputs = models.Outputs(head.apply({"params": {"kernel": kernel}}, features), features, kernel.T)
+    labels, share = jnp.asarray(file["labels"].astype(np.int32)), jnp.linspace(0.1, 0.9, 32)
+    others = jnp.roll(labels, 1)
+    batch = {"image": "the images", "label": labels, "other_label": others, "share": share}
+    result = objective(lambda images: outputs, batch, (), RNG)
+    own, other = result.terms
+    np.testing.assert_allclose(own.losses, share * objective.loss(outputs.logits, labels), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(other.losses, (1 - share) * objective.loss(outputs.logits, others), rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(own.labels, labels)
+    np.testing.assert_array_equal(other.labels, others)
+    np.testing.assert_array_equal(result.labels, np.where(share >= 0.5, labels, others))
+
+
+@pytest.mark.parametrize(
+    ("objective", "classifier", "message"),
+    [
+        (
+            NormSoftmax(),
+            None,
+            r"norm_softmax needs .* \[classes, dim\], head='cosine'; got None",
+        ),
+        (NormSoftmax(), (5, 2, 3), r"head='cosine'; got \(5, 2, 3\)"),
+        (SoftTriple(), None, r"soft_triple needs .* \[classes, centers, dim\], head='soft_triple'; got None"),
+        (SoftTriple(), (5, 3), r"head='soft_triple'; got \(5, 3\)"),
+    ],
+)
+def test_a_model_without_what_they_compare_with_is_refused(objective, classifier, message):
+    outputs = models.Outputs(jnp.ones((2, 5)), jnp.ones((2, 3)), classifier and jnp.ones(classifier))
+    with pytest.raises(ValueError, match=message):
+        objective.init(RNG, {}, outputs)
+    batch = {"image": "the images", "label": jnp.array([0, 1])}
+    with pytest.raises(ValueError, match=message):
+        objective(lambda images: outputs, batch, (), RNG)

@@ -1,0 +1,168 @@
+"""Objectives that bring a loss, a head or a memory of their own, and balancers that ask for more: in the real step."""
+
+import dataclasses
+import itertools
+
+import chex
+import jax
+import numpy as np
+import pytest
+from small_run import COUNTS, EXAMPLES, digits
+
+from dsb_jax.models import heads
+from dsb_jax.training import experiment, methods
+from dsb_jax.training.checkpoints import Checkpoints
+from dsb_jax.training.program import Program
+
+OBJECTIVES = ("deconfound_tde", "domain_balancing", "loce", "mbj", "norm_softmax", "soft_triple")
+FIRST_WEIGHTED = -(-EXAMPLES // 64)  # with start_epoch=1
+
+
+def program(arguments):
+    config = digits(arguments, epochs=4, learning_rate=0.03)
+    config.mbj.update({"start_epoch": 1.0, "interval": 0.25})
+    return Program(config, experiment.build(config))
+
+
+def run(of, state, first, last):
+    """The state after the steps from ``first`` to before ``last``, and their losses."""
+    values = []
+    for batch in itertools.islice(of.batches(first), last - first):
+        state, metrics = of.train_step(state, batch)
+        values.append(float(metrics["loss"]))
+    return state, values
+
+
+@pytest.mark.parametrize("balancer", ["uniform", "dsb"])
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_it_trains_weighted_from_the_start_epoch_on_and_goes_on_from_a_checkpoint(objective, balancer, tmp_path):
+    of = program(f"objective={objective},balancer={balancer},start_epoch=1")
+    state, values = run(of, of.initial, 0, FIRST_WEIGHTED)
+    np.testing.assert_array_equal(of.summary(state.balancing)["weights"], np.ones(10))
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(FIRST_WEIGHTED, state, {})
+        checkpoints.wait()
+        state, more = run(of, state, FIRST_WEIGHTED, FIRST_WEIGHTED + 12)
+        restored = checkpoints.restore(state).state
+    again, _ = run(of, restored, FIRST_WEIGHTED, FIRST_WEIGHTED + 12)
+    chex.assert_trees_all_equal(*(dataclasses.replace(x, key=jax.random.key_data(x.key)) for x in (again, state)))
+    weights = of.summary(state.balancing)["weights"]
+    assert np.all(weights == 1) == (balancer == "uniform")
+    if balancer == "uniform":
+        assert np.mean(more[-4:]) < 0.9 * np.mean(values[:4])
+
+
+@pytest.mark.parametrize("balancer", ["loce", "domain_frequency"])
+def test_balancers_are_told_what_they_ask_for(balancer):
+    of = program(f"balancer={balancer},start_epoch=1,accumulate=2")
+    state, _ = run(of, of.initial, 0, FIRST_WEIGHTED)
+    np.testing.assert_array_equal(of.summary(state.balancing)["weights"], np.ones(10))
+    state, _ = run(of, state, FIRST_WEIGHTED, FIRST_WEIGHTED + 3)
+    weights = of.summary(state.balancing)["weights"]
+    np.testing.assert_allclose(np.sum(weights), 10, rtol=1e-5)
+    assert np.ptp(weights) > 1e-3
+
+
+@pytest.mark.parametrize("objective", ["deconfound_tde", "loce", "mbj"])
+def test_eight_devices_train_as_one(objective):
+    """A batch that is spread over them has the means and memories of the whole."""
+    states = []
+    for devices in (1, 8):
+        of = program(f"objective={objective},balancer=uniform,devices={devices}")
+        states.append(run(of, of.initial, 0, 3)[0])
+    one, eight = (jax.device_get((s.params, s.batch_stats, s.objective)) for s in states)
+    chex.assert_trees_all_close(eight, one, rtol=1e-3, atol=1e-4)
+
+
+def test_the_memories_of_mbj_follow_the_settings():
+    of = experiment.build(digits("objective=mbj,mbj.start_epoch=2,mbj.interval=0.5,mbj.history=3")).objective
+    assert (of.start, of.interval) == (-(-2 * EXAMPLES // 64), -(-EXAMPLES // 128))
+    assert of.capacity == 3 * 10 * COUNTS.min()  # as many of each class as of the rarest
+    assert of.loss is of.inner.loss
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ("objective=deconfound_tde", "DSB-TDE"),
+        ("objective=deconfound_tde,loss=balanced_softmax,balancer=uniform", "TDE+BS"),
+        ("objective=domain_balancing", "DSB-DomB"),
+        ("objective=loce", "DSB-LOCE"),
+        ("objective=loce,balancer=loce", "LOCE-LOCE"),
+        ("objective=mbj,balancer=uniform", "MBJ"),
+        ("objective=mbj,loss=ldam", "DSB-MBJ+LDAM"),
+        ("objective=mbj+deconfound_tde", "DSB-MBJ+TDE"),
+        ("objective=norm_softmax", "DSB-NSM"),
+        ("objective=soft_triple,balancer=class_balanced", "CB-ST"),
+        ("dsb.interclass=False", "DSB-CE-1"),  # as the paper has it in App. H.1
+        ("loss=focal,dsb.interclass=False", "DSB-Focal-1"),
+        ("dsb.interclass=False,balancer=uniform", "CE"),
+    ],
+)
+def test_names(arguments, name):
+    assert methods.name(digits(arguments)) == name
+
+
+def test_without_interference_there_is_none_in_the_scales():
+    config = digits("dsb.interclass=False,start_epoch=0")
+    of = Program(config, experiment.build(config))
+    state, _ = run(of, of.initial, 0, 3)
+    summary = of.summary(state.balancing)
+    np.testing.assert_array_equal(summary["interclass"], np.ones(10))
+    np.testing.assert_allclose(summary["scales"], summary["volumes"] / summary["volumes"].max(), rtol=1e-6)
+    assert np.ptp(summary["weights"]) > 0.1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "head"),
+    [
+        ("objective=deconfound_tde", heads.CausalHead(10)),
+        ("objective=deconfound_tde,head=causal", heads.CausalHead(10)),
+        ("head=causal,deconfound_tde.alpha=1", heads.CausalHead(10, alpha=1.0)),
+        ("objective=deconfound_tde,deconfound_tde.heads=4", heads.CausalHead(10, heads=4)),
+        ("objective=domain_balancing", heads.CosineHead(10, 1.0)),
+        ("objective=norm_softmax,head=cosine,head_scale=9", heads.CosineHead(10, 1.0)),
+        ("objective=soft_triple,soft_triple.centers=3,soft_triple.gamma=1", heads.SoftTripleHead(10, 1.0, 3, 1.0)),
+        ("head=soft_triple,head_scale=9", heads.SoftTripleHead(10, 9.0)),
+        ("objective=loce", heads.LinearHead(10)),
+        ("objective=loce,head=cosine,head_scale=9", heads.CosineHead(10, 9.0)),
+    ],
+)
+def test_heads_are_what_the_objective_needs(arguments, head):
+    assert experiment.build(digits(arguments)).model.head == head
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            "objective=deconfound_tde,head=linear",
+            "objective 'deconfound_tde' needs a causal head: head must be left out or 'causal', got 'linear'",
+        ),
+        ("objective=norm_softmax,head=linear", "objective 'norm_softmax' needs a cosine head: .* got 'linear'"),
+        ("objective=soft_triple,head=cosine", "objective 'soft_triple' needs a soft_triple head: .* got 'cosine'"),
+        (
+            "objective=deconfound_tde,loss=ldam",
+            "loss 'ldam' needs a cosine head, objective 'deconfound_tde' a causal one",
+        ),
+        (
+            "objective=loce,loss=focal",
+            "objective 'loce' has a loss of its own: loss must be left at 'cross_entropy', got 'focal'",
+        ),
+        ("objective=loce,loce.decay=2", r"loce.decay must lie in \[0, 1\] and loce.initial in \(0, 1\], got 2.0"),
+        ("balancer=loce,loce.initial=0", r"initial must lie in \(0, 1\], got 0.0"),
+        ("balancer=domain_frequency,domain_frequency.scale=0", "scale must be a finite number > 0"),
+        ("objective=domain_balancing,domain_balancing.margin=-1", "domain_balancing.margin must be .* >= 0"),
+        ("objective=domain_balancing,domain_balancing.epsilon=0", "domain_balancing.epsilon must be .* > 0"),
+        ("objective=mbj,mbj.history=0", "history must be a finite number > 0"),
+        ("objective=mbj,mbj.start_epoch=-1", "mbj.start_epoch must be .* >= 0"),
+        ("objective=mbj,mbj.weight=-1", "weight must be .* >= 0"),
+        ("objective=norm_softmax,norm_softmax.temperature=0", "norm_softmax.temperature must be .* > 0"),
+        ("objective=soft_triple,soft_triple.tau=-1", "soft_triple.tau must be .* >= 0"),
+        ("objective=soft_triple,soft_triple.centers=0", "centers must be an integer >= 1"),
+        ("objective=deconfound_tde,deconfound_tde.mu=1", r"mu must lie in \[0, 1\)"),
+    ],
+)
+def test_bad_settings_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        experiment.build(digits(arguments))
