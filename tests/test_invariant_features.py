@@ -12,7 +12,7 @@ from small_run import digits
 
 from dsb_jax import balancers, losses, models
 from dsb_jax.objectives import InvariantFeatures, Result, Supervised, Term, total_loss
-from dsb_jax.training import experiment, methods
+from dsb_jax.training import building, experiment, methods
 from dsb_jax.training.sharding import Placement, make_mesh
 from dsb_jax.training.step import init_state, make_train_step
 
@@ -72,13 +72,13 @@ def test_the_schedule_is_the_original_s(golden):
     steps = jnp.array([[10 * epoch, 10 * epoch + 9] for epoch in range(100)], jnp.int32)
     weights = jax.jit(jax.vmap(jax.vmap(weight)))(steps)
     np.testing.assert_allclose(weights, np.stack([file["schedule"]] * 2, axis=1), rtol=1e-7)
-    assert methods.environment_epochs(config) == tuple(file["milestones"][1:])
+    assert building.environment_epochs(config) == tuple(file["milestones"][1:])
 
 
 @pytest.mark.parametrize(("epochs", "expected"), [(1, (0, 0)), (3, (1, 2)), (5, (3, 4)), (200, (120, 160))])
 def test_milestones_are_whole_epochs_of_any_run(epochs, expected):
-    assert methods.environment_epochs(digits(f"epochs={epochs}")) == expected
-    assert methods.environment_epochs(digits("epochs=100,ifl.milestones=(0.29,)")) == (29,)
+    assert building.environment_epochs(digits(f"epochs={epochs}")) == expected
+    assert building.environment_epochs(digits("epochs=100,ifl.milestones=(0.29,)")) == (29,)
 
 
 def test_centres_rest_while_their_weight_is_0():
