@@ -182,6 +182,14 @@ def test_in_evaluation_an_image_takes_the_experts_that_its_routers_want(routed):
     assert_close(in_training.logits, logits.mean(axis=0), 1e-6)
 
 
+def test_untrained_routers_want_every_expert():
+    model, images = models.create("lenet", 10, experts=3, routers=True), images_of((8, 8, 8, 1))
+    variables = jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), images)
+    outputs = run(model, variables, images, train=False)
+    assert (outputs.routers > 0).all()
+    assert_close(outputs.logits, np.mean(outputs.experts.logits, axis=0), 1e-6)
+
+
 def test_no_expert_is_trained_for_a_router(routed):
     model, variables, images, _ = routed
 

@@ -166,7 +166,9 @@ def test_ride_under_ldam_compares_scaled_cosines():
     assert made.objective.scale == 20.0
     assert len(made.model.experts) == 2
     assert all(isinstance(expert.head, models.heads.CosineHead) for expert in made.model.experts)
-    assert experiments.build(small_run.digits("objective=ride")).objective.scale == 1.0
+    other = experiments.build(small_run.digits("objective=ride,ride.routers=True"))
+    assert other.objective.scale == 1.0
+    assert len(other.model.routers) == 2
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ class Router(nn.Module):
 
     It sees the features of the latest expert, at length 1 and through a hidden layer of 16 units, and besides the five
     largest mean logits of the experts so far. Its gradient ends there: no expert is trained for it. Ours is that
-    routers share no layer, and that cosines come without their loss's scale.
+    routers share no layer, that cosines come without their loss's scale, and that one untrained wants every expert.
     """
 
     @nn.compact
@@ -23,7 +23,8 @@ class Router(nn.Module):
         length = jnp.linalg.norm(features, axis=1, keepdims=True)
         hidden = nn.relu(nn.Dense(_HIDDEN, name="hidden")(features / jnp.maximum(length, 1e-6)))
         largest, _ = jax.lax.top_k(logits, min(_TOP, logits.shape[1]))
-        return nn.Dense(1, name="output")(jnp.concatenate([largest, hidden], axis=1))[:, 0]
+        output = nn.Dense(1, kernel_init=nn.initializers.zeros, bias_init=nn.initializers.ones, name="output")
+        return output(jnp.concatenate([largest, hidden], axis=1))[:, 0]
 
 
 class Experts(nn.Module):

@@ -131,6 +131,7 @@ def base_config() -> ConfigDict:
     config.ride = ConfigDict({"experts": 3, "diversity": -0.2, "temperature": 1.0, "reweight_factor": 0.02})
     config.ride.reweight_epoch = config_dict.placeholder(float)  # epochs before temperatures go by class: 80 % of them
     config.ride.update({"distillation": 1.0, "distillation_temperature": 1.0})  # from config.teacher, if there is one
+    config.ride.routers = False  # the model has them already, untrained, for a stage of ride_routing to come
     config.ride_routing = ConfigDict({"positive_weight": 100.0})
 
     config.balms = ConfigDict({"meta_learning_rate": 0.01, "init_power": 0.0})

@@ -119,3 +119,54 @@ def _methods(config):
             f"objective {last!r} has a loss of its own: loss must be left at 'cross_entropy', got {config.loss!r}"
         )
     return base, [building.EXTENSIONS[extension] for extension in reversed(outer)]
+    return base, [_EXTENSIONS[extension] for extension in reversed(outer)]
+
+
+def _supervised(config, context):
+    """The loss; of LADE, whose regularizer is of a batch and takes no class weights, in its two parts."""
+    if config.loss != "lade":
+        return Supervised(context.loss, samplers=context.samplers)
+    if config.accumulate > 1:
+        raise ValueError(f"loss 'lade' is of a whole batch: accumulate must be 1, got {config.accumulate}")
+    adjusted = Supervised(losses.create("logit_adjusted", counts=context.counts), samplers=context.samplers)
+    prior = prior_of(context.counts)
+    regularizer = functools.partial(losses.lade_regularizer, prior=prior, penalty=config.lade.penalty)
+    return Regularized(adjusted, regularizer, scale=config.lade.weight)
+
+
+def _bbn(config, context):
+    divisor = config.bbn.divisor if config.bbn.divisor is not None else bbn.published_divisor(config.epochs)
+    starts = [context.first_step(epoch) for epoch in range(1, config.epochs)]
+    return BBN(_supervised(config, context), bbn.parabolic(divisor, starts))
+
+
+def _ride(config, context):
+    reweight_epoch = config.ride.reweight_epoch
+    if reweight_epoch is None:
+        reweight_epoch = 0.8 * config.epochs
+    return Ride(
+        _supervised(config, context),
+        diversity=config.ride.diversity,
+        temperature=config.ride.temperature,
+        class_temperatures=ride.class_temperatures(context.counts, config.ride.reweight_factor),
+        start=context.first_step(reweight_epoch),
+        scale=config.ldam.scale if config.loss == "ldam" else 1.0,
+    )
+
+
+def _ride_routing(config, context):
+    return RideRouting(_supervised(config, context), positive_weight=config.ride_routing.positive_weight)
+
+
+_OBJECTIVES = {
+    "bbn": _Method(_bbn, "BBN", model=lambda config: {"branches": 2}),
+    "ride": _Method(
+        _ride, "RIDE", model=lambda config: {"experts": config.ride.experts, "routers": config.ride.routers}
+    ),
+    "ride_routing": _Method(
+        _ride_routing, "RIDE-EA", model=lambda config: {"experts": config.ride.experts, "routers": True}
+    ),
+    "supervised": _Method(_supervised, "{loss}"),
+}
+# What extends another objective: "ifl+ride" is invariant feature learning around RIDE.
+_EXTENSIONS: dict[str, _Method] = {}
