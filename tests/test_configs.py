@@ -70,10 +70,8 @@ def test_defaults_fit_the_dataset(name):
     assert made.preprocessing.mean == spec.mean
     assert made.preprocessing.std == spec.std
     images = jnp.zeros((2, *made.train.image_shape))
-    (outputs, _), _ = jax.eval_shape(
-        functools.partial(made.model.init_with_output, train=False), jax.random.key(0), images
-    )
-    assert outputs.shape == (2, len(expected))
+    outputs, _ = jax.eval_shape(functools.partial(made.model.init_with_output, train=False), jax.random.key(0), images)
+    assert outputs.logits.shape == (2, len(expected))
 
 
 @pytest.mark.parametrize("name", CONFIGS)
