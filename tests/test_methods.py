@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import pathlib
 
 import chex
 import jax
@@ -11,7 +12,8 @@ import optax
 import pytest
 from small_run import digits
 
-from dsb_jax.training import experiment, methods
+from dsb_jax import training
+from dsb_jax.training import experiment, loop, methods, stages
 from dsb_jax.training.checkpoints import Checkpoints
 from dsb_jax.training.program import Program
 
@@ -26,23 +28,56 @@ METHODS = {
     "Seesaw": "loss=seesaw",
     "SigmoidFocal": "loss=sigmoid_focal",
     "DB": "loss=distribution_balanced",
+    "TDE": "objective=deconfound_tde",
+    "LOCE": "objective=loce",
+    "DomB": "objective=domain_balancing",
+    "NSM": "objective=norm_softmax",
+    "ST": "objective=soft_triple",
+    "BBN": "objective=bbn",
+    "RIDE": "objective=ride,loss=ldam",
+    "PaCo": "objective=paco,paco.queue_size=256",
+    "GPaCo": "objective=gpaco,gpaco.queue_size=256",
+    "MBJ": "objective=mbj,mbj.start_epoch=0",
+    "MBJ+RIDE": "objective=mbj+ride,loss=ldam,mbj.start_epoch=0",
+    "CE+IFL": "objective=ifl,ifl.milestones=(0.5,)",
+    "BS+IFL": "objective=ifl,loss=balanced_softmax",
+    # Of those in stages the last one, after the plain run as the first.
+    "DIVE-BS": "stages=dive",
+    "BALMS": "stages=balms",
+    "decoupled-BS": "stages=decoupled_bs",
+    "cRT-CE": "stages=crt",
+    "LWS-CE": "stages=lws",
+    "CE-DRW": "stages=drw",
 }
 # Of 453 examples in batches of 64: the weights of the second epoch begin with step 8.
 STEPS, START, SAVED = 14, 8, 11
 
 
-def made(arguments, balancer):
+@pytest.fixture(scope="module")
+def earlier(tmp_path_factory):
+    """The workdir of a plain run."""
+    workdir = tmp_path_factory.mktemp("earlier") / "run"
+    training.train(digits(balancer="uniform", epochs=1, sample_space=False, tensorboard=False), workdir)
+    return workdir
+
+
+def made(arguments, balancer, earlier):
     """A compiled program, and how often its step was traced."""
-    arguments = f"epochs=2,start_epoch=1,learning_rate=0.01,balancer={balancer},{arguments}".rstrip(",")
-    config, traces = digits(arguments, sample_space=False), []
-    built = experiment.build(config)
+    config = stages.chain(digits(f"balancer={balancer},{arguments}".rstrip(","), sample_space=False))[-1]
+    config.update({"epochs": 2, "start_epoch": 1, "learning_rate": 0.01})
+    if config.stages:
+        config.initial = str(earlier)
+    if config.teacher is not None:
+        config.teacher = str(earlier)
+    built, traces = experiment.build(config), []
 
     def update(*args):
         traces.append(1)
         return built.optimizer.update(*args)
 
-    optimizer = optax.GradientTransformation(built.optimizer.init, update)
-    return config, Program(config, dataclasses.replace(built, optimizer=optimizer)), traces
+    built = dataclasses.replace(built, optimizer=optax.GradientTransformation(built.optimizer.init, update))
+    given = loop._given(config, built, pathlib.Path("nowhere"), "never")
+    return config, Program(config, built, given), traces
 
 
 def run(program, state, steps):
@@ -56,13 +91,13 @@ def run(program, state, steps):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_method_trains_plain_and_balanced_and_goes_on_where_it_was(method, tmp_path):
-    config, plain, _ = made(METHODS[method], "uniform")
+def test_a_method_trains_plain_and_balanced_and_goes_on_where_it_was(method, earlier, tmp_path):
+    config, plain, _ = made(METHODS[method], "uniform", earlier)
     assert methods.name(config) == method
     _, unweighted, _ = run(plain, plain.initial, range(STEPS))
     assert np.mean(unweighted[-4:]) < np.mean(unweighted[:4])
 
-    config, balanced, traces = made(METHODS[method], "dsb")
+    config, balanced, traces = made(METHODS[method], "dsb", earlier)
     assert methods.name(config) == f"DSB-{method}"
     like = jax.tree.map(jnp.copy, balanced.initial)  # a step takes the buffers of the state before it
     state, before, weights = run(balanced, balanced.initial, range(SAVED))

@@ -1,9 +1,11 @@
 """Settings, and what a config becomes."""
 
 import dataclasses
+import functools
 import importlib.util
 import inspect
 import math
+import operator
 import pathlib
 
 import jax
@@ -96,31 +98,13 @@ def test_configs_load_and_keep_every_override(path):
     assert default.keys() == dict(flat(training.base_config().to_dict())).keys()
     changed = dict(flat(load_config(path, "loss=focal,balancer=uniform").to_dict()))
     assert changed == default | {"loss": "focal", "balancer": "uniform"}
-    texts = (
-        "data_dir",
-        "head",
-        "stem",
-        "compilation_cache",
-        "protocol",
-        "eval_split",
-        "ifl.distance",
-        "initial",
-        "teacher",
-    )
-    numbers = ("start_epoch", "image_size", "shorter_side", "devices", "fsdp_elements")
-    placeholders = dict.fromkeys(texts, "else") | dict.fromkeys((*numbers, "images_per_class", "subset_seed"), 3)
-    placeholders |= {"dsb.alpha": 1.5, "domain_balancing.epsilon": 2.5, "mean": (0.1, 0.2), "std": (0.3, 0.4)}
-    placeholders |= {
-        "ifl.distance": "else",
-        "bbn.divisor": 150.0,
-        "ride.reweight_epoch": 70.0,
-        "balms.learning_rate": 0.5,
-    }
+    of_type = {str: "else", int: 3, float: 1.5, tuple: (0.1, 0.2)}
     for key, value in default.items():
         check_setting(load_config(path), key)
         match value:
             case None:
-                other = placeholders[key]
+                *path, name = key.split(".")
+                other = of_type[functools.reduce(operator.getitem, path, training.base_config()).get_type(name)]
             case bool():
                 other = not value
             case int() | float():

@@ -296,7 +296,9 @@ OBJECTIVES = {
     "loce": Method(_loce, "LOCE", has_loss=True),
     "norm_softmax": Method(_norm_softmax, "NSM", has_loss=True, model=lambda config: _COSINES),
     "paco": Method(_paco, "PaCo", has_loss=True, model=lambda config: _projection(config.paco, layers=2)),
-    "ride": Method(_ride, "RIDE", model=lambda config: {"experts": config.ride.experts}),
+    "ride": Method(
+        _ride, "RIDE", model=lambda config: {"experts": config.ride.experts, "routers": config.ride.routers}
+    ),
     "ride_routing": Method(
         _ride_routing, "RIDE-EA", model=lambda config: {"experts": config.ride.experts, "routers": True}
     ),

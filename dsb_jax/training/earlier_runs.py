@@ -44,7 +44,7 @@ def at(workdir: str | os.PathLike[str], *, setting: str) -> EarlierRun:
     """
     workdir = pathlib.Path(workdir)
     try:
-        settings = processes.of_first(lambda: json.loads((workdir / "config.json").read_text()))
+        settings = json.loads((workdir / "config.json").read_text())
         if not isinstance(settings, dict):
             raise ValueError(f"its config.json holds a {type(settings).__name__}")
         config = base_config()

@@ -99,8 +99,8 @@ def names() -> list[str]:
     """The lists of stages that a config may name, sorted.
 
     Example:
-      >>> names()[:2]
-      ['crt', 'drs']
+      >>> "crt" in names()
+      True
     """
     return sorted(_LISTS)
 
