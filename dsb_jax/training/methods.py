@@ -119,4 +119,3 @@ def _methods(config):
             f"objective {last!r} has a loss of its own: loss must be left at 'cross_entropy', got {config.loss!r}"
         )
     return base, [building.EXTENSIONS[extension] for extension in reversed(outer)]
-    return base, [_EXTENSIONS[extension] for extension in reversed(outer)]
