@@ -2,6 +2,7 @@
 
 import json
 import logging
+import pathlib
 
 import jax
 import numpy as np
@@ -85,6 +86,17 @@ def test_a_text_may_be_given_behind_the_colon_of_a_config():
     one, two = stages.chain(config)
     assert (one.milestones, one.epochs, one.dsb.alpha, one.seed) == ((1, 2), 4, None, 3)
     assert (two.milestones, two.epochs, two.dsb.alpha, two.seed) == ((160, 180), 15, 1.5, 3)
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+def test_a_list_may_be_an_argument_or_an_override_of_the_command(command):
+    file = pathlib.Path(__file__).parents[1] / "configs" / "digits_lt.py"
+    config, workdir = command(f"--config={file}:stages=lws;balancer=dsb;epochs=3")
+    assert [stage.epochs for stage in stages.chain(config)] == [60, 3]
+    assert workdir.name == "dsb-lws-ce-seed0"
+    config, workdir = command(f"--config={file}", "--config.stages=epochs=4;epochs=2,trainable=head/*")
+    assert [(stage.epochs, stage.trainable) for stage in stages.chain(config)] == [(4, "*"), (2, "head/*")]
+    assert workdir.name == "dsb-ce-2stages-seed0"
 
 
 def test_a_run_without_stages_is_its_own_chain():
