@@ -1,5 +1,6 @@
 """A run small enough for tests, and what it is compared with by hand."""
 
+import json
 import math
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dsb_jax import training
+from dsb_jax.training import checkpoints
 from dsb_jax.training.config import with_arguments
 
 
@@ -35,6 +37,16 @@ def digits(arguments="", **settings):
     config.update({"mean": (0.305,), "std": (0.376,), "eval_batch_size": 200, "learning_rate": 0.05, "devices": 1})
     config.update(settings)
     return with_arguments(config, arguments)
+
+
+def saved_arrays(workdir):
+    """What the latest checkpoint of a run holds, but for its key."""
+    saved = checkpoints.latest(workdir / "checkpoints", setting="initial")
+    record = json.loads((saved.folder / "checkpoint.json").read_text())["arrays"]
+    shapes = {
+        path: jax.ShapeDtypeStruct(tuple(of["shape"]), of["dtype"]) for path, of in record.items() if path != "key"
+    }
+    return {path: np.asarray(array) for path, array in checkpoints.read(saved, shapes).items()}
 
 
 # ⌊134·20^(−i/9)⌋: 134 training images is what the rarest digit has.

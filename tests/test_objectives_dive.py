@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_run import digits
+from small_run import digits, saved_arrays
 
 from dsb_jax import losses, models, objectives, training
 from dsb_jax.objectives import Dive, Supervised, total_loss
 from dsb_jax.objectives.dive import virtual_examples
-from dsb_jax.training import checkpoints, earlier_runs, experiment
+from dsb_jax.training import earlier_runs, experiment
 
 TOLERANCE = {np.dtype("float32"): 1e-5, np.dtype("float64"): 1e-10}
 RUN = {"tensorboard": False, "sample_space": False, "epochs": 1, "log_every": 4}
@@ -109,17 +109,9 @@ def chain(tmp_path_factory):
     return workdir, training.train(digits(**RUN | {"stages": "dive", "start_epoch": 0}), workdir)
 
 
-def arrays(workdir):
-    saved = checkpoints.latest(workdir / "checkpoints", setting="initial")
-    record = json.loads((saved.folder / "checkpoint.json").read_text())["arrays"]
-    record.pop("key")
-    wanted = {path: jax.ShapeDtypeStruct(tuple(of["shape"]), of["dtype"]) for path, of in record.items()}
-    return {path: np.asarray(array) for path, array in checkpoints.read(saved, wanted).items()}
-
-
 def test_the_stage_before_is_the_teacher_and_the_student_begins_anew(chain):
     workdir, results = chain
-    teacher, student = arrays(workdir / "stages" / "1"), arrays(workdir)
+    teacher, student = saved_arrays(workdir / "stages" / "1"), saved_arrays(workdir)
     assert results["method"] == "DSB-DIVE-BS"
     for path in (path for path in teacher if path.startswith("params/")):
         np.testing.assert_array_equal(student[f"objective/teacher/{path}"], teacher[path])

@@ -4,10 +4,9 @@ import json
 import os
 import signal
 
-import jax
 import numpy as np
 import pytest
-from small_run import digits
+from small_run import digits, saved_arrays
 from test_restart import records
 
 from dsb_jax import training
@@ -47,16 +46,6 @@ def gone():
     raise Ended
 
 
-def arrays(workdir):
-    saved = checkpoints.latest(workdir / "checkpoints", setting="initial")
-    record = json.loads((saved.folder / "checkpoint.json").read_text())["arrays"]
-    record.pop("key")
-    wanted = {
-        path: jax.ShapeDtypeStruct(tuple(of["shape"]), of["dtype"]) for path, of in record.items() if of["shape"] != [0]
-    }
-    return {path: np.asarray(array) for path, array in checkpoints.read(saved, wanted).items()}
-
-
 def test_ended_in_every_stage_it_ends_the_same(tmp_path, monkeypatch):
     run(tmp_path / "whole", monkeypatch)
     workdir = tmp_path / "ended"
@@ -77,7 +66,7 @@ def test_ended_in_every_stage_it_ends_the_same(tmp_path, monkeypatch):
         assert next(results) == next(results)
         assert records(mine) == records(whole)
         assert (mine / "config.json").read_bytes() == (whole / "config.json").read_bytes()
-        ours, wanted = arrays(mine), arrays(whole)
+        ours, wanted = saved_arrays(mine), saved_arrays(whole)
         assert ours.keys() == wanted.keys()
         for path, array in wanted.items():
             np.testing.assert_array_equal(ours[path], array, err_msg=path)

@@ -4,13 +4,12 @@ import json
 import logging
 import pathlib
 
-import jax
 import numpy as np
 import pytest
-from small_run import digits
+from small_run import digits, saved_arrays
 
 from dsb_jax import training
-from dsb_jax.training import checkpoints, earlier_runs, loop, methods, stages
+from dsb_jax.training import earlier_runs, loop, methods, stages
 from dsb_jax.training.config import base_config, with_arguments
 
 FAST = {"tensorboard": False, "sample_space": False, "epochs": 1, "log_every": 4, "compilation_cache": None}
@@ -21,17 +20,6 @@ def settings(text, **others):
     config.stages = text
     config.update(others)
     return config
-
-
-def arrays(workdir):
-    """What the latest checkpoint of a run holds."""
-    saved = checkpoints.latest(workdir / "checkpoints", setting="initial")
-    record = json.loads((saved.folder / "checkpoint.json").read_text())["arrays"]
-    record.pop("key")
-    wanted = {
-        path: jax.ShapeDtypeStruct(tuple(of["shape"]), of["dtype"]) for path, of in record.items() if path != "key"
-    }
-    return {path: np.asarray(array) for path, array in checkpoints.read(saved, wanted).items()}
 
 
 # Lists.
@@ -180,7 +168,7 @@ def test_stages_are_runs_of_their_own_of_which_the_last_is_the_run(crt):
 
 def test_what_is_frozen_is_to_the_bit_what_the_stage_before_was_evaluated_with(crt):
     _, workdir, _, _ = crt
-    before, after = arrays(workdir / "stages" / "1"), arrays(workdir)
+    before, after = saved_arrays(workdir / "stages" / "1"), saved_arrays(workdir)
     frozen = [path for path in after if path.startswith(("params/backbone/", "batch_stats/"))]
     assert len(frozen) > 30
     for path in frozen:
@@ -228,7 +216,7 @@ def test_tau_normalization_is_an_evaluation_of_the_stage_before(tmp_path):
     results = training.train(config, workdir, resume="never")
     assert (workdir / "previous-1" / "stages" / "1" / "config.json").read_text() == "{}"
     assert (results["steps"], results["epochs"], results["method"]) == (0, 0, "DSB-tau-norm-CE")
-    before, after = arrays(workdir / "stages" / "1"), arrays(workdir)
+    before, after = saved_arrays(workdir / "stages" / "1"), saved_arrays(workdir)
     assert "params/head/bias" in before
     assert "params/head/bias" not in after
     for path in (path for path in after if path.startswith("params/")):
