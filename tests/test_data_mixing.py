@@ -174,3 +174,57 @@ def test_other_alphas_are_refused(function, alpha):
 def test_mix_refuses(mixup_alpha, cutmix_alpha, message):
     with pytest.raises(ValueError, match=message):
         mixing.mix(IMAGES, jax.random.key(0), mixup_alpha=mixup_alpha, cutmix_alpha=cutmix_alpha)
+
+
+# --- Remix ------------------------------------------------------------------------------------------------------------
+
+
+def remixed(share, own, other, kappa, tau):
+    """Eq. 8 as it is written, for one row."""
+    if own / other >= kappa and share < tau:
+        return 0.0
+    if own / other <= 1 / kappa and 1 - share < tau:
+        return 1.0
+    return share
+
+
+@pytest.mark.usefixtures("strict_dtypes")
+@pytest.mark.parametrize(("kappa", "tau"), [(3.0, 0.5), (1.5, 0.8), (10.0, 0.2), (3.0, 0.0), (3.0, 1.0)])
+def test_remix_is_as_it_is_written(kappa, tau):
+    rng, counts = np.random.default_rng(0), np.array([500, 150, 50, 49, 5, 1])
+    labels, others = rng.integers(6, size=(2, 400)).astype(np.int32)
+    share = rng.uniform(size=400).astype(np.float32)
+    function = jax.jit(lambda *x: mixing.remix(*x, counts=counts, kappa=kappa, tau=tau))
+    got = function(share, labels, others)
+    expected = [remixed(s, counts[a], counts[b], kappa, tau) for s, a, b in zip(share, labels, others, strict=True)]
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+    assert got.dtype == np.float32
+    changed = np.mean(np.asarray(got) != share)
+    assert changed == 0 if tau == 0 else changed > 0.05
+    # One share for the batch, as mixup has it.
+    np.testing.assert_array_equal(function(share[0], labels, others), function(np.full(400, share[0]), labels, others))
+
+
+@pytest.mark.parametrize(("tau", "agree"), [(0.3, True), (0.5, True), (0.8, False)])
+def test_the_larger_share_of_the_label_is_that_of_the_image_unless_tau_is_large(tau, agree):
+    """Where it is not, the label decides what an image is taken for."""
+    labels, others = jnp.tile(jnp.array([0, 1, 0]), 101), jnp.tile(jnp.array([1, 0, 0]), 101)
+    share = jnp.repeat(jnp.linspace(0, 1, 101), 3)
+    got = mixing.remix(share, labels, others, counts=jnp.array([90, 10]), tau=tau)
+    by_image, by_label = (np.asarray(jnp.where(x >= 0.5, labels, others)) for x in (share, got))
+    assert np.array_equal(by_image, by_label) == agree
+    differ = by_image != by_label
+    assert (by_label[differ] == 1).all()  # in favour of the rare one
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kappa": 0.5}, "kappa must be a finite number >= 1, got 0.5"),
+        ({"tau": 1.5}, r"tau must lie in \[0, 1\], got 1.5"),
+        ({"counts": np.ones((2, 2))}, r"counts must have shape \[classes\], got \(2, 2\)"),
+    ],
+)
+def test_remix_refuses(options, message):
+    with pytest.raises(ValueError, match=message):
+        mixing.remix(jnp.float32(0.3), jnp.array([0]), jnp.array([1]), **({"counts": np.array([9, 1])} | options))

@@ -59,6 +59,13 @@ def test_traced_labels_that_are_no_class_count_for_none():
     np.testing.assert_allclose(updated, [0.1, 0.9 * 0.2 + 0.1 * 0.5], rtol=1e-6)
 
 
+@pytest.mark.parametrize("use_jit", [False, True])
+def test_what_is_masked_counts_for_none(use_jit):
+    update = jax.jit(losses.mean_score_update) if use_jit else losses.mean_score_update
+    scores, labels, mask = jnp.array([0.5, jnp.nan, 0.3]), jnp.array([1, 0, 7]), jnp.array([True, False, False])
+    np.testing.assert_allclose(update(jnp.array([0.1, 0.2]), scores, labels, mask=mask), [0.1, 0.23], rtol=1e-6)
+
+
 def test_a_sharded_batch_gives_the_same():
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     rows = jax.sharding.NamedSharding(mesh, jax.P("data"))

@@ -88,6 +88,9 @@ def test_images_are_mixed(settings, shares):
     [
         ({"mixup": -0.1}, "mixup must be a finite number >= 0, got -0.1"),
         ({"cutmix": -1.0}, "cutmix must be a finite number >= 0, got -1.0"),
+        ({"remix": True}, "remix is of the labels of mixed images: mixup or cutmix must be above 0, got 0 for both"),
+        ({"remix": True, "mixup": 1.0, "remix_kappa": 0.5}, "remix_kappa must be a finite number >= 1, got 0.5"),
+        ({"remix": True, "mixup": 1.0, "remix_tau": 2.0}, r"remix_tau must lie in \[0, 1\], got 2.0"),
         ({"color_jitter": (0.4, 0.4)}, "color_jitter must be brightness, contrast and saturation, each"),
         ({"color_jitter": (0.4, -0.4, 0.0)}, "color_jitter must be brightness, contrast and saturation, each"),
         ({"randaugment_layers": -1}, "randaugment_layers must be an integer >= 0, got -1"),

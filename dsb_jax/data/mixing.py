@@ -1,4 +1,4 @@
-"""Every example mixed with another one of its batch, on the device: mixup and CutMix."""
+"""Every example mixed with another one of its batch, on the device: mixup, CutMix and the labels of Remix."""
 
 from typing import NamedTuple
 
@@ -121,6 +121,54 @@ def mix(images: jax.Array, rng: jax.Array, *, mixup_alpha: float, cutmix_alpha: 
     drawn = _draw(rng, alpha)
     pairs = zip(_even(images, drawn), _box(images, drawn), strict=True)
     return _mixed(images, *(jnp.where(chosen, even, box) for even, box in pairs))
+
+
+def remix(
+    share: jax.Array,
+    labels: jax.Array,
+    other_labels: jax.Array,
+    *,
+    counts: jax.Array,
+    kappa: float = 3.0,
+    tau: float = 0.5,
+) -> jax.Array:
+    """Remix: shares of labels in mixed images, in favour of the rarer class where there is enough of it.
+
+    Images are mixed as before. The label of row i, with a share λ of the image, is left out of its loss where its class
+    is at least κ times as large as the other one and λ < τ, and takes all of it where it is at least κ times as small
+    and 1 − λ < τ; else its share of the label is λ too.
+
+    Args:
+      share: λ, floating ``[]`` or ``[batch]``, in [0, 1].
+      labels: int ``[batch]``, of the row's own example.
+      other_labels: int ``[batch]``, of its partner.
+      counts: ``n``, training samples per class, ``[C]``.
+      kappa: κ, at least 1.
+      tau: τ, in [0, 1].
+
+    Returns:
+      float32 ``[batch]``, the share of ``labels`` in the loss.
+
+    Raises:
+      ValueError: counts of another rank, or κ or τ out of range.
+
+    Example:
+      >>> labels, others = jnp.array([0, 1, 0]), jnp.array([1, 0, 0])
+      >>> print(remix(jnp.array([0.4, 0.6, 0.4]), labels, others, counts=jnp.array([90, 10])))
+      [0.  1.  0.4]
+
+    Chou et al., Remix: Rebalanced Mixup, 2020, Eq. 8.
+    """
+    counts = jnp.asarray(counts, jnp.float32)
+    if counts.ndim != 1:
+        raise ValueError(f"counts must have shape [classes], got {counts.shape}")
+    validation.at_least("kappa", kappa, 1)
+    if not 0 <= tau <= 1:
+        raise ValueError(f"tau must lie in [0, 1], got {tau!r}")
+    share = jnp.broadcast_to(jnp.asarray(share, jnp.float32), jnp.shape(labels))
+    own, other = counts[labels], counts[other_labels]
+    kept = jnp.where((own >= kappa * other) & (share < tau), 0.0, share)
+    return jnp.where((other >= kappa * own) & (1 - share < tau), 1.0, kept)
 
 
 def _draw(rng, alpha):

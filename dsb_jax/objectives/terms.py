@@ -52,8 +52,8 @@ class Objective(Protocol):
 
     A batch has ``image`` floating ``[batch, height, width, channels]`` and ``label`` int32 ``[batch]``; further views
     ``view_1``, ``view_2`` … of the same images; and under the name of each further sampler a batch of its own. Where
-    images are mixed, ``share`` floating ``[batch]`` is what each has of the image that ``label`` is of, and
-    ``other_label`` is the label of what else is in it.
+    images are mixed, ``other_label`` is the label of what else is in each, and ``share`` floating ``[batch]`` is what
+    of its loss is by ``label``: as much as it has of that image, or as Remix decides.
 
     Attributes:
       loss: ``(logits, labels) -> [batch]``, what evaluation reports.
@@ -88,7 +88,12 @@ class Objective(Protocol):
 
 
 def majority_labels(batch: dict[str, jax.Array]) -> jax.Array:
-    """The label of every image; of a mixed one, of what has the larger share of the loss.
+    """The label of every image; of a mixed one, the one that has the larger share of the loss.
+
+    As this class the image enters a pool or memory. Under Remix it is not the class of which there is more of the
+    image, but that as which the loss wants it classified: its features go there in training. The two are the same
+    with a τ of at most ½, the published one, since then a class takes all of the loss only where it has most of the
+    image.
 
     Example:
       >>> batch = {"label": jnp.array([0, 1]), "other_label": jnp.array([1, 0]), "share": jnp.array([0.3, 0.6])}

@@ -75,9 +75,9 @@ def base_config() -> ConfigDict:
     config.sim.randaugment_layers = 0  # after all that, with randaugment_magnitude: 2 is GPaCo's recipe
     config.mixup = 0.0  # alpha of mixup; with cutmix besides, one of them is drawn for each batch
     config.cutmix = 0.0
-    # How examples are drawn: plain (each once an epoch) | class_balanced | class_aware | square_root | reversed |
-    # progressively_balanced | semantic_scale (classes at rates proportional to the balancer's weights, anew each epoch
-    # from start_epoch on, plain before; the loss then has no weights, which would count twice)
+    config.remix = False  # labels of mixed images in favour of the rarer class, where one is …
+    config.remix_kappa = 3.0  # … so many times as large as the other, which has a share of the image …
+    config.remix_tau = 0.5  # … of more than 1 - this
     # What a run begins with and what it changes: globs of parameters' paths, as head/* or backbone/*, several with
     # spaces between them.
     config.initial = config_dict.placeholder(str)  # workdir of a run, finished or saved, whose parameters are taken …
@@ -87,7 +87,9 @@ def base_config() -> ConfigDict:
     # Runs that each begin with the parameters of the one before: `stages.names()`, or settings of every stage as in
     # "epochs=90;epochs=10,sampler=class_balanced,trainable=head/*"; see `dsb_jax.training.stages`.
     config.stages = ""
-    # How examples are drawn: plain (each once an epoch) | class_balanced | square_root | reversed
+    # How examples are drawn: plain (each once an epoch) | class_balanced | class_aware | square_root | reversed |
+    # progressively_balanced | semantic_scale (classes at rates proportional to the balancer's weights, anew each epoch
+    # from start_epoch on, plain before; the loss then has no weights, which would count twice)
     config.sampler = "plain"
     config.examples_per_class = 4  # of class_aware, one after the other
 

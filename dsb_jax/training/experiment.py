@@ -128,7 +128,7 @@ def build(config: ConfigDict, *, before: EarlierRun | None = None) -> Experiment
     steps = math.ceil(config.epochs * len(indices) / config.batch_size)
     alpha = config.dsb.alpha if config.dsb.alpha is not None else 2.0 if _is_long_tailed(config) else 1.0
     schedule = _schedule(config, steps, len(indices))
-    model, preprocessing = _model(config, train.num_classes), _preprocessing(config, train.image_shape[-1])
+    model, preprocessing = _model(config, train.num_classes), _preprocessing(config, train.image_shape[-1], counts)
     teacher = _teacher(config, before, train, preprocessing)
     inherits = _inherits_features(config, initial, model, train)
     taught_by = teacher and (teacher[0].config, teacher[1])
@@ -347,7 +347,7 @@ def _teacher(config, before, train, preprocessing):
         raise ValueError(f"teacher={stages.PREVIOUS} is the stage before; of a run without one, teacher is a workdir")
     is_before = config.teacher == stages.PREVIOUS
     earlier = before if is_before else earlier_runs.at(config.teacher, setting="teacher")
-    theirs = _preprocessing(earlier.config, train.image_shape[-1])
+    theirs = _preprocessing(earlier.config, train.image_shape[-1], counts=())
     for name in ("mean", "std"):
         if getattr(theirs, name) != getattr(preprocessing, name):
             raise ValueError(
@@ -378,7 +378,7 @@ def _optimizer(config, schedule):
     return optimizers.optimizer(config.optimizer, schedule, **{name: config[name] for name in names})
 
 
-def _preprocessing(config, channels):
+def _preprocessing(config, channels, counts):
     spec = data.spec(config.dataset)
     statistics = {}
     for name in ("mean", "std"):
@@ -387,7 +387,7 @@ def _preprocessing(config, channels):
         statistics[name] = tuple(config[name] if config[name] is not None else getattr(spec, name))
         if len(statistics[name]) != channels:
             raise ValueError(f"{name} must be one number per channel ({channels}), got {list(statistics[name])}")
-    return Preprocessing.of(config, **statistics)
+    return Preprocessing.of(config, **statistics, counts=tuple(counts.tolist()))
 
 
 def _model(config, num_classes):

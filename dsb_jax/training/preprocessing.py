@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from dsb_jax import validation
@@ -77,6 +78,10 @@ class Preprocessing:
       sim: what further views have in place of colour jitter and RandAugment; None where they are made like the first.
       mixup: alpha of mixup.
       cutmix: alpha of cutmix.
+      remix: whether labels of mixed images are those of Remix, with
+      remix_kappa: the ratio of class sizes, and
+      remix_tau: the share, from which on it decides.
+      counts: training samples per class, which Remix needs.
     """
 
     mean: tuple[float, ...]
@@ -89,10 +94,21 @@ class Preprocessing:
     sim: Sim | None
     mixup: float
     cutmix: float
+    remix: bool = False
+    remix_kappa: float = 3.0
+    remix_tau: float = 0.5
+    counts: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, config: ConfigDict, *, mean: tuple[float, ...], std: tuple[float, ...]) -> "Preprocessing":
-        """From a run's settings, and the statistics that they or the dataset give.
+    def of(
+        cls,
+        config: ConfigDict,
+        *,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        counts: tuple[int, ...] = (),
+    ) -> "Preprocessing":
+        """From a run's settings, the statistics that they or the dataset give, and training samples per class.
 
         Raises:
           ValueError: a setting out of range.
@@ -111,9 +127,15 @@ class Preprocessing:
         )
         for name in ("mixup", "cutmix"):
             validation.at_least(name, config[name], 0)
+        validation.at_least("remix_kappa", config.remix_kappa, 1)
+        if not 0 <= config.remix_tau <= 1:
+            raise ValueError(f"remix_tau must lie in [0, 1], got {config.remix_tau}")
+        if config.remix and not (config.mixup or config.cutmix):
+            raise ValueError("remix is of the labels of mixed images: mixup or cutmix must be above 0, got 0 for both")
         names = ("flip", "crop_padding", "randaugment_layers", "randaugment_magnitude", "mixup", "cutmix")
-        given = {name: config[name] for name in names}
-        return cls(mean=mean, std=std, color_jitter=jitter, sim=sim if config.second_view == "sim" else None, **given)
+        names += ("remix", "remix_kappa", "remix_tau")
+        given = {name: config[name] for name in names} | {"sim": sim if config.second_view == "sim" else None}
+        return cls(mean=mean, std=std, counts=tuple(counts), color_jitter=jitter, **given)
 
     def train(self, images: jax.Array, rng: jax.Array) -> jax.Array:
         """uint8 images to floats, with augmentation."""
@@ -145,6 +167,13 @@ class Preprocessing:
     def mix(self, images: jax.Array, rng: jax.Array) -> Mixed:
         """Each image of a batch with another one."""
         return mixing.mix(images, rng, mixup_alpha=self.mixup, cutmix_alpha=self.cutmix)
+
+    def label_share(self, share: jax.Array, labels: jax.Array, other_labels: jax.Array) -> jax.Array:
+        """The share of ``labels`` in the loss of mixed images, of which their own images have ``share``."""
+        if not self.remix:
+            return share
+        options = {"counts": np.asarray(self.counts), "kappa": self.remix_kappa, "tau": self.remix_tau}
+        return mixing.remix(share, labels, other_labels, **options)
 
     @property
     def mixes(self) -> bool:

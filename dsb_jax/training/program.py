@@ -90,6 +90,7 @@ class Program:
             preprocessing.train,
             further=preprocessing.further,
             mix=preprocessing.mix if preprocessing.mixes else None,
+            label_share=preprocessing.label_share,
             accumulate=config.accumulate,
             skip_nonfinite=config.skip_nonfinite,
             **shared,
@@ -115,7 +116,7 @@ class Program:
         Returns:
           ``images`` uint8 ``[n, height, width, channels]`` with n ≤ ``number``, ``labels`` int32 ``[n]``,
           ``other_labels`` int32 ``[n]`` and ``shares`` float32 ``[n]``: where images are mixed, what else is in each
-          and how much of it is of its own class; otherwise the label again and 1.
+          and how much of its loss is by its own label; otherwise the label again and 1.
         """
         preprocessing, objective = self._experiment.preprocessing, self._experiment.objective
         rng, _ = jax.random.split(jax.random.fold_in(state.key, 0))
@@ -125,6 +126,7 @@ class Program:
             views=objective.views,
             further=preprocessing.further,
             mix=preprocessing.mix if preprocessing.mixes else None,
+            label_share=preprocessing.label_share,
         )
         seen = jax.jit(augment, out_shardings=everywhere(self._mesh))(next(self.batches(0)), rng)
         seen = {

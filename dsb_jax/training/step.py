@@ -136,6 +136,7 @@ def make_train_step(
     *,
     further: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
     mix: Callable[[jax.Array, jax.Array], Mixed] | None = None,
+    label_share: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] | None = None,
     accumulate: int = 1,
     ema_decay: float = 0.0,
     skip_nonfinite: bool = False,
@@ -156,6 +157,8 @@ def make_train_step(
       preprocess: ``(images, rng) -> images``, with augmentation, of the whole batch.
       further: what makes further views in its place; None is ``preprocess`` itself.
       mix: ``(images, rng) -> Mixed``, of what comes out of it; None mixes nothing.
+      label_share: ``(share, labels, other_labels) -> [batch]``, what of the loss of a mixed image is by its own label;
+        None for as much as it has of its own image.
       accumulate: parts of a batch that pass through the model one after the other, for batches that memory does not
         hold. The balancer is fed once, with all of them, so that without batch statistics the update is the one of
         the whole batch; it costs a second forward pass if the balancer looks at features. Batch normalisation sees a
@@ -196,9 +199,11 @@ def make_train_step(
     if accumulate > 1:
         differentiate = _of_parts(model, objective, balancer, trainable, accumulate, placement and placement.mesh)
 
+    of_batches = {"further": further, "mix": mix, "label_share": label_share}
+
     def step(state, batch):
         augmentation_key, objective_key = jax.random.split(jax.random.fold_in(state.key, state.step))
-        batch = augmented(batch, augmentation_key, preprocess, views=objective.views, further=further, mix=mix)
+        batch = augmented(batch, augmentation_key, preprocess, views=objective.views, **of_batches)
         if placement is None:
             outcome = differentiate(state, batch, objective_key)
         else:
@@ -243,6 +248,7 @@ def augmented(
     views: int = 1,
     further: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
     mix: Callable[[jax.Array, jax.Array], Mixed] | None = None,
+    label_share: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] | None = None,
 ) -> Batch:
     """A batch as the model sees it.
 
@@ -253,6 +259,7 @@ def augmented(
       views: of every image; one that the host did not crop by itself is made of ``image``.
       further: as for :func:`make_train_step`.
       mix: as for :func:`make_train_step`; further views are not mixed.
+      label_share: as for :func:`make_train_step`.
 
     Returns:
       The batch as :class:`dsb_jax.objectives.Objective` describes it.
@@ -264,11 +271,16 @@ def augmented(
     of_samplers = sorted(name for name, value in batch.items() if isinstance(value, dict))
     for number, name in enumerate(of_samplers):
         key = jax.random.fold_in(rng, views + number)
-        ready[name] = augmented(batch[name], key, preprocess, views=views, further=further, mix=mix)
+        ready[name] = augmented(
+            batch[name], key, preprocess, views=views, further=further, mix=mix, label_share=label_share
+        )
     if mix is not None:
         mixed = mix(ready["image"], jax.random.fold_in(rng, views + len(of_samplers)))
         share = jnp.broadcast_to(mixed.share, batch["label"].shape)
-        ready |= {"image": mixed.images, "other_label": batch["label"][mixed.partner], "share": share}
+        others = batch["label"][mixed.partner]
+        if label_share is not None:
+            share = label_share(share, batch["label"], others)
+        ready |= {"image": mixed.images, "other_label": others, "share": share}
     return ready
 
 
