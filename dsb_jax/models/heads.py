@@ -259,3 +259,5 @@ _HEADS: dict[str, Any] = {
     "soft_triple": (SoftTripleHead, {"centers": validation.positive_int, "gamma": validation.positive}),
     "tau_normalized": (TauNormalizedHead, {"tau": _not_negative}),
 }
+
+NAMES = tuple(_HEADS)

@@ -15,7 +15,7 @@ from dsb_jax.objectives.paco import GPaco, Paco
 from dsb_jax.objectives.regularized import Regularized
 from dsb_jax.objectives.ride import Ride, RideRouting
 from dsb_jax.objectives.supervised import Supervised
-from dsb_jax.objectives.terms import Objective, Result, Term, majority_labels, total_loss
+from dsb_jax.objectives.terms import Objective, Result, Term, majority_labels, state_shardings, total_loss
 
 __all__ = [
     "BBN",
@@ -39,6 +39,7 @@ __all__ = [
     "majority_labels",
     "memory_capacity",
     "names",
+    "state_shardings",
     "total_loss",
 ]
 

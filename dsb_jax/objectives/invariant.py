@@ -6,9 +6,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from dsb_jax import losses, validation
-from dsb_jax.objectives.terms import Objective, Result, Term
+from dsb_jax.objectives.terms import Objective, Result, Term, state_shardings
 
 
 @jax.tree_util.register_dataclass
@@ -173,6 +175,11 @@ class InvariantFeatures:
             pulling=jnp.zeros_like(state.pulling),
             inner=self.inner.after_update(state.inner, params),
         )
+
+    def state_shardings(self, mesh: Mesh) -> InvariantFeaturesState:
+        """As ``inner`` has it; the centres are on every device."""
+        whole = NamedSharding(mesh, P())
+        return InvariantFeaturesState(whole, whole, whole, whole, inner=state_shardings(self.inner, mesh))
 
     def _weight(self, step):
         past = jnp.sum(step >= jnp.asarray(self.starts, jnp.int32), dtype=jnp.int32)

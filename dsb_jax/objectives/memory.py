@@ -7,9 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from dsb_jax import validation
-from dsb_jax.objectives.terms import Objective, Result, Term, majority_labels
+from dsb_jax.objectives.terms import Objective, Result, Term, majority_labels, state_shardings
 
 _HEAD = "head"  # what the parameters of a last layer lie under
 
@@ -195,6 +197,11 @@ class MemoryJitter:
         taken = jnp.where(taken >= 2 * self.snapshots, taken - self.snapshots, taken)
         inner = self.inner.after_update(state.inner, params)
         return dataclasses.replace(state, inner=inner, step=step, heads=heads, taken=taken)
+
+    def state_shardings(self, mesh: Mesh) -> MemoryJitterState:
+        """As the other objective has it; the memories are on every device."""
+        fields = {field.name: NamedSharding(mesh, P()) for field in dataclasses.fields(MemoryJitterState)}
+        return MemoryJitterState(**fields | {"inner": state_shardings(self.inner, mesh)})
 
     def _losses(self, logits, labels):
         """``[batch]`` for each expert, of ``[experts, batch, classes]``; or for the only one."""

@@ -5,6 +5,8 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from dsb_jax.balancers import weighted_mean
 
@@ -84,7 +86,24 @@ class Objective(Protocol):
         """Its state after the parameters have changed."""
 
     # One that has a method ``state_shardings(mesh) -> state``, of a ``NamedSharding`` for each array or each tree of
-    # them, says by it how its state lies on the devices of a mesh; without, it is whole on every one.
+    # them, says by it how its state lies on the devices of a mesh.
+
+
+def state_shardings(objective: Objective, mesh: Mesh) -> Any:
+    """How the state of an objective lies on a mesh: as the objective says, else whole on every device.
+
+    Returns:
+      A ``NamedSharding`` for each array of the state, or for a tree of them.
+
+    Example:
+      >>> from dsb_jax import losses, objectives
+      >>> objective = objectives.Supervised(losses.create("cross_entropy"))
+      >>> state_shardings(objective, jax.make_mesh((1,), ("data",))).spec
+      P()
+    """
+    if hasattr(objective, "state_shardings"):
+        return objective.state_shardings(mesh)
+    return NamedSharding(mesh, P())
 
 
 def majority_labels(batch: dict[str, jax.Array]) -> jax.Array:

@@ -78,15 +78,6 @@ def base_config() -> ConfigDict:
     config.remix = False  # labels of mixed images in favour of the rarer class, where one is …
     config.remix_kappa = 3.0  # … so many times as large as the other, which has a share of the image …
     config.remix_tau = 0.5  # … of more than 1 - this
-    # What a run begins with and what it changes: globs of parameters' paths, as head/* or backbone/*, several with
-    # spaces between them.
-    config.initial = config_dict.placeholder(str)  # workdir of a run, finished or saved, whose parameters are taken …
-    config.reinitialize = ""  # … but for these
-    config.trainable = "*"  # the others stay as they are
-    config.teacher = config_dict.placeholder(str)  # workdir of a run whose model an objective learns from
-    # Runs that each begin with the parameters of the one before: `stages.names()`, or settings of every stage as in
-    # "epochs=90;epochs=10,sampler=class_balanced,trainable=head/*"; see `dsb_jax.training.stages`.
-    config.stages = ""
     # How examples are drawn: plain (each once an epoch) | class_balanced | class_aware | square_root | reversed |
     # progressively_balanced | semantic_scale (classes at rates proportional to the balancer's weights, anew each epoch
     # from start_epoch on, plain before; the loss then has no weights, which would count twice)
@@ -179,6 +170,16 @@ def base_config() -> ConfigDict:
     # Share of each class's training images that is not trained on, and gives its accuracy once an epoch. A class that
     # is always right there has weight 0, as many may be of which it holds only one or two.
     config.class_difficulty.held_out = 0.1
+
+    # What a run begins with and what it changes: globs of parameters' paths, as head/* or backbone/*, several with
+    # spaces between them.
+    config.initial = config_dict.placeholder(str)  # workdir of a run, finished or saved, whose parameters are taken …
+    config.reinitialize = ""  # … but for these
+    config.trainable = "*"  # the others stay as they are
+    config.teacher = config_dict.placeholder(str)  # workdir of a run whose model an objective learns from
+    # Runs that each begin with the parameters of the one before: `stages.names()`, or settings of every stage as in
+    # "epochs=90;epochs=10,sampler=class_balanced,trainable=head/*"; see `dsb_jax.training.stages`.
+    config.stages = ""
 
     config.batch_size = 128
     config.epochs = 30

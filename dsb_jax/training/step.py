@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 from dsb_jax import balancers, validation
 from dsb_jax.balancers import Balancer
 from dsb_jax.data.mixing import Mixed
-from dsb_jax.objectives import Objective, Result, total_loss
+from dsb_jax.objectives import Objective, Result, state_shardings, total_loss
 from dsb_jax.training import diagnosis, parameters
 from dsb_jax.training.diagnosis import Finding
 from dsb_jax.training.sharding import Placement, everywhere
@@ -534,8 +534,7 @@ def _out_shardings(objective, balancer, mesh):
     """All but those of parameters, whose shapes are known inside of the step only."""
     fields = {field.name: everywhere(mesh) for field in dataclasses.fields(TrainState)}
     fields |= {"balancing": balancers.state_shardings(balancer, mesh)} | dict.fromkeys(_PARAMETERS)
-    if hasattr(objective, "state_shardings"):
-        fields["objective"] = objective.state_shardings(mesh)
+    fields["objective"] = state_shardings(objective, mesh)
     return TrainState(**fields)
 
 
