@@ -40,8 +40,7 @@ class Branches(nn.Module):
 
     def classify(self, features: jax.Array, *, train: bool) -> jax.Array:
         """The logits ``[batch, classes]`` of features of all branches, one after the other."""
-        del train
-        return self.head(features)
+        return self.head(features, train=train)
 
     def outputs(self, features: jax.Array, *, train: bool) -> Outputs:
         """What the model returns of features of all branches, one after the other."""
