@@ -53,7 +53,7 @@ def test_recipes_of_kang_et_al_and_cao_et_al():
         "*",
         5.0,
     )
-    assert (two.epochs, two.sampler, two.balancer, two.trainable) == (10, "class_balanced", "dsb", "head/*")
+    assert (two.epochs, two.sampler, two.balancer, two.trainable) == (10, "class_aware", "dsb", "head/*")
     assert (two.reinitialize, two.learning_rate, two.schedule, two.warmup_epochs) == ("head/*", 0.2, "cosine", 0.0)
     made = stages.chain(settings("drw", epochs=200, learning_rate=0.1, balancer="class_balanced"))
     assert [stage.epochs for stage in made] == [160, 20, 20]
@@ -66,7 +66,7 @@ def test_recipes_of_kang_et_al_and_cao_et_al():
 
 def test_what_is_behind_a_name_changes_its_stages():
     one, two = stages.chain(settings("crt;balancer=dsb,epochs=3;epochs=4"))
-    assert (one.balancer, one.epochs, two.epochs, two.sampler) == ("dsb", 3, 4, "class_balanced")
+    assert (one.balancer, one.epochs, two.epochs, two.sampler) == ("dsb", 3, 4, "class_aware")
 
 
 def test_a_text_may_be_given_behind_the_colon_of_a_config():
@@ -160,7 +160,7 @@ def test_stages_are_runs_of_their_own_of_which_the_last_is_the_run(crt):
     assert (workdir / "report.html").exists()
     told = json.loads((workdir / "config.json").read_text())
     last = stages.chain(config)[-1]
-    assert (told["stages"], told["trainable"], told["sampler"]) == (last.stages, "head/*", "class_balanced")
+    assert (told["stages"], told["trainable"], told["sampler"]) == (last.stages, "head/*", "class_aware")
     assert f"stage 1 of 2: CE for 1 epochs, in {workdir}/stages/1" in records
     assert f"stage 2 of 2: DSB-cRT-CE for 2 epochs, in {workdir}" in records
     assert f"initial: parameters of {workdir}/stages/1 at step 8" in records

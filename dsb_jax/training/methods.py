@@ -111,6 +111,11 @@ def _methods(config):
     if last not in building.OBJECTIVES:
         raise validation.unknown_name("objective", last, objectives.names())
     for extension in outer:
+        if extension in building.OBJECTIVES:
+            raise ValueError(
+                f"objective {extension!r} extends no other; what does comes first, as in 'ifl+ride', "
+                f"got {config.objective!r}"
+            )
         if extension not in building.EXTENSIONS:
             raise validation.unknown_name("objective that extends another", extension, building.EXTENSIONS)
     base = building.OBJECTIVES[last]

@@ -56,12 +56,12 @@ _DEFERRED = (
 _LISTS = {
     # Kang et al., Decoupling Representation and Classifier, 2020. Stage 2 of cRT: 10 epochs at the rate of stage 1,
     # four images of a class at a time. LWS: 5 epochs. τ-normalization trains nothing: `head_tau` is chosen by hand.
-    "crt": _List("cRT-{}", ("balancer=uniform", f"epochs=10,sampler=class_balanced,{_CLASSIFIER}")),
+    "crt": _List("cRT-{}", ("balancer=uniform", f"epochs=10,sampler=class_aware,{_CLASSIFIER}")),
     "lws": _List(
         "LWS-{}",
         (
             "balancer=uniform",
-            "epochs=5,sampler=class_balanced,head=scaled,trainable=head/scales,reinitialize=head/scales,"
+            "epochs=5,sampler=class_aware,head=scaled,trainable=head/scales,reinitialize=head/scales,"
             "schedule=cosine,warmup_epochs=0",
         ),
     ),
@@ -117,7 +117,7 @@ def chain(config: ConfigDict) -> list[ConfigDict]:
     Example:
       >>> config = with_arguments(base_config(), "epochs=60,stages=crt;;epochs=5%")
       >>> [(stage.epochs, stage.sampler, stage.trainable) for stage in chain(config)]
-      [(60, 'plain', '*'), (3, 'class_balanced', 'head/*')]
+      [(60, 'plain', '*'), (3, 'class_aware', 'head/*')]
     """
     if not config.stages:
         return [config]
