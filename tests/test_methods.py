@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import pathlib
+import re
 
 import chex
 import jax
@@ -12,10 +13,15 @@ import optax
 import pytest
 from small_run import digits
 
-from dsb_jax import training
+from dsb_jax import losses, objectives, training
+from dsb_jax.data import samplers
 from dsb_jax.training import experiment, loop, methods, stages
 from dsb_jax.training.checkpoints import Checkpoints
+from dsb_jax.training.config import with_arguments
 from dsb_jax.training.program import Program
+
+README = (pathlib.Path(__file__).resolve().parents[1] / "README.md").read_text()
+TABLE = README.partition("### Methods")[2].partition("###")[0]
 
 # What the field calls a method -> the settings that choose it.
 METHODS = {
@@ -121,3 +127,17 @@ def test_a_method_trains_plain_and_balanced_and_goes_on_where_it_was(method, ear
     chex.assert_trees_all_equal(again, whole)
     _, (at_last, *_), _ = run(balanced, whole, range(1))
     assert at_last < before[0]
+
+
+def test_the_readme_names_all_there_is():
+    for known in (losses.names(), objectives.names(), stages.names(), methods._BALANCER_NAMES, samplers.names()):
+        missing = [name for name in known if f"`{name}`" not in README and name != "environments"]
+        assert missing == []  # environments are what ifl draws by itself
+
+
+@pytest.mark.parametrize("arguments", re.findall(r"`([^`]+)`", "".join(re.findall(r"\|([^|]*=[^|]*)\|\n", TABLE))))
+def test_the_settings_that_the_readme_tells_are_some(arguments):
+    config = with_arguments(training.base_config(), arguments)
+    assert methods.name(config)
+    for stage in stages.chain(config):
+        assert methods.name(stage)

@@ -2,6 +2,40 @@
 
 An objective is built from a loss and knows no class weights. It returns a list of :class:`Term`, and the step has one
 rule for all: ``loss = Σ_terms mean(scale·weights[labels]·losses)``. Views, experts or a memory are further terms.
+
+What a balancer sees of each, and what its weights multiply:
+
+=================  ==================================  =============================================  ==================
+objective          features in the pool                terms that class weights multiply              terms without
+=================  ==================================  =============================================  ==================
+supervised         the model's                         the loss; of a mixed image both parts, each    of LADE: the
+                                                       by its own label                               regularizer
+bbn                each branch's, with the label of    both parts of the mixed loss, each by its own
+                   the image that went through it      label
+ride               the experts' mean                   each expert's classification                   diversity,
+                                                                                                      distillation
+ride_routing       the experts' mean                                                                  the routers'
+paco, gpaco        of the query, or the first view;    each anchor, by its own label
+                   no keys
+dive               the student's                       the loss against the label                     divergence from
+                                                                                                      the teacher
+balms              the model's                         the loss of an example, as many times as it
+                                                       was drawn
+deconfound_tde     the model's                         the loss
+loce,              the model's                         the loss
+domain_balancing
+norm_softmax       of length 1, as the loss has them   the loss
+soft_triple        of length 1, as the loss has them   the loss                                       τ times the
+                                                                                                      regularizer
+mbj around a       as a has them                       those of a; those of remembered features and   those of a
+                                                       of earlier last layers, by their own labels
+ifl around a       as a has them                       those of a                                     distances from
+                                                                                                      centres
+=================  ==================================  =============================================  ==================
+
+Mixed images enter the pool as of the class with the larger share of the loss: by half and more they are of it, and an
+epoch without them would leave the pool empty. In stages (``cRT``, ``LWS``) a balancer acts in the last one, on the
+classifier, unless ``stages`` says otherwise.
 """
 
 from dsb_jax.objectives.balms import Balms
