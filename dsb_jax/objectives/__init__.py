@@ -42,6 +42,7 @@ from dsb_jax.objectives.balms import Balms
 from dsb_jax.objectives.bbn import BBN
 from dsb_jax.objectives.difficulty import DomainBalancing, Loce
 from dsb_jax.objectives.dive import Dive
+from dsb_jax.objectives.extension import Extension
 from dsb_jax.objectives.invariant import InvariantFeatures
 from dsb_jax.objectives.memory import MemoryJitter, memory_capacity
 from dsb_jax.objectives.metric import NormSoftmax, SoftTriple
@@ -49,13 +50,14 @@ from dsb_jax.objectives.paco import GPaco, Paco
 from dsb_jax.objectives.regularized import Regularized
 from dsb_jax.objectives.ride import Ride, RideRouting
 from dsb_jax.objectives.supervised import Supervised
-from dsb_jax.objectives.terms import Objective, Result, Term, majority_labels, state_shardings, total_loss
+from dsb_jax.objectives.terms import Objective, Result, Term, majority_labels, result_of, state_shardings, total_loss
 
 __all__ = [
     "BBN",
     "Balms",
     "Dive",
     "DomainBalancing",
+    "Extension",
     "GPaco",
     "InvariantFeatures",
     "Loce",
@@ -73,6 +75,7 @@ __all__ = [
     "majority_labels",
     "memory_capacity",
     "names",
+    "result_of",
     "state_shardings",
     "total_loss",
 ]

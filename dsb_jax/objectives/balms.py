@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from dsb_jax import losses, validation
-from dsb_jax.objectives.terms import Result, Term
+from dsb_jax.objectives.terms import Result, Term, result_of
 
 META = "class_balanced"  # the sampler of the batch that the rates are judged by
 
@@ -102,17 +102,10 @@ class Balms:
         times = jnp.sum(drawn, axis=0)
         if mask is not None:  # as many draws as there are examples that count
             times = times * jnp.mean(mask, dtype=times.dtype)
-        correct = jnp.argmax(outputs.logits, axis=1) == labels
-        return Result(
-            terms=[Term(times * self.loss(outputs.logits, labels), labels)],
-            features=outputs.features,
-            labels=labels,
-            mask=mask,
-            state={"rates": optax.apply_updates(state["rates"], updates), "moments": moments},
-            metrics={"accuracy": jnp.mean(correct, where=mask, dtype=jnp.float32), "meta_loss": value},
-            logits=outputs.logits,
-            classifier=outputs.classifier,
-        )
+        state = {"rates": optax.apply_updates(state["rates"], updates), "moments": moments}
+        terms = [Term(times * self.loss(outputs.logits, labels), labels)]
+        result = result_of(terms, outputs, batch, state)
+        return result._replace(metrics=result.metrics | {"meta_loss": value})
 
     def after_update(self, state: Any, params: Any) -> Any:
         """The rates have had their step."""

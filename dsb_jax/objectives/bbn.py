@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from dsb_jax import validation
-from dsb_jax.objectives.terms import Objective, Result, Term
+from dsb_jax.objectives.extension import Extension
+from dsb_jax.objectives.terms import Result, Term
 
 
 @dataclasses.dataclass(frozen=True)
-class BBN:
+class BBN(Extension):
     """A plain batch through one branch and a reversed one through the other, mixed in features and in losses.
 
     With the features f_a and f_b and the share l of the step, the logits are ``classifier(2 [l f_a; (1 − l) f_b])``,
@@ -24,7 +25,7 @@ class BBN:
     Evaluation passes an image through both branches and classifies ``[f_a; f_b]``, which is l = ½.
 
     Attributes:
-      supervised: what is made of each batch's outputs; its first sampler draws the plain batch.
+      inner: what is made of each batch's outputs; its first sampler draws the plain batch.
       share: ``step -> l``, see :func:`parabolic`.
       rows_per_example: how many rows of a result an example of the batch has.
 
@@ -37,30 +38,19 @@ class BBN:
     Source: Zhou et al., BBN: Bilateral-Branch Network with Cumulative Learning, 2020.
     """
 
-    supervised: Objective
     share: Callable[[jax.Array], jax.Array]
     rows_per_example: ClassVar[int] = 2
 
     def __post_init__(self):
-        if "reversed" in self.supervised.samplers:
+        if "reversed" in self.inner.samplers:
             raise ValueError(
                 "objective 'bbn' has the reversed sampler besides another one: sampler must be the other one"
             )
 
     @property
-    def loss(self) -> Callable[[jax.Array, jax.Array], jax.Array]:
-        """``(logits, labels) -> [batch]``."""
-        return self.supervised.loss
-
-    @property
-    def views(self) -> int:
-        """As ``supervised`` has it."""
-        return self.supervised.views
-
-    @property
     def samplers(self) -> tuple[str, ...]:
-        """That of ``supervised`` and the reversed one."""
-        return (*self.supervised.samplers, "reversed")
+        """That of ``inner`` and the reversed one."""
+        return (*self.inner.samplers, "reversed")
 
     def init(self, rng: jax.Array, variables: Any, outputs: Any) -> jax.Array:
         """No step so far.
@@ -79,14 +69,14 @@ class BBN:
     def __call__(
         self, forward: Callable[..., Any], batch: dict[str, jax.Array], state: jax.Array, rng: jax.Array
     ) -> Result:
-        """The terms of ``supervised``, with two rows for every example."""
+        """The terms of ``inner``, with two rows for every example."""
         batches = batch, batch["reversed"]
         features = [forward(part["image"], method="branch", number=number) for number, part in enumerate(batches)]
         share = self.share(state).astype(features[0].dtype)
         shares = share, 1 - share
         mixed = [2 * share * of_branch for share, of_branch in zip(shares, features, strict=True)]
         outputs = forward(jnp.concatenate(mixed, axis=1), method="outputs")
-        results = [self.supervised(lambda images: outputs, part, (), rng) for part in batches]
+        results = [self.inner(lambda images: outputs, part, (), rng) for part in batches]
         terms = [_both(pair, shares) for pair in zip(*(result.terms for result in results), strict=True)]
         metrics = jax.tree.map(lambda a, b: shares[0] * a + shares[1] * b, *(result.metrics for result in results))
         return Result(

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 
 from dsb_jax import validation
-from dsb_jax.objectives.supervised import Supervised
+from dsb_jax.objectives.extension import Extension
 from dsb_jax.objectives.terms import Result, Term
 
 
 @dataclasses.dataclass(frozen=True)
-class Dive:
+class Dive(Extension):
     """``(1 − α)·loss(s, y) + α·T²·KL(q ‖ softmax(s/T))`` with ``q ∝ softmax(t/T)^p``, for the logits t of a teacher.
 
     The teacher is another run's model, as it was evaluated, and sees the same augmented (and mixed) images. Its
@@ -22,22 +22,21 @@ class Dive:
     and no class of its own, and the teacher has been balanced already.
 
     Attributes:
-      supervised: whose loss it is, also in evaluation; balanced softmax in the paper, for the teacher too.
+      inner: whose loss it is, also in evaluation; balanced softmax in the paper, for the teacher too.
       teacher: ``(variables, images) -> Outputs``.
       alpha: α, share of the divergence, in [0, 1].
       temperature: T. The re-implementation whose figures these are has 3 in its code and 2 in its CIFAR configs.
       power: p, in (0, 1] as a rule: below 1 the teacher's distribution is flatter. There it is off (1) by default.
 
     Example:
-      >>> from dsb_jax import losses
-      >>> objective = Dive(Supervised(losses.create("cross_entropy")), teacher=lambda variables, images: None)
+      >>> from dsb_jax import losses, objectives
+      >>> objective = Dive(objectives.Supervised(losses.create("focal")), teacher=lambda variables, images: None)
       >>> objective.alpha, objective.temperature, objective.power
       (0.5, 3.0, 0.5)
 
     Source: He et al., Distilling Virtual Examples for Long-tailed Recognition, 2021.
     """
 
-    supervised: Supervised
     teacher: Callable[[Any, jax.Array], Any]
     alpha: float = 0.5
     temperature: float = 3.0
@@ -51,31 +50,16 @@ class Dive:
         validation.positive("dive.temperature", self.temperature)
         validation.positive("dive.power", self.power)
 
-    @property
-    def loss(self) -> Callable[[jax.Array, jax.Array], jax.Array]:
-        """``(logits, labels) -> [batch]``, without the teacher."""
-        return self.supervised.loss
-
-    @property
-    def views(self) -> int:
-        """As ``supervised`` has it."""
-        return self.supervised.views
-
-    @property
-    def samplers(self) -> tuple[str, ...]:
-        """As ``supervised`` has them."""
-        return self.supervised.samplers
-
     def init(self, rng: jax.Array, variables: Any, outputs: Any) -> Any:
         """The teacher's variables."""
         del rng, outputs
         return {"teacher": variables["teacher"]}
 
     def __call__(self, forward: Callable[..., Any], batch: dict[str, jax.Array], state: Any, rng: jax.Array) -> Result:
-        """The terms of ``supervised``, less of them, and the divergence."""
+        """The terms of ``inner``, less of them, and the divergence."""
         outputs = forward(batch["image"])
         taught = jax.lax.stop_gradient(self.teacher(state["teacher"], batch["image"]).logits)
-        result = self.supervised(lambda images: outputs, batch, (), rng)
+        result = self.inner(lambda images: outputs, batch, (), rng)
         terms = [term._replace(scale=(1 - self.alpha) * term.scale) for term in result.terms]
         divergence = virtual_examples(outputs.logits, taught, temperature=self.temperature, power=self.power)
         agrees = jnp.argmax(taught, axis=1) == jnp.argmax(outputs.logits, axis=1)

@@ -10,7 +10,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dsb_jax import losses, validation
-from dsb_jax.objectives.terms import Objective, Result, Term, state_shardings
+from dsb_jax.objectives.extension import Extension
+from dsb_jax.objectives.terms import Result, Term, state_shardings
 
 
 @jax.tree_util.register_dataclass
@@ -34,7 +35,7 @@ class InvariantFeaturesState:
 
 
 @dataclasses.dataclass(frozen=True)
-class InvariantFeatures:
+class InvariantFeatures(Extension):
     """The terms of ``inner``, and ``λ`` times the distance of each feature from the centre of its class.
 
     A batch is one of two environments, between which the images of a class differ in what is not its own; that their
@@ -70,7 +71,6 @@ class InvariantFeatures:
     mistake as they say; ``configs/coco_glt.py`` has it so, to reproduce them, and all other configs have momentum.
     """
 
-    inner: Objective
     num_classes: int
     weights: tuple[float, ...] = (0.0, 0.001, 0.005)
     starts: tuple[int, ...] = (0, 0)
@@ -93,24 +93,9 @@ class InvariantFeatures:
             )
 
     @property
-    def loss(self) -> Callable[[jax.Array, jax.Array], jax.Array]:
-        """``(logits, labels) -> [batch]``."""
-        return self.inner.loss
-
-    @property
-    def views(self) -> int:
-        """As ``inner`` has it."""
-        return self.inner.views
-
-    @property
     def samplers(self) -> tuple[str, ...]:
         """As ``inner`` has them, but two environments in place of the plain one."""
         return ("environments", *self.inner.samplers[1:])
-
-    @property
-    def rows_per_example(self) -> int:
-        """As ``inner`` has them."""
-        return getattr(self.inner, "rows_per_example", 1)
 
     def init(self, rng: jax.Array, variables: Any, outputs: Any) -> InvariantFeaturesState:
         """Centres from a standard normal distribution, as many numbers each as the model's features have."""

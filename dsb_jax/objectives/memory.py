@@ -11,7 +11,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dsb_jax import validation
-from dsb_jax.objectives.terms import Objective, Result, Term, majority_labels, state_shardings
+from dsb_jax.objectives.extension import Extension
+from dsb_jax.objectives.terms import Result, Term, majority_labels, state_shardings
 
 _HEAD = "head"  # what the parameters of a last layer lie under
 
@@ -43,7 +44,7 @@ class MemoryJitterState:
 
 
 @dataclasses.dataclass(frozen=True)
-class MemoryJitter:
+class MemoryJitter(Extension):
     """Memory-based jitter (MBJ) around another objective: its terms, and two that look back.
 
     While the model changes, the same image has other features and the same class other weights in the last layer. Both
@@ -93,7 +94,6 @@ class MemoryJitter:
     2022.
     """
 
-    inner: Objective
     counts: np.ndarray
     capacity: int
     weight: float = 1.0
@@ -108,21 +108,6 @@ class MemoryJitter:
             validation.positive_int(name, getattr(self, name))
         for name in ("weight", "head_weight", "power"):
             validation.at_least(name, getattr(self, name), 0)
-
-    @property
-    def loss(self) -> Callable[[jax.Array, jax.Array], jax.Array]:
-        """As the other objective has it."""
-        return self.inner.loss
-
-    @property
-    def views(self) -> int:
-        """As the other objective has it."""
-        return self.inner.views
-
-    @property
-    def samplers(self) -> tuple[str, ...]:
-        """As the other objective has them."""
-        return self.inner.samplers
 
     @property
     def probabilities(self) -> np.ndarray:

@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 from dsb_jax import validation
 from dsb_jax.objectives import key_queue
 from dsb_jax.objectives.key_queue import KeyQueue
-from dsb_jax.objectives.terms import Result, Term
+from dsb_jax.objectives.terms import Result, Term, result_of
 
 
 @jax.tree_util.register_dataclass
@@ -113,7 +113,7 @@ class Paco:
             key_mask=jnp.concatenate([jnp.ones(len(labels), bool) if mask is None else mask, filled]),
         )
         queue = key_queue.enqueue(state.queue, keys, labels, mask=mask)
-        return _result([Term(losses, labels)], queries, batch, PacoState(state.encoder, queue))
+        return result_of([Term(losses, labels)], queries, batch, PacoState(state.encoder, queue))
 
     def after_update(self, state: PacoState, params: Any) -> PacoState:
         """The key encoder follows the parameters."""
@@ -195,7 +195,7 @@ class GPaco:
             key_mask=filled,
         )
         terms = [Term(of_view, labels, 0.5) for of_view in jnp.split(losses, 2)]
-        return _result(terms, views[0], batch, key_queue.enqueue(state, views[1].embedding, labels, mask=mask))
+        return result_of(terms, views[0], batch, key_queue.enqueue(state, views[1].embedding, labels, mask=mask))
 
     def after_update(self, state: KeyQueue, params: Any) -> KeyQueue:
         """Nothing follows the parameters."""
@@ -227,18 +227,3 @@ def _check(batch, objective):
             f"{name} was made for batches of {objective.batch_size}, got one of {len(batch['label'])}; "
             "they pass through the model whole: accumulate must be 1"
         )
-
-
-def _result(terms, outputs, batch, state):
-    labels, mask = batch["label"], batch.get("mask")
-    correct = jnp.argmax(outputs.logits, axis=1) == labels
-    return Result(
-        terms=terms,
-        features=outputs.features,
-        labels=labels,
-        mask=mask,
-        state=state,
-        metrics={"accuracy": jnp.mean(correct, where=mask, dtype=jnp.float32)},
-        logits=outputs.logits,
-        classifier=outputs.classifier,
-    )

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from dsb_jax import validation
-from dsb_jax.objectives.terms import Objective, Result, Term
+from dsb_jax.objectives.extension import Extension
+from dsb_jax.objectives.terms import Result, Term
 
 
 class RideState(NamedTuple):
@@ -21,7 +22,7 @@ class RideState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Ride:
+class Ride(Extension):
     """Each expert's classification term, and a term that rewards it for differing from the experts' mean.
 
     ``Σ_e [loss(z_e) + λ T̄² KL(softmax(z̄/T) ‖ softmax(z_e/T))]`` with λ < 0, where the mean logits z̄ are constants of
@@ -35,7 +36,7 @@ class Ride:
     larger learning rate.
 
     Attributes:
-      supervised: what is made of each expert's outputs, and whose loss evaluation reports.
+      inner: what is made of each expert's outputs, and whose loss evaluation reports.
       diversity: λ.
       temperature: T before ``start``, and a factor of it after.
       class_temperatures: ``[C]``, T from ``start`` on; see :func:`class_temperatures`. None keeps ``temperature``.
@@ -54,7 +55,6 @@ class Ride:
     Source: Wang et al., Long-tailed Recognition by Routing Diverse Distribution-Aware Experts, 2021.
     """
 
-    supervised: Objective
     diversity: float = -0.2
     temperature: float = 1.0
     class_temperatures: np.ndarray | None = None
@@ -74,21 +74,6 @@ class Ride:
         if not np.all(np.isfinite(values) & (values > 0)):
             raise ValueError(f"class_temperatures must be finite and above 0, got {values.tolist()}")
 
-    @property
-    def loss(self) -> Callable[[jax.Array, jax.Array], jax.Array]:
-        """``(logits, labels) -> [batch]``, of the mean logits in evaluation."""
-        return self.supervised.loss
-
-    @property
-    def views(self) -> int:
-        """As ``supervised`` has it."""
-        return self.supervised.views
-
-    @property
-    def samplers(self) -> tuple[str, ...]:
-        """As ``supervised`` has them."""
-        return self.supervised.samplers
-
     def init(self, rng: jax.Array, variables: Any, outputs: Any) -> RideState:
         """No step so far, and the teacher's variables.
 
@@ -102,20 +87,20 @@ class Ride:
     def __call__(
         self, forward: Callable[..., Any], batch: dict[str, jax.Array], state: RideState, rng: jax.Array
     ) -> Result:
-        """For each expert the terms of ``supervised`` and, but for λ = 0, one more; then that of the teacher.
+        """For each expert the terms of ``inner`` and, but for λ = 0, one more; then that of the teacher.
 
         Raises:
           ValueError: if the model has no experts.
         """
         outputs = forward(batch["image"])
         experts = _require_experts("ride", outputs)
-        result = _supervise(self.supervised, outputs, batch, rng)
+        result = _supervise(self.inner, outputs, batch, rng)
         terms, distances = [], []
         temperatures = self._temperatures(state.step, outputs.logits)
         target = jax.nn.log_softmax(jax.lax.stop_gradient(self.scale * outputs.logits) / temperatures)
         for number in range(len(experts.logits)):
             expert = jax.tree.map(lambda array, number=number: array[number], experts)
-            terms += _supervise(self.supervised, expert, batch, rng).terms
+            terms += _supervise(self.inner, expert, batch, rng).terms
             distances.append(_divergence(target, jax.nn.log_softmax(self.scale * expert.logits / temperatures)))
             if self.diversity:
                 terms.append(Term(distances[-1], None, self.diversity * jnp.mean(temperatures) ** 2))
@@ -170,7 +155,7 @@ def class_temperatures(counts: np.ndarray, factor: float) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
-class RideRouting:
+class RideRouting(Extension):
     """RIDE's second stage: routers learn which images the experts so far get wrong and more of them right.
 
     For each router, ``w t log σ(r) + (1 − t) log σ(−r)``, negated, and the mean over the routers; t is 1 where the
@@ -181,7 +166,7 @@ class RideRouting:
     In evaluation, the model takes the mean logits of the first experts whose router wants no further one.
 
     Attributes:
-      supervised: whose loss evaluation reports.
+      inner: whose loss evaluation reports.
       positive_weight: w.
 
     Example:
@@ -192,26 +177,10 @@ class RideRouting:
     Source: Wang et al., 2021, Sec. 3.4, and their code.
     """
 
-    supervised: Objective
     positive_weight: float = 100.0
 
     def __post_init__(self):
         validation.positive("positive_weight", self.positive_weight)
-
-    @property
-    def loss(self) -> Callable[[jax.Array, jax.Array], jax.Array]:
-        """``(logits, labels) -> [batch]``, of the logits that are evaluated."""
-        return self.supervised.loss
-
-    @property
-    def views(self) -> int:
-        """As ``supervised`` has it."""
-        return self.supervised.views
-
-    @property
-    def samplers(self) -> tuple[str, ...]:
-        """As ``supervised`` has them."""
-        return self.supervised.samplers
 
     def init(self, rng: jax.Array, variables: Any, outputs: Any) -> Any:
         """It has no state.
@@ -231,7 +200,7 @@ class RideRouting:
         """
         outputs = forward(batch["image"], train=False)
         routers = _require_routers(outputs)
-        result = _supervise(self.supervised, outputs, batch, rng)
+        result = _supervise(self.inner, outputs, batch, rng)
         experts = outputs.experts.logits
         # Sums have the order of means.
         correct = jnp.argmax(jnp.cumsum(experts, axis=0), axis=2) == result.labels[None, :]
@@ -250,9 +219,9 @@ class RideRouting:
         return state
 
 
-def _supervise(supervised, outputs, batch, rng):
+def _supervise(inner, outputs, batch, rng):
     """What the inner objective makes of outputs that are there already."""
-    return supervised(lambda images: outputs, batch, (), rng)
+    return inner(lambda images: outputs, batch, (), rng)
 
 
 def _require_experts(name, outputs):

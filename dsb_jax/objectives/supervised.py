@@ -5,9 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from dsb_jax.objectives.terms import Result, Term, majority_labels
+from dsb_jax.objectives.terms import Result, Term, result_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Supervised:
     def __call__(self, forward: Callable[..., Any], batch: dict[str, jax.Array], state: Any, rng: jax.Array) -> Result:
         """A term for each label of an image. Features enter the pool as of the class that has the larger share."""
         del rng
-        outputs, labels, mask = forward(batch["image"]), batch["label"], batch.get("mask")
+        outputs, labels = forward(batch["image"]), batch["label"]
         terms = [Term(self.loss(outputs.logits, labels), labels)]
         if "share" in batch:
             share, others = batch["share"], batch["other_label"]
@@ -44,18 +43,7 @@ class Supervised:
                 Term(share * terms[0].losses, labels),
                 Term((1 - share) * self.loss(outputs.logits, others), others),
             ]
-            labels = majority_labels(batch)
-        correct = jnp.argmax(outputs.logits, axis=1) == labels
-        return Result(
-            terms=terms,
-            features=outputs.features,
-            labels=labels,
-            mask=mask,
-            state=state,
-            metrics={"accuracy": jnp.mean(correct, where=mask, dtype=jnp.float32)},
-            logits=outputs.logits,
-            classifier=outputs.classifier,
-        )
+        return result_of(terms, outputs, batch, state)
 
     def after_update(self, state: Any, params: Any) -> Any:
         """Nothing follows the parameters."""

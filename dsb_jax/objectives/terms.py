@@ -124,6 +124,29 @@ def majority_labels(batch: dict[str, jax.Array]) -> jax.Array:
     return jnp.where(batch["share"] >= 0.5, batch["label"], batch["other_label"])
 
 
+def result_of(terms: Sequence[Term], outputs: Any, batch: dict[str, jax.Array], state: Any) -> Result:
+    """The result of a batch that passed through the model once, with the accuracy on it.
+
+    Args:
+      terms: the addends of the loss.
+      outputs: the model's.
+      batch: of whose images they are; mixed ones enter the pool as :func:`majority_labels` says.
+      state: the objective's own.
+    """
+    labels, mask = majority_labels(batch), batch.get("mask")
+    correct = jnp.argmax(outputs.logits, axis=1) == labels
+    return Result(
+        terms=terms,
+        features=outputs.features,
+        labels=labels,
+        mask=mask,
+        state=state,
+        metrics={"accuracy": jnp.mean(correct, where=mask, dtype=jnp.float32)},
+        logits=outputs.logits,
+        classifier=outputs.classifier,
+    )
+
+
 def total_loss(terms: Sequence[Term], weights: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:
     """``Σ_terms scale·mean(weights[labels]·losses)``.
 
