@@ -387,7 +387,7 @@ def _preprocessing(config, channels, counts):
         statistics[name] = tuple(config[name] if config[name] is not None else getattr(spec, name))
         if len(statistics[name]) != channels:
             raise ValueError(f"{name} must be one number per channel ({channels}), got {list(statistics[name])}")
-    return Preprocessing.of(config, **statistics, counts=tuple(counts.tolist()))
+    return Preprocessing.of(config, **statistics, counts=tuple(int(count) for count in counts))
 
 
 def _model(config, num_classes):
