@@ -13,9 +13,9 @@ import optax
 import pytest
 from small_run import digits
 
-from dsb_jax import losses, objectives, training
+from dsb_jax import losses, models, objectives, training
 from dsb_jax.data import samplers
-from dsb_jax.training import experiment, loop, methods, stages
+from dsb_jax.training import building, experiment, loop, methods, stages
 from dsb_jax.training.checkpoints import Checkpoints
 from dsb_jax.training.config import with_arguments
 from dsb_jax.training.program import Program
@@ -141,3 +141,71 @@ def test_the_settings_that_the_readme_tells_are_some(arguments):
     assert methods.name(config)
     for stage in stages.chain(config):
         assert methods.name(stage)
+
+
+def test_all_objectives_are_built_by_name():
+    assert sorted(building.OBJECTIVES | building.EXTENSIONS) == objectives.names()
+
+
+def test_what_a_student_has_learned_whole_pulls_no_more():
+    """Under a loss of cosines too: logits are compared as its softmax takes them."""
+    config = digits("objective=dive,loss=ldam,dive.power=1.0")
+    outputs = models.Outputs(jnp.array([[0.9, 0.1], [-0.2, 0.4]]), jnp.ones((2, 3)))
+
+    class Model:
+        def apply(self, variables, images, *, train):
+            return outputs
+
+    objective = methods.objective(config, np.array([9, 1]), 10.0, teacher=(config, Model()))
+    state, batch = objective.init(None, {"teacher": {}}, None), {"image": "images", "label": jnp.array([0, 1])}
+    *_, divergence = objective(lambda images: outputs, batch, state, None).terms
+    np.testing.assert_allclose(divergence.losses, 0, atol=1e-6)
+
+
+SETTINGS = {
+    "norm_softmax.temperature": ("norm_softmax", "temperature", 0.1),
+    "soft_triple.scale": ("soft_triple", "scale", 10.0),
+    "soft_triple.gamma": ("soft_triple", "gamma", 0.2),
+    "soft_triple.tau": ("soft_triple", "tau", 0.3),
+    "soft_triple.margin": ("soft_triple", "margin", 0.02),
+    "domain_balancing.margin": ("domain_balancing", "margin", 0.2),
+    "domain_balancing.scale": ("domain_balancing", "scale", 20.0),
+    "domain_balancing.neighbours": ("domain_balancing", "neighbours", 3),
+    "domain_balancing.epsilon": ("domain_balancing", "epsilon", 0.5),
+    "loce.decay": ("loce", "decay", 0.8),
+    "loce.initial": ("loce", "initial", 0.1),
+    "ride.diversity": ("ride", "diversity", -0.45),
+    "ride.temperature": ("ride", "temperature", 2.0),
+    "ride.distillation": ("ride", "distillation", 0.5),
+    "ride.distillation_temperature": ("ride", "distillation_temperature", 2.0),
+    "ride_routing.positive_weight": ("ride_routing", "positive_weight", 20.0),
+    "ifl.center_learning_rate": ("ifl", "learning_rate", 0.1),
+    "paco.momentum": ("paco,paco.queue_size=64", "momentum", 0.9),
+    "mbj.weight": ("mbj", "weight", 0.3),
+    "mbj.head_weight": ("mbj", "head_weight", 0.3),
+    "mbj.power": ("mbj", "power", 0.3),
+    "mbj.snapshots": ("mbj", "snapshots", 2),
+    "balms.meta_learning_rate": ("balms", "meta_learning_rate", 0.02),
+    "balms.init_power": ("balms", "init_power", 0.3),
+}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_settings_reach_the_objective(setting):
+    objective, attribute, value = SETTINGS[setting]
+    built, default = (
+        methods.objective(digits(f"objective={objective}{more}"), np.array([90, 10]), 10.0)
+        for more in (f",{setting}={value}", "")
+    )
+    assert getattr(built, attribute) == value != getattr(default, attribute)
+
+
+@pytest.mark.parametrize(("name", "value"), [("alpha", 0.3), ("temperature", 2.0), ("power", 1.0)])
+def test_settings_of_a_student_reach_it(name, value):
+    config = digits(f"objective=dive,dive.{name}={value}")
+    assert getattr(methods.objective(config, np.array([9, 1]), 10.0, teacher=(config, None)), name) == value
+
+
+def test_settings_of_lade_reach_its_regularizer():
+    built = methods.objective(digits("loss=lade,lade.weight=0.05,lade.penalty=0.5"), np.array([90, 10]), 10.0)
+    assert (built.scale, built.regularizer.keywords["penalty"]) == (0.05, 0.5)

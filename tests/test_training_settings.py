@@ -103,8 +103,8 @@ def test_configs_load_and_keep_every_override(path):
         check_setting(load_config(path), key)
         match value:
             case None:
-                *path, name = key.split(".")
-                other = of_type[functools.reduce(operator.getitem, path, training.base_config()).get_type(name)]
+                *sections, name = key.split(".")
+                other = of_type[functools.reduce(operator.getitem, sections, training.base_config()).get_type(name)]
             case bool():
                 other = not value
             case int() | float():

@@ -23,9 +23,10 @@ class Dive(Extension):
 
     Attributes:
       inner: whose loss it is, also in evaluation; balanced softmax in the paper, for the teacher too.
-      teacher: ``(variables, images) -> Outputs``.
+      teacher: ``(variables, images) -> Outputs``, whose logits have the ``scale`` already.
       alpha: α, share of the divergence, in [0, 1].
       temperature: T. The re-implementation whose figures these are has 3 in its code and 2 in its CIFAR configs.
+      scale: by which logits are multiplied where they are compared, for a loss that brings a scale of its own.
       power: p, in (0, 1] as a rule: below 1 the teacher's distribution is flatter. There it is off (1) by default.
 
     Example:
@@ -41,6 +42,7 @@ class Dive(Extension):
     alpha: float = 0.5
     temperature: float = 3.0
     power: float = 0.5
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
         """Raises ValueError on a number that makes no sense."""
@@ -49,6 +51,7 @@ class Dive(Extension):
             raise ValueError(f"dive.alpha must lie in [0, 1], got {self.alpha!r}")
         validation.positive("dive.temperature", self.temperature)
         validation.positive("dive.power", self.power)
+        validation.positive("dive.scale", self.scale)
 
     def init(self, rng: jax.Array, variables: Any, outputs: Any) -> Any:
         """The teacher's variables."""
@@ -61,7 +64,9 @@ class Dive(Extension):
         taught = jax.lax.stop_gradient(self.teacher(state["teacher"], batch["image"]).logits)
         result = self.inner(lambda images: outputs, batch, (), rng)
         terms = [term._replace(scale=(1 - self.alpha) * term.scale) for term in result.terms]
-        divergence = virtual_examples(outputs.logits, taught, temperature=self.temperature, power=self.power)
+        divergence = virtual_examples(
+            self.scale * outputs.logits, taught, temperature=self.temperature, power=self.power
+        )
         agrees = jnp.argmax(taught, axis=1) == jnp.argmax(outputs.logits, axis=1)
         metrics = {"agreement": jnp.mean(agrees, where=result.mask, dtype=jnp.float32)}
         terms.append(Term(divergence, None, self.alpha))

@@ -26,7 +26,7 @@ class Regularized(Extension):
 
     Example:
       >>> from dsb_jax import losses, objectives
-      >>> objective = Regularized(objectives.Supervised(losses.create("cross_entropy")), lambda z, y, mask: 1.0, scale=0.1)
+      >>> objective = Regularized(objectives.Supervised(losses.create("focal")), lambda z, y, mask: 1.0, scale=0.1)
       >>> objective.views, objective.samplers
       (1, ('plain',))
 

@@ -16,7 +16,7 @@ from dsb_jax.data.environments import check_environments
 from dsb_jax.losses.inputs import prior_of
 from dsb_jax.objectives import Objective
 from dsb_jax.objectives.balms import META
-from dsb_jax.training import optimizers
+from dsb_jax.training import optimizers, parameters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +74,11 @@ def head_options(config: ConfigDict, head: str) -> dict[str, Any]:
 
 def logit_scale(config: ConfigDict) -> float:
     """What the loss multiplies a model's logits by before its softmax."""
+    match config.objective.split("+")[-1]:
+        case "norm_softmax":
+            return 1 / config.norm_softmax.temperature
+        case "domain_balancing" | "soft_triple" as section:
+            return config[section].scale
     return config.ldam.scale if config.loss == "ldam" else 1.0
 
 
@@ -138,7 +143,8 @@ def environment_epochs(config: ConfigDict) -> tuple[int, ...]:
 
 def _ifl(config, context, inner):
     """Around what works with cosines, their distance is of directions too, as in the original."""
-    on_cosines = losses.head(config.loss) == "cosine" or config.objective.split("+")[-1] == "ride"
+    last = config.objective.split("+")[-1]
+    on_cosines = losses.head(config.loss) == "cosine" or last in ("ride", *_ON_COSINES)
     distance = config.ifl.distance if config.ifl.distance is not None else "cosine" if on_cosines else "squared"
     if distance not in _DISTANCES:
         raise validation.unknown_name("ifl.distance", distance, _DISTANCES)
@@ -227,12 +233,17 @@ def _dive(config, context):
         raise ValueError(
             "objective 'dive' learns from a teacher: teacher must be the workdir of a run; stages=dive trains one first"
         )
-    return objectives.Dive(_supervised(config, context), context.teacher, **config.dive)
+    return objectives.Dive(_supervised(config, context), context.teacher, scale=logit_scale(config), **config.dive)
 
 
 def _deconfound_tde(config, context):
     """The loss alone: all else is in the head."""
-    return objectives.Supervised(context.loss, samplers=context.samplers)
+    if config.trainable != parameters.ALL:
+        raise ValueError(
+            "objective 'deconfound_tde' follows the features as they change in training: "
+            f"trainable must be {parameters.ALL!r}, got {config.trainable!r}"
+        )
+    return _supervised(config, context)
 
 
 def _loce(config, context):
@@ -286,6 +297,7 @@ def _projection(config, layers):
 
 
 _COSINES = {"head": "cosine", "head_scale": 1.0}
+_ON_COSINES = ("domain_balancing", "norm_softmax", "soft_triple")
 OBJECTIVES = {
     "balms": Method(_balms, "BALMS", has_loss=True),
     "bbn": Method(_bbn, "BBN", model=lambda config: {"branches": 2}),

@@ -417,8 +417,11 @@ def _losses_of(model, objective, params, stats, trainable):
 
 
 def _follows(trained, frozen, stats):
-    """Whether batch statistics follow: all is trained, or something that has some beside it."""
-    return not frozen or not stats or any(name in stats for name in trained)
+    """Whether batch statistics follow: all is trained, or something that makes features and has some beside it."""
+    if not frozen or not stats:
+        return True
+    paths = [path.split("/") for path in parameters.flat(trained)]
+    return any(path[0] in stats and _HEAD not in path for path in paths)
 
 
 def _losses(model, objective, params, follows, stats, memory, batch, rng):
@@ -432,7 +435,8 @@ def _losses(model, objective, params, follows, stats, memory, batch, rng):
         train = train and (follows or variables is not None)
         used = {"params": params, "batch_stats": stats} if variables is None else variables
         outputs, changed = model.apply(used, inputs, train=train, mutable=["batch_stats"], **options)
-        if variables is None:
+        # Statistics are of the images of batches, not of features that are classified besides.
+        if variables is None and options.get("method") != "classify":
             stats = changed.get("batch_stats", stats)
         return outputs
 
@@ -520,6 +524,8 @@ def _whole(state, placement):
     """The state, with the parameters that a model computes with gathered."""
     return dataclasses.replace(state, params=placement.gather(state.params), average=placement.gather(state.average))
 
+
+_HEAD = "head"  # what the parameters of a last layer lie under
 
 # What has the shapes of parameters.
 _PARAMETERS = ("params", "opt_state", "average")
