@@ -209,3 +209,9 @@ def test_settings_of_a_student_reach_it(name, value):
 def test_settings_of_lade_reach_its_regularizer():
     built = methods.objective(digits("loss=lade,lade.weight=0.05,lade.penalty=0.5"), np.array([90, 10]), 10.0)
     assert (built.scale, built.regularizer.keywords["penalty"]) == (0.05, 0.5)
+
+
+def test_an_objective_that_learns_from_no_teacher_refuses_one():
+    config = digits("objective=bbn,teacher=runs/ce")
+    with pytest.raises(ValueError, match="objective 'bbn' learns from no teacher, .* got 'runs/ce'"):
+        methods.objective(config, np.array([9, 1]), 10.0, teacher=(config, None))

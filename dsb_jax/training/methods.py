@@ -79,6 +79,11 @@ def objective(
     """
     base, extensions = _methods(config)
     loss = losses.create(config.loss, counts=counts, **config[config.loss])
+    if teacher is not None and base not in (building.OBJECTIVES["dive"], building.OBJECTIVES["ride"]):
+        raise ValueError(
+            f"objective {config.objective!r} learns from no teacher, as dive and ride do: "
+            f"teacher must be left out, got {config.teacher!r}"
+        )
     taught = None if teacher is None else _taught(*teacher)
     context = building.Context(loss, counts, (config.sampler,), steps_per_epoch, taught)
     made = base.build(config, context)

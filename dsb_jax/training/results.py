@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 import dsb_jax
 from dsb_jax import data
 from dsb_jax.evaluation import metrics
-from dsb_jax.training import methods
+from dsb_jax.training import methods, stages
 from dsb_jax.training.experiment import Experiment
 from dsb_jax.training.program import Program
 from dsb_jax.training.step import TrainState
@@ -65,6 +65,7 @@ def results(
         "protocol": _protocol(config),
         "eval_split": experiment.test.split,
         "model": config.model,
+        "objective": config.objective,
         "loss": config.loss,
         "balancer": config.balancer,
         "method": methods.name(config),
@@ -72,6 +73,7 @@ def results(
         "seed": config.seed,
         "steps": experiment.steps,
         "epochs": config.epochs,
+        "stages": [{"method": methods.name(stage), "epochs": stage.epochs} for stage in stages.chain(config)],
         "skipped_steps": int(state.skipped),
         "command": shlex.join(["python", *sys.orig_argv[1:]]),
         "top1": np.trace(confusion) / confusion.sum(),
