@@ -48,9 +48,9 @@ class Faulty(objectives.Supervised):
         return result._replace(terms=[term], features=nan_where(1, result.features))
 
 
-def steered(state, features, labels, mask=None):
+def steered(state, features, labels, **known):
     """Class weights are part of the state."""
-    del features, labels, mask
+    del features, labels, known
     return state, state
 
 

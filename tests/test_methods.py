@@ -97,7 +97,25 @@ def run(program, state, steps):
     return state, losses, weights
 
 
-@pytest.mark.parametrize("method", METHODS)
+# Those that compute as another one does, but for a loss that has tests of its own.
+ALIKE = (
+    "Focal",
+    "BS",
+    "LA",
+    "Seesaw",
+    "SigmoidFocal",
+    "DB",
+    "DomB",
+    "NSM",
+    "GPaCo",
+    "MBJ+RIDE",
+    "BS+IFL",
+    "decoupled-BS",
+)
+ALIKE += ("CE-DRW",)
+
+
+@pytest.mark.parametrize("method", [pytest.param(name, marks=[pytest.mark.slow] * (name in ALIKE)) for name in METHODS])
 def test_a_method_trains_plain_and_balanced_and_goes_on_where_it_was(method, earlier, tmp_path):
     config, plain, _ = made(METHODS[method], "uniform", earlier)
     assert methods.name(config) == method

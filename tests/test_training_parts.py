@@ -105,7 +105,7 @@ def states_after(parts, given, *, place=lambda batch: batch, placement=None, **o
     return seen
 
 
-@pytest.mark.parametrize("model_devices", [1, 2])
+@pytest.mark.parametrize("model_devices", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["bbn", "ride"])
 def test_eight_devices_do_what_one_does(name, model_devices):
     """With batch statistics, a pool that has gone round, and shares and temperatures that have changed."""
@@ -218,6 +218,7 @@ def test_settings_that_are_refused(arguments, message):
         experiments.build(small_run.digits(arguments))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["bbn", "ride"])
 def test_a_short_run_learns(objective, tmp_path):
     settings = {"tensorboard": False, "sample_space": False, "log_every": 1, "start_epoch": 2}
