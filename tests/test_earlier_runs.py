@@ -150,6 +150,7 @@ def test_a_pool_of_inherited_features_is_filled_for_one_epoch(run, settings, fir
     assert seen == [first_weighted]
 
 
+@pytest.mark.slow
 def test_a_run_begins_with_the_features_of_another_and_needs_it_only_once(tmp_path):
     state = training.train(digits(epochs=1, tensorboard=False, sample_space=False), tmp_path / "first")
     settings = {"tensorboard": False, "sample_space": False, "initial": str(tmp_path / "first"), "trainable": "head/*"}

@@ -26,7 +26,7 @@ OF_RUN = {
 STARTS = [0, 8, 15, 22, 29]  # the first steps of epochs of 457 examples
 
 
-@pytest.fixture(scope="module", params=OF_RUN)
+@pytest.fixture(scope="module", params=["ifl", pytest.param("semantic_scale", marks=pytest.mark.slow)])
 def finished(request, tmp_path_factory):
     """A run that nothing ends; where its batches begin and what they are drawn by, and the variables of every start."""
     workdir, drawn, variables = tmp_path_factory.mktemp("following") / request.param, [], {}
@@ -119,6 +119,7 @@ def test_what_draws_by_the_weights_does_not_multiply_the_loss_by_them_too():
     assert np.ptp(own) > 1
 
 
+@pytest.mark.slow
 def test_until_the_balancer_starts_the_order_is_the_plain_one():
     program = Program(digits("sampler=semantic_scale"), experiment.build(digits("sampler=semantic_scale")))
     plain = Program(digits(), experiment.build(digits()))
@@ -130,6 +131,7 @@ def test_until_the_balancer_starts_the_order_is_the_plain_one():
         np.testing.assert_array_equal(next(mine)["label"], next(wanted)["label"])
 
 
+@pytest.mark.slow
 def test_a_model_that_is_broken_leaves_the_weights_as_they_are():
     program = Program(digits("objective=ifl"), experiment.build(digits("objective=ifl")))
     broken = jax.tree.map(lambda array: array * np.nan, program.initial.params)

@@ -115,10 +115,10 @@ def test_memory_and_communication_are_those_of_the_compiled_update(numbers, devi
 @pytest.mark.parametrize(
     ("classes", "dim", "batch_size", "devices"),
     [
-        (20_000, 64, 128, 1),
+        pytest.param(20_000, 64, 128, 1, marks=pytest.mark.slow),
         (200_000, 64, 128, 1),
-        (8142, 64, 512, 8),
-        (2_000, 128, 512, 1),
+        pytest.param(8142, 64, 512, 8, marks=pytest.mark.slow),
+        pytest.param(2_000, 128, 512, 1, marks=pytest.mark.slow),
         (2_000, 128, 512, 4),
         (100, 256, 64, 1),
         (2_000, 16, 4096, 1),

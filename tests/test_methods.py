@@ -105,7 +105,7 @@ def falls(losses, again):
 
 # Those that compute as another one does, but for a loss that has tests of its own.
 ALIKE = ("Focal", "BS", "LA", "Seesaw", "SigmoidFocal", "DB", "DomB", "NSM", "GPaCo", "MBJ+RIDE", "BS+IFL")
-ALIKE += ("decoupled-BS", "CE-DRW")
+ALIKE += ("decoupled-BS", "CE-DRW", "TDE", "LOCE", "LWS-CE")
 
 
 @pytest.mark.parametrize("method", [pytest.param(name, marks=[pytest.mark.slow] * (name in ALIKE)) for name in METHODS])

@@ -284,7 +284,7 @@ def test_the_key_encoder_follows_the_parameters_and_sees_the_second_view():
     assert max(jax.tree.leaves(difference)) > 0.01
 
 
-@pytest.mark.parametrize("kind", [Paco, GPaco])
+@pytest.mark.parametrize("kind", [Paco, pytest.param(GPaco, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("model_devices", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_devices_share_the_queue_and_compute_the_same(kind, model_devices):
     objective = made(kind)

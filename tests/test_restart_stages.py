@@ -46,6 +46,7 @@ def gone():
     raise Ended
 
 
+@pytest.mark.slow
 def test_ended_in_every_stage_it_ends_the_same(tmp_path, monkeypatch):
     run(tmp_path / "whole", monkeypatch)
     workdir = tmp_path / "ended"

@@ -106,7 +106,7 @@ def states_after(parts, given, *, place=lambda batch: batch, placement=None, **o
 
 
 @pytest.mark.parametrize("model_devices", [1, pytest.param(2, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", ["bbn", "ride"])
+@pytest.mark.parametrize("name", ["bbn", pytest.param("ride", marks=pytest.mark.slow)])
 def test_eight_devices_do_what_one_does(name, model_devices):
     """With batch statistics, a pool that has gone round, and shares and temperatures that have changed."""
     mesh = make_mesh(8, model_devices=model_devices)
@@ -130,7 +130,7 @@ def test_eight_devices_do_what_one_does(name, model_devices):
     assert kernel["kernel"].spec == P(None, "model" if model_devices == 2 else None)
 
 
-@pytest.mark.parametrize("name", ["bbn", "ride"])
+@pytest.mark.parametrize("name", ["bbn", pytest.param("ride", marks=pytest.mark.slow)])
 def test_parts_of_a_batch_add_up_to_the_whole(name):
     parts, given = parts_of(name, normalised=False), list(batches(3, masked=True))
     if name == "ride":
