@@ -272,7 +272,7 @@ def test_what_it_cannot_look_into_is_refused():
             return super().__call__(lambda images: MODEL.forward(images), batch, state, rng)
 
     of = MemoryJitter(Elsewhere(losses.create("cross_entropy")), counts=COUNTS, capacity=6)
-    with pytest.raises(ValueError, match="mbj needs an objective that passes the batch's images through the model"):
+    with pytest.raises(ValueError, match=r"'mbj' needs one inside that passes .* choose another with objective=mbj"):
         call(of, MODEL, begin(of, MODEL), 3, [0, 1, 2])
     with pytest.raises(ValueError, match=r"last layer lies under 'head', got parameters under \['backbone'\]"):
         of.init(RNG, {"params": {"backbone": {}}}, MODEL.forward(images(1)))

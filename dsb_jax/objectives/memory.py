@@ -148,7 +148,10 @@ class MemoryJitter(Extension):
 
         result = self.inner(watched, batch, state.inner, inner_rng)
         if not seen:
-            raise ValueError("mbj needs an objective that passes the batch's images through the model")
+            raise ValueError(
+                "objective 'mbj' needs one inside that passes the batch's images through the whole model, which bbn "
+                "does not: choose another with objective=mbj+…"
+            )
         rows, labels = _rows(seen[0]), majority_labels(batch)
         started = state.step >= self.start
         terms = list(result.terms)

@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 from dsb_jax import validation
 
-_HEAD = "head"  # what the parameters of a classifier's last layer lie under; their last axis is that of the classes
+HEAD = "head"  # what the parameters of a classifier's last layer lie under; their last axis is that of the classes
 
 
 def make_mesh(devices: int | None = None, *, model_devices: int = 1) -> Mesh | None:
@@ -101,7 +101,7 @@ class Placement:
 
     def _spec(self, path, shape):
         axes: list[str | None] = [None] * len(shape)
-        of_classifier = _HEAD in jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+        of_classifier = HEAD in jax.tree_util.keystr(path, simple=True, separator="/").split("/")
         if of_classifier and shape and "model" in self.mesh.shape and shape[-1] % self.mesh.shape["model"] == 0:
             axes[-1] = "model"
         if self.fsdp_elements is not None and math.prod(shape) >= self.fsdp_elements:

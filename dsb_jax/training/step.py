@@ -18,7 +18,7 @@ from dsb_jax.data.mixing import Mixed
 from dsb_jax.objectives import Objective, Result, state_shardings, total_loss
 from dsb_jax.training import diagnosis, parameters
 from dsb_jax.training.diagnosis import Finding
-from dsb_jax.training.sharding import Placement, everywhere
+from dsb_jax.training.sharding import HEAD, Placement, everywhere
 
 Batch = dict[str, Any]
 Metrics = dict[str, jax.Array]
@@ -421,7 +421,7 @@ def _follows(trained, frozen, stats):
     if not frozen or not stats:
         return True
     paths = [path.split("/") for path in parameters.flat(trained)]
-    return any(path[0] in stats and _HEAD not in path for path in paths)
+    return any(path[0] in stats and HEAD not in path for path in paths)
 
 
 def _losses(model, objective, params, follows, stats, memory, batch, rng):
@@ -524,8 +524,6 @@ def _whole(state, placement):
     """The state, with the parameters that a model computes with gathered."""
     return dataclasses.replace(state, params=placement.gather(state.params), average=placement.gather(state.average))
 
-
-_HEAD = "head"  # what the parameters of a last layer lie under
 
 # What has the shapes of parameters.
 _PARAMETERS = ("params", "opt_state", "average")
