@@ -335,10 +335,8 @@ def loce(num_classes: int, *, decay: float = 0.9, initial: float = 0.01) -> Bala
     Source: Feng et al., Exploring Classification Equilibrium in Long-Tailed Object Detection, 2021.
     """
     num_classes = validation.positive_int("num_classes", num_classes)
-    if not 0 <= decay <= 1:
-        raise ValueError(f"decay must lie in [0, 1], got {decay!r}")
-    if not 0 < initial <= 1:
-        raise ValueError(f"initial must lie in (0, 1], got {initial!r}")
+    validation.in_range("decay", decay, 0, 1)
+    validation.in_range("initial", validation.positive("initial", initial), 0, 1)
 
     def weights(scores):
         return _inverse_weights(scores, jnp.ones(num_classes, bool), jnp.ones(num_classes), 1.0, "mean")

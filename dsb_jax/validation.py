@@ -55,6 +55,13 @@ def at_least(name: str, value: float, lowest: float) -> float:
     return float(value)
 
 
+def in_range(name: str, value: float, lowest: float, highest: float) -> float:
+    """``value`` as a float; raises ValueError unless it is a number from ``lowest`` to ``highest``."""
+    if not _is_number(value, numbers.Real) or not lowest <= value <= highest:
+        raise ValueError(f"{name} must be a finite number in [{lowest:g}, {highest:g}], got {value!r}")
+    return float(value)
+
+
 def integer(name: str, value: int, *, lowest: int) -> int:
     """``value`` as an int; raises ValueError unless it is an integer of at least ``lowest``."""
     if not _is_number(value, numbers.Integral) or value < lowest:

@@ -162,7 +162,7 @@ def test_class_difficulty_equals_the_official_code(golden, name):
     update = jax.jit(balancer.update)
     labels = jnp.asarray(file["labels"], jnp.int32)
     weights, state = update(balancer.init(), jnp.zeros((32, 1)), labels, accuracy=jnp.asarray(file["val_accuracy"]))
-    np.testing.assert_allclose(weights, file["weights"], rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(weights, file["weights"], rtol=1e-6, atol=1e-7)
     np.testing.assert_allclose(balancer.summary(state)["weights"], weights, rtol=1e-6)
     divisor = 1.0 if name.startswith("cdb_cifar") else jnp.mean(weights[labels])  # the latter: a weighted mean
 
@@ -170,8 +170,8 @@ def test_class_difficulty_equals_the_official_code(golden, name):
         return dsb_jax.weighted_mean(losses.cross_entropy(logits, labels), labels, weights) / divisor
 
     value, gradient = jax.value_and_grad(loss)(jnp.asarray(file["logits"], jnp.float32))
-    np.testing.assert_allclose(value, file["loss"], rtol=1e-5)
-    np.testing.assert_allclose(gradient, file["grad_logits"], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(value, file["loss"], rtol=1e-6)
+    np.testing.assert_allclose(gradient, file["grad_logits"], rtol=1e-5, atol=1e-6 * np.abs(file["grad_logits"]).max())
 
 
 @pytest.mark.parametrize("options", [{"tau": 0.0}, {"tau": 2.5}, {"dynamic": "imagenet_lt"}, {"dynamic": "cifar_lt"}])

@@ -108,6 +108,19 @@ def test_value_and_gradient_equal_the_official_ones(name, golden, dtype):
         np.testing.assert_allclose(per_example, file["loss_per_example"], rtol=rtol, atol=atol)
 
 
+def test_a_class_weight_of_the_official_focal_loss_is_inside_of_its_modulator(golden):
+    """It multiplies the cross-entropy that the modulator is of; here, as any loss, focal is multiplied itself."""
+    file = golden("focal_g1_cbw")
+    weights = file["class_weights"][file["labels"]]
+    with jax.enable_x64(True):
+        inside = weights * np.asarray(losses.cross_entropy(file["logits"], file["labels"]))
+        outside = weights * np.asarray(losses.focal(file["logits"], file["labels"], gamma=1.0))
+    official = (1 - np.exp(-inside)) * inside
+    np.testing.assert_allclose(official, file["loss_per_example"], rtol=1e-10)
+    np.testing.assert_allclose(np.mean(official), file["loss"], rtol=1e-10)
+    assert abs(np.mean(outside) - file["loss"]) > 0.02 * file["loss"]
+
+
 def test_weighted_equilibrium_equals_the_official_one(golden, dtype):
     """Its weights are of examples, and it divides by their number."""
     file = golden("loce_equilibrium")
@@ -124,9 +137,23 @@ def test_seesaw_of_the_official_module(golden, dtype):
     file = golden("seesaw_full")
     foreground = file["labels"] < 10
     logits = jnp.asarray(file["logits"][foreground, :10], dtype)
-    loss = losses.seesaw(logits, file["labels"][foreground], counts=file["cum_samples_after"][:10])
+    counts = np.maximum(file["cum_samples_after"][:10], 1)
+    loss = losses.seesaw(logits, file["labels"][foreground], counts=counts)
     # The module keeps its counts, and so its mitigation, in float32.
     np.testing.assert_allclose(jnp.mean(loss), file["loss_classes"], rtol=1e-5 if dtype == np.float32 else 1e-8)
+
+    def both(logits):
+        """Beside it two outputs tell whether there is an object at all, in every row."""
+        of_classes = losses.seesaw(logits[foreground, :10], file["labels"][foreground], counts=counts)
+        is_none = (~foreground).astype(np.int32)
+        return jnp.mean(of_classes), jnp.mean(losses.cross_entropy(logits[:, 10:], is_none))
+
+    everything = jnp.asarray(file["logits"], dtype)
+    np.testing.assert_allclose(both(everything)[1], file["loss_objectness"], rtol=tolerance(dtype)[0])
+    gradient, expected = jax.grad(lambda z: sum(both(z)))(everything), file["grad_logits"]
+    np.testing.assert_allclose(
+        gradient, expected, rtol=0, atol=(1e-5 if dtype == np.float32 else 1e-7) * expected.max()
+    )
 
 
 @pytest.mark.parametrize("name", ["lade_a", "lade_b"])
@@ -395,17 +422,6 @@ def test_only_ratios_of_counts_matter(logits, labels, factor):
         np.testing.assert_allclose(without_margin, expected, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", OF_COUNTS)
-def test_a_class_without_samples_is_treated_as_the_rarest_that_has_some(name, variant):
-    logits, labels = batch(examples=30, scale=0.3)
-    with_none = losses.create(name, counts=[500, 0, 30, 7, 0])
-    as_rarest = losses.create(name, counts=[500, 7, 30, 7, 7])
-    value = variant(with_none)(logits, labels)
-    gradient = variant(jax.grad(lambda z: jnp.sum(with_none(z, labels))))(jnp.asarray(logits))
-    np.testing.assert_allclose(value, as_rarest(logits, labels), rtol=1e-5, atol=1e-6)
-    chex.assert_tree_all_finite((value, gradient))
-
-
 # --- Numerics ---------------------------------------------------------------------------------------------------------
 
 
@@ -550,10 +566,10 @@ def test_wrong_shapes_and_dtypes_raise(loss, logits, labels, message, variant):
     [
         ([3, 2, 1, 1], r"counts must have shape \(5,\), one per class, got \(4,\)"),
         ([[3, 2, 1, 1, 1]], r"counts must have shape \(5,\)"),
-        ([3, 2, 1, 1, -1], "counts must be finite, not negative and not all zero"),
-        ([3, 2, 1, 1, np.nan], "counts must be finite"),
-        ([3, 2, 1, 1, np.inf], "counts must be finite"),
-        ([0, 0, 0, 0, 0], "not all zero"),
+        ([3, 2, 1, 1, -1], "counts must be finite and positive, one per class, got -1 for class 4"),
+        ([3, 2, 1, 1, np.nan], "counts must be finite and positive, one per class, got nan for class 4"),
+        ([3, 2, np.inf, 1, 1], "counts must be finite and positive, one per class, got inf for class 2"),
+        ([3, 0, 1, 1, 0], "counts must be finite and positive, one per class, got 0 for class 1"),
     ],
 )
 def test_bad_counts_raise(name, counts, message, variant):
@@ -582,7 +598,7 @@ def test_bad_priors_raise(name, prior, message, variant):
         variant(lambda z: getattr(losses, name)(z, labels, prior=prior))(logits)
 
 
-@pytest.mark.parametrize("prior_dtype", [np.float32, np.float16, np.float64])
+@pytest.mark.parametrize("prior_dtype", [np.float32, np.float16, np.float64, jnp.bfloat16])
 def test_a_prior_may_be_rounded(prior_dtype):
     prior = np.full(1000, 1e-3, prior_dtype)
     loss = losses.logit_adjusted(np.zeros((1, 1000), np.float32), np.zeros(1, int), prior=prior)
@@ -601,7 +617,7 @@ def test_bad_mean_scores_raise(bad, variant):
 @pytest.mark.parametrize(
     ("name", "argument", "value"),
     [
-        *((name, "counts", np.array([500, 0, 30, 7, 1])) for name in OF_COUNTS if name not in OF_A_PRIOR),
+        *((name, "counts", np.array([500, 100, 30, 7, 1])) for name in OF_COUNTS if name not in OF_A_PRIOR),
         ("logit_adjusted", "prior", PRIOR),
         ("lade", "prior", PRIOR),
         ("lade_regularizer", "prior", PRIOR),
@@ -652,7 +668,7 @@ def test_only_margins_on_cosines_want_a_cosine_head():
 @pytest.mark.parametrize("name", OF_COUNTS)
 def test_create_under_jit_takes_traced_counts(name):
     logits, labels = batch(scale=0.3)
-    counts = np.array([500, 0, 30, 7, 1])
+    counts = np.array([500, 100, 30, 7, 1])
     traced = jax.jit(lambda counts: losses.create(name, counts=counts)(logits, labels))(counts)
     np.testing.assert_allclose(traced, losses.create(name, counts=counts)(logits, labels), rtol=1e-5, atol=1e-6)
 
@@ -672,17 +688,20 @@ def test_create_takes_a_prior_of_its_own():
         ({"name": "ldam", "counts": [1, 2], "margin": 1.0}, "'margin'; did you mean 'max_margin'?"),
         ({"name": "ldam"}, "loss 'ldam' needs counts"),
         ({"name": "balanced_softmax"}, "loss 'balanced_softmax' needs counts"),
-        ({"name": "balanced_softmax", "counts": [1, -2]}, "counts must be finite, not negative"),
+        ({"name": "balanced_softmax", "counts": [1, -2]}, "counts must be finite and positive"),
         ({"name": "focal", "gamma": -1.0}, "gamma must be a finite number >= 0, got -1.0"),
         ({"name": "focal", "gamma": "2"}, "gamma must be a finite number >= 0, got '2'"),
         ({"name": "cross_entropy", "label_smoothing": 1.5}, r"label_smoothing must be .* in \[0, 1\], got 1.5"),
-        ({"name": "ldam", "counts": [1, 2], "max_margin": float("nan")}, "max_margin must be a finite number"),
+        ({"name": "ldam", "counts": [1, 2], "max_margin": float("nan")}, r"max_margin must be .* in \[0, 2\]"),
+        ({"name": "ldam", "counts": [1, 2], "max_margin": 7.0}, r"max_margin must be .* in \[0, 2\], got 7.0"),
         ({"name": "ldam", "counts": [1, 2], "scale": 0.0}, "scale must be a finite number > 0, got 0.0"),
         ({"name": "lade"}, "loss 'lade' needs counts, the training samples per class"),
         ({"name": "seesaw"}, "loss 'seesaw' needs counts"),
         ({"name": "lade", "counts": [[1, 2]]}, r"counts must have shape \[classes\], got \(1, 2\)"),
-        ({"name": "lade", "counts": [1, -2]}, "counts must be finite, not negative"),
+        ({"name": "lade", "counts": [1, -2]}, "counts must be finite and positive"),
+        ({"name": "lade", "counts": [1, 0]}, "counts must be finite and positive, one per class, got 0 for class 1"),
         ({"name": "lade", "prior": [0.5, 0.4]}, "prior must be positive and sum to 1"),
+        ({"name": "lade", "prior": [0.5, 0.495]}, "prior must be positive and sum to 1"),
         ({"name": "lade", "counts": [1, 2], "weight": -1.0}, "weight must be a finite number >= 0, got -1.0"),
         ({"name": "lade", "counts": [1, 2], "penalty": -1.0}, "penalty must be a finite number >= 0, got -1.0"),
         ({"name": "lade", "counts": [1, 2], "remine_lambda": 0.5}, "unknown hyper-parameter of lade 'remine_lambda'"),

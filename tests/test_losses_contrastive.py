@@ -360,7 +360,7 @@ def test_nothing_is_compared_with_traced_labels_that_are_no_class():
         ({"labels": np.zeros(5, np.int32)}, r"labels must have shape \(7,\), one per sample, got \(5,\)"),
         ({"labels": np.zeros(7, np.float32)}, "labels must be integers, got float32"),
         ({"labels": np.full(7, -1, np.int32)}, r"labels must lie in \[0, 2147483647\), got -1 at position 0"),
-        ({"margin": -0.1}, "margin must be a finite number >= 0, got -0.1"),
+        ({"margin": -0.1}, r"margin must be a finite number in \[0, 1\], got -0.1"),
         ({"margin": 1.5}, r"margin must be a finite number in \[0, 1\], got 1.5"),
         ({"scale": 0.0}, "scale must be a finite number > 0, got 0.0"),
     ],

@@ -190,7 +190,8 @@ def test_traced_labels_that_are_no_class_give_nan():
         ({"frequency": np.ones(4, np.int32)}, "frequency must be floating point, got int32"),
         ({"frequency": np.array([1, 1, np.inf, 1])}, r"frequency must be finite and not negative, got \[1.0, 1.0, inf"),
         ({"frequency": -np.ones(4)}, r"frequency must be finite and not negative, got \[-1.0"),
-        ({"margin": -0.1}, "margin must be a finite number >= 0, got -0.1"),
+        ({"margin": -0.1}, r"margin must be a finite number in \[0, 2\], got -0.1"),
+        ({"margin": 9.0}, r"margin must be a finite number in \[0, 2\], got 9.0"),
         ({"scale": 0.0}, "scale must be a finite number > 0, got 0.0"),
     ],
 )

@@ -188,8 +188,9 @@ def test_readable_labels_that_are_no_class_raise(bad, variant):
         ({"centers": np.zeros((4, 3, 5), np.int32)}, "centers must be floating point, got int32"),
         ({"scale": 0.0}, "scale must be a finite number > 0, got 0.0"),
         ({"gamma": -0.1}, "gamma must be a finite number > 0, got -0.1"),
-        ({"margin": -0.1}, "margin must be a finite number >= 0, got -0.1"),
-        ({"margin": float("nan")}, "margin must be a finite number >= 0, got nan"),
+        ({"margin": -0.1}, r"margin must be a finite number in \[0, 2\], got -0.1"),
+        ({"margin": 9.0}, r"margin must be a finite number in \[0, 2\], got 9.0"),
+        ({"margin": float("nan")}, r"margin must be a finite number in \[0, 2\], got nan"),
         ({"scale": "20"}, "scale must be a finite number > 0, got '20'"),
     ],
 )

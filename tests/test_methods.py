@@ -47,6 +47,7 @@ METHODS = {
     "MBJ+RIDE": "objective=mbj+ride,loss=ldam,mbj.start_epoch=0",
     "CE+IFL": "objective=ifl,ifl.milestones=(0.5,),ifl.center_weights=(0.0,0.01)",
     "BS+IFL": "objective=ifl,loss=balanced_softmax",
+    "CE+Circle": "objective=circle",
     # Of those in stages the last one, after the plain run as the first.
     "DIVE-BS": "stages=dive",
     "BALMS": "stages=balms",
@@ -183,6 +184,9 @@ SETTINGS = {
     "domain_balancing.epsilon": ("domain_balancing", "epsilon", 0.5),
     "loce.decay": ("loce", "decay", 0.8),
     "loce.initial": ("loce", "initial", 0.1),
+    "circle.margin": ("circle", "margin", 0.25),
+    "circle.scale": ("circle", "scale", 256.0),
+    "circle.weight": ("circle", "weight", 0.1),
     "ride.diversity": ("ride", "diversity", -0.45),
     "ride.temperature": ("ride", "temperature", 2.0),
     "ride.distillation": ("ride", "distillation", 0.5),

@@ -187,7 +187,7 @@ def test_what_does_not_fit_is_refused():
         ({"accumulate": 2}, "accumulate must be 1, got 2"),
         ({"mixup": 0.2}, "mixup must be 0, got 0.2"),
         ({"sampler": "class_balanced"}, "sampler must be another than 'class_balanced'"),
-        ({"balms": {"meta_learning_rate": 0.0}}, "balms.meta_learning_rate must be a finite number > 0"),
+        ({"balms": {"meta_learning_rate": 0.0}}, "^balms.meta_learning_rate must be a finite number > 0"),
     ):
         with pytest.raises(ValueError, match=answer):
             experiment.build(digits(**{"objective": "balms"} | change))

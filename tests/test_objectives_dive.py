@@ -92,9 +92,9 @@ def test_the_teachers_variables_are_an_argument_and_no_constant():
 @pytest.mark.parametrize(
     ("options", "answer"),
     [
-        ({"alpha": 1.5}, r"dive.alpha must lie in \[0, 1\], got 1.5"),
-        ({"temperature": 0.0}, "dive.temperature must be a finite number > 0"),
-        ({"power": -1.0}, "dive.power must be a finite number > 0"),
+        ({"alpha": 1.5}, r"alpha must be .* in \[0, 1\], got 1.5"),
+        ({"temperature": 0.0}, "temperature must be a finite number > 0"),
+        ({"power": -1.0}, "power must be a finite number > 0"),
     ],
 )
 def test_numbers_that_make_no_sense_are_refused(options, answer):

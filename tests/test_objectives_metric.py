@@ -1,13 +1,13 @@
-"""NormSoftmax and SoftTriple as objectives, through their heads, against the official codes' numbers."""
+"""NormSoftmax and SoftTriple as objectives, through their heads, and Circle, against the official codes' numbers."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsb_jax import models
+from dsb_jax import losses, models
 from dsb_jax.models import heads
-from dsb_jax.objectives import NormSoftmax, SoftTriple, total_loss
+from dsb_jax.objectives import Circle, DomainBalancing, NormSoftmax, SoftTriple, Supervised, total_loss
 
 RNG = jax.random.key(0)
 LENGTHS = np.random.default_rng(3).uniform(0.3, 4.0, (32, 1))
@@ -129,3 +129,52 @@ def test_a_model_without_what_they_compare_with_is_refused(objective, classifier
     batch = {"image": "the images", "label": jnp.array([0, 1])}
     with pytest.raises(ValueError, match=message):
         objective(lambda images: outputs, batch, (), RNG)
+
+
+@pytest.mark.parametrize("objective", [NormSoftmax(), DomainBalancing()])
+def test_a_linear_head_is_refused(objective):
+    """Its class weights have the shape of a cosine head's, and its logits are no cosines."""
+    images = jnp.ones((2, 8, 8, 1))
+    for head in ("cosine", "linear"):
+        model = models.create("lenet", 3, head=head)
+        outputs, variables = model.init_with_output(RNG, images, train=False)
+        if head == "cosine":
+            assert objective.init(RNG, variables, outputs) == ()
+        else:
+            with pytest.raises(ValueError, match=r"needs logits that are cosines, got a linear head: .*head=cosine"):
+                objective.init(RNG, variables, outputs)
+
+
+def test_circle_adds_the_official_loss_of_each_anchor(golden):
+    file = golden("circle_pml_m04_g80")
+    features, labels = jnp.asarray(file["embeddings"], jnp.float32), jnp.asarray(file["labels"].astype(np.int32))
+    outputs = models.Outputs(jnp.zeros((32, 100)), features)
+    objective = Circle(Supervised(losses.create("cross_entropy")), weight=0.5)
+    batch = {"image": "the images", "label": labels}
+    result = objective(lambda images: outputs, batch, objective.init(RNG, {}, outputs), RNG)
+    own, of_anchors = result.terms
+    np.testing.assert_allclose(own.losses, np.log(100), rtol=1e-6)
+    np.testing.assert_allclose(of_anchors.losses, file["loss_per_anchor"][:, 0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(of_anchors.labels, labels)
+    weights = np.linspace(0.5, 1.5, 100)
+    expected = np.mean(weights[file["labels"]] * (np.log(100) + 0.5 * file["loss_per_anchor"][:, 0]))
+    np.testing.assert_allclose(total_loss(result.terms, jnp.asarray(weights, jnp.float32)), expected, rtol=1e-5)
+
+
+def test_circle_leaves_out_what_is_masked_and_refuses_what_is_mixed(golden):
+    file = golden("circle_pml_m04_g80")
+    features, labels = jnp.asarray(file["embeddings"], jnp.float32), jnp.asarray(file["labels"].astype(np.int32))
+    objective = Circle(Supervised(losses.create("cross_entropy")))
+    kept = np.arange(32) < 20
+
+    def of_anchors(rows, **more):
+        outputs = models.Outputs(jnp.zeros((len(rows), 100)), features[rows])
+        batch = {"image": "the images", "label": labels[rows]} | more
+        return objective(lambda images: outputs, batch, (), RNG).terms[-1].losses
+
+    rows = jnp.arange(32)
+    masked, alone = of_anchors(rows, mask=jnp.asarray(kept)), of_anchors(rows[:20])
+    np.testing.assert_allclose(masked[:20], alone, rtol=1e-6)
+    np.testing.assert_array_equal(masked[20:], 0.0)
+    with pytest.raises(ValueError, match="circle compares images by their class, and mixed ones have two"):
+        of_anchors(rows, share=jnp.ones(32), other_label=labels)

@@ -102,7 +102,7 @@ def create(name: str, counts: Any = None, **hyper: Any) -> Callable[[jax.Array, 
     Args:
       name: One of `names()`.
       counts: Training samples per class ``[classes]``; needed by some losses, ignored by the others. A ``prior`` that
-        is not given is their shares, where a class with none counts as the rarest that has some.
+        is not given is their shares.
       **hyper: The loss's own keyword arguments.
 
     Returns:

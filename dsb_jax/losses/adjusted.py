@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dsb_jax import validation
 from dsb_jax.losses import inputs
 
 
@@ -21,15 +22,14 @@ def balanced_softmax(logits: jax.Array, labels: jax.Array, *, counts: Any) -> ja
     Args:
       logits: Class scores ``[batch, classes]``, floating.
       labels: Class indices ``[batch]``, integers.
-      counts: Training samples per class ``[classes]``. A class with none is treated as the rarest that has some:
-        its own logarithm is infinite.
+      counts: Training samples per class ``[classes]``, > 0: the logarithm of 0 is infinite.
 
     Returns:
       The loss of every example in nats, ``[batch]``.
 
     Raises:
-      ValueError: on a wrong shape or dtype, on counts that are negative, not finite or all zero, or on a
-        label outside ``[0, classes)``.
+      ValueError: on a wrong shape or dtype, on counts that are not finite and positive, or on a label outside
+        ``[0, classes)``.
 
     Example:
       >>> import jax.numpy as jnp
@@ -73,7 +73,7 @@ def logit_adjusted(logits: jax.Array, labels: jax.Array, *, prior: Any, tau: flo
     """
     logits, labels = inputs.scores_and_labels(logits, labels)
     prior = inputs.prior_for(logits, prior)
-    inputs.in_range("tau", tau)
+    validation.at_least("tau", tau, 0)
     return -inputs.log_likelihood(logits + tau * jnp.log(prior)[None, :], labels)
 
 
@@ -88,8 +88,8 @@ def seesaw(
     Args:
       logits: Class scores ``[batch, classes]``, floating.
       labels: Class indices ``[batch]``, integers.
-      counts: Training samples n per class ``[classes]``, of the whole set or, as in the method, of what has been
-        seen so far. A class with none is treated as the rarest that has some; the official code takes 1 for it.
+      counts: Training samples n per class ``[classes]``, > 0, of the whole set or, as in the method, of what has been
+        seen so far, with 1 for a class of which there was none yet, as the official code has it.
       p: Exponent of the mitigation, >= 0; 0 is none.
       q: Exponent of the compensation, >= 0; 0 is none.
       eps: Smallest σ_y of the compensation, in (0, 1].
@@ -98,8 +98,8 @@ def seesaw(
       The loss of every example in nats, ``[batch]``.
 
     Raises:
-      ValueError: on a wrong shape, dtype or hyper-parameter, on counts that are negative, not finite or all
-        zero, or on a label outside ``[0, classes)``.
+      ValueError: on a wrong shape, dtype or hyper-parameter, on counts that are not finite and positive, or on a
+        label outside ``[0, classes)``.
 
     Example:
       >>> import jax.numpy as jnp
@@ -111,8 +111,8 @@ def seesaw(
     """
     logits, labels = inputs.scores_and_labels(logits, labels)
     log_counts = jnp.log(inputs.counts_for(logits, counts))
-    inputs.in_range("p", p)
-    inputs.in_range("q", q)
+    validation.at_least("p", p, 0)
+    validation.at_least("q", q, 0)
     if not 0 < eps <= 1:
         raise ValueError(f"eps must be a number in (0, 1], got {eps!r}")
     # Where a label is no class, any will do here: the loss is NaN, and its gradient must not be.

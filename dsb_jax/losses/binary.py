@@ -41,7 +41,7 @@ def sigmoid_focal(logits: jax.Array, labels: jax.Array, *, gamma: float = 1.0) -
       there.
     """
     logits, labels = inputs.scores_and_labels(logits, labels)
-    inputs.in_range("gamma", gamma)
+    validation.at_least("gamma", gamma, 0)
     is_label = jax.nn.one_hot(labels, logits.shape[1], dtype=bool)
     losses = _focal(jnp.where(is_label, logits, -logits), gamma)
     return _nan_where_no_class(jnp.sum(losses, axis=1), labels)
@@ -74,8 +74,7 @@ def distribution_balanced(
     Args:
       logits: Class scores z ``[batch, classes]``, floating.
       labels: Class indices ``[batch]``, integers.
-      counts: Training samples n per class ``[classes]``, of at least two classes. A class with none is treated as the
-        rarest that has some.
+      counts: Training samples n per class ``[classes]``, > 0, of at least two classes.
       alpha: Smallest weight α, >= 0; ``map_param.alpha`` of the official code.
       beta: Slope β >= 0 of the weight; ``map_param.beta``.
       mu: The rate μ >= 0 at which it rises fastest; ``map_param.gamma``.
@@ -88,7 +87,7 @@ def distribution_balanced(
       The loss of every example in nats, ``[batch]``, a mean over classes. The defaults are the authors' for COCO-MLT.
 
     Raises:
-      ValueError: on a wrong shape, dtype or hyper-parameter, on counts that are negative, not finite or all zero, on
+      ValueError: on a wrong shape, dtype or hyper-parameter, on counts that are not finite and positive, on
         fewer than two classes, or on a label outside ``[0, classes)``.
 
     Example:
@@ -107,7 +106,7 @@ def distribution_balanced(
         raise ValueError(f"logits must be of at least two classes, got shape {logits.shape}")
     counts = inputs.counts_for(logits, counts)
     for name, value in {"alpha": alpha, "beta": beta, "mu": mu, "bias": bias, "gamma": gamma}.items():
-        inputs.in_range(name, value)
+        validation.at_least(name, value, 0)
     validation.positive("negative_scale", negative_scale)
     validation.positive("balance", balance)
     is_label = jax.nn.one_hot(labels, classes, dtype=bool)

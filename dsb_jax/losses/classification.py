@@ -37,7 +37,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, *, label_smoothing: floa
     Source: Szegedy et al., 2016, Sec. 7 (label smoothing).
     """
     logits, labels = inputs.scores_and_labels(logits, labels)
-    inputs.in_range("label_smoothing", label_smoothing, high=1.0)
+    validation.in_range("label_smoothing", label_smoothing, 0, 1.0)
     loss = -inputs.log_likelihood(logits, labels)
     if label_smoothing:  # Not multiplied by zero: a class masked with a logit of -inf has an infinite mean.
         mean = jnp.mean(jax.nn.log_softmax(logits), axis=-1)
@@ -70,7 +70,7 @@ def focal(logits: jax.Array, labels: jax.Array, *, gamma: float = 2.0, detach_mo
     Source: Lin et al., 2017, Eq. 4, with the softmax in place of the sigmoid.
     """
     logits, labels = inputs.scores_and_labels(logits, labels)
-    inputs.in_range("gamma", gamma)
+    validation.at_least("gamma", gamma, 0)
     log_p = inputs.log_likelihood(logits, labels)
     # For gamma < 1 the power has an infinite slope at p = 1, where -log p is 0; the floor makes their product 0.
     modulator = jnp.maximum(-jnp.expm1(log_p), jnp.finfo(log_p.dtype).tiny) ** gamma
@@ -89,17 +89,16 @@ def ldam(
     Args:
       cosines: Cosines of features with class weights ``[batch, classes]``, as of a cosine head with scale 1.
       labels: Class indices ``[batch]``, integers.
-      counts: Training samples n per class ``[classes]``. A class with none is treated as the rarest that has
-        some, so its margin is ``max_margin``.
-      max_margin: Margin of the rarest class, in cosine, >= 0.
+      counts: Training samples n per class ``[classes]``, > 0.
+      max_margin: Margin of the rarest class, in cosine, in [0, 2]: two cosines differ by no more.
       scale: Inverse temperature, > 0.
 
     Returns:
       The loss of every example in nats, ``[batch]``.
 
     Raises:
-      ValueError: on a wrong shape, dtype or hyper-parameter, on counts that are negative, not finite or all
-        zero, or on a label outside ``[0, classes)``.
+      ValueError: on a wrong shape, dtype or hyper-parameter, on counts that are not finite and positive, or on a label
+        outside ``[0, classes)``.
 
     Example:
       >>> import jax.numpy as jnp
@@ -112,7 +111,7 @@ def ldam(
     """
     cosines, labels = inputs.scores_and_labels(cosines, labels, name="cosines")
     counts = inputs.counts_for(cosines, counts)
-    inputs.in_range("max_margin", max_margin)
+    validation.in_range("max_margin", max_margin, 0, inputs.LARGEST_MARGIN)
     validation.positive("scale", scale)
     margins = max_margin * (jnp.min(counts) / counts) ** 0.25
     true_class = jax.nn.one_hot(labels, cosines.shape[1], dtype=cosines.dtype)

@@ -21,7 +21,14 @@ _ANY_CLASS = np.iinfo(np.int32).max  # labels of a loss without a number of clas
 _PRIOR_FLOOR = 1e-9  # that of the official code
 
 
-def circle(embeddings: jax.Array, labels: jax.Array, *, margin: float = 0.4, scale: float = 80.0) -> jax.Array:
+def circle(
+    embeddings: jax.Array,
+    labels: jax.Array,
+    *,
+    margin: float = 0.4,
+    scale: float = 80.0,
+    mask: jax.Array | None = None,
+) -> jax.Array:
     """Circle loss: pairs of one class become similar, others not, and the farther a pair is from that the faster.
 
     With the embeddings at length 1 and s their inner products, an anchor's loss is
@@ -38,6 +45,7 @@ def circle(embeddings: jax.Array, labels: jax.Array, *, margin: float = 0.4, sca
       labels: Class indices ``[batch]``, integers >= 0.
       margin: How far from 0 and 1 similarities may stay, in [0, 1].
       scale: Inverse temperature γ, > 0.
+      mask: ``[batch]``, false for examples that have the loss 0 and that none is compared with; all count by default.
 
     Returns:
       The loss of every anchor, ``[batch]``.
@@ -56,14 +64,15 @@ def circle(embeddings: jax.Array, labels: jax.Array, *, margin: float = 0.4, sca
     and with the defaults of pytorch-metric-learning 2.9.
     """
     embeddings = normalized(checked("embeddings", embeddings, "batch, dim"))
-    validation.at_least("margin", margin, 0)
-    if margin > 1:
-        raise ValueError(f"margin must be a finite number in [0, 1], got {margin!r}")
+    validation.in_range("margin", margin, 0, 1)
     validation.positive("scale", scale)
     batch = embeddings.shape[0]
-    labels = validation.labels(labels, _ANY_CLASS, samples=batch)
+    kept = validation.boolean("mask", mask, (batch,))
+    labels = validation.labels(labels, _ANY_CLASS, samples=batch, mask=None if mask is None else kept)
+    embeddings = jnp.where(kept[:, None], embeddings, 0.0)
+    counted = jnp.where(kept, labels, -1)
     of_pair = similarity(embeddings, embeddings)
-    positive, other = _pairs(labels, labels)
+    positive, other = _pairs(counted, counted)
     negative = other & ~positive
     complete = jnp.any(positive, axis=1) & jnp.any(negative, axis=1)
 
@@ -76,7 +85,7 @@ def circle(embeddings: jax.Array, labels: jax.Array, *, margin: float = 0.4, sca
     positives = log_sum(-to_positive * (of_pair - (1.0 - margin)), positive)
     negatives = log_sum(to_negative * (of_pair - margin), negative)
     loss = jnp.where(complete, jax.nn.softplus(positives + negatives), 0.0)
-    return jnp.where(labels >= 0, loss, jnp.nan)
+    return jnp.where(kept, jnp.where(labels >= 0, loss, jnp.nan), 0.0)
 
 
 def paco(
@@ -149,7 +158,7 @@ def paco(
     validation.at_least("gamma", gamma, 0)
     validation.positive("temperature", temperature)
     validation.positive("logit_temperature", logit_temperature)
-    inputs.in_range("label_smoothing", label_smoothing, 1)
+    validation.in_range("label_smoothing", label_smoothing, 0, 1)
     prior = inputs.prior_for(logits, prior)
     classes = logits.shape[1]
     kept = validation.boolean("mask", mask, queries.shape[:1])

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dsb_jax import validation
 from dsb_jax.losses import inputs
 from dsb_jax.losses.adjusted import logit_adjusted
 
@@ -41,7 +42,7 @@ def lade(logits: jax.Array, labels: jax.Array, *, prior: Any, weight: float = 0.
 
     Source: Hong et al., Disentangling Label Distribution for Long-tailed Visual Recognition, 2021.
     """
-    inputs.in_range("weight", weight)
+    validation.at_least("weight", weight, 0)
     regularizer = lade_regularizer(logits, labels, prior=prior, penalty=penalty)
     return logit_adjusted(logits, labels, prior=prior) + weight * regularizer
 
@@ -79,7 +80,7 @@ def lade_regularizer(
     """
     logits, labels = inputs.scores_and_labels(logits, labels, mask=mask)
     prior = inputs.prior_for(logits, prior)
-    inputs.in_range("penalty", penalty)
+    validation.at_least("penalty", penalty, 0)
     classes = logits.shape[1]
     is_own = jax.nn.one_hot(labels, classes, dtype=bool)
     examples_of_class = jnp.sum(is_own, axis=0, dtype=logits.dtype)

@@ -13,6 +13,7 @@ import numpy as np
 from dsb_jax import validation
 from dsb_jax.losses.classification import cross_entropy
 from dsb_jax.losses.embeddings import checked, in_one_dtype, normalized
+from dsb_jax.losses.inputs import LARGEST_MARGIN
 
 _CLASS_BLOCK = 256  # classes whose similarities to all classes are held at once
 _LEAST_COMPACTNESS = 1.0  # few classes, well apart, have a compactness around 0 and below, which no margin divides by
@@ -74,7 +75,7 @@ def domain_balancing(
       cosines: Cosines of features with class weights ``[batch, classes]``, as of a cosine head with scale 1.
       labels: Class indices ``[batch]``, integers.
       frequency: The classes' `domain_frequency` ``[classes]``, floating, >= 0; a constant in the gradient.
-      margin: Margin, in cosine, of a class with an indicator of 1, >= 0.
+      margin: Margin, in cosine, of a class with an indicator of 1, in [0, 2].
       scale: Inverse temperature, > 0.
 
     Returns:
@@ -97,7 +98,7 @@ def domain_balancing(
     cosines = checked("cosines", cosines, "batch, classes")
     batch, classes = cosines.shape
     frequency = jax.lax.stop_gradient(_checked_frequency(frequency, classes))
-    validation.at_least("margin", margin, 0)
+    validation.in_range("margin", margin, 0, LARGEST_MARGIN)
     validation.positive("scale", scale)
     labels = validation.labels(labels, classes, samples=batch)
     cosines, frequency = in_one_dtype(cosines, frequency)

@@ -87,7 +87,7 @@ def mean_score_update(
     scores = inputs.at_least_float32("scores", scores)
     mask = validation.boolean("mask", mask, scores.shape)
     labels = validation.labels(labels, mean_scores.shape[0], samples=scores.shape[0], mask=mask)
-    inputs.in_range("decay", decay, high=1.0)
+    validation.in_range("decay", decay, 0, 1.0)
     if validation.is_concrete(scores) and validation.is_concrete(mask):
         values = np.asarray(scores)
         fits = ((values >= 0) & (values <= 1)) | ~np.asarray(mask)

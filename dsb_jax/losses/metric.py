@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from dsb_jax import validation
 from dsb_jax.losses.classification import cross_entropy
 from dsb_jax.losses.embeddings import checked, comparable, normalized, similarity
+from dsb_jax.losses.inputs import LARGEST_MARGIN
 
 _NEAREST, _FARTHEST = 1e-12, 1e12  # what center_loss clamps to
 _INSIDE_ROOT = 1e-5  # where two centres meet, the slope of the root of nothing would be infinite
@@ -38,7 +39,7 @@ def soft_triple(
       centers: ``[classes, centers, dim]``, floating, of any length.
       scale: Inverse temperature over classes, > 0.
       gamma: Temperature γ over a class's centres, > 0.
-      margin: By how much the true class must be the most similar, >= 0.
+      margin: By how much the true class must be the most similar, in [0, 2].
 
     Returns:
       The loss of every example in nats, ``[batch]``.
@@ -61,7 +62,7 @@ def soft_triple(
     )
     validation.positive("scale", scale)
     validation.positive("gamma", gamma)
-    validation.at_least("margin", margin, 0)
+    validation.in_range("margin", margin, 0, LARGEST_MARGIN)
     classes = centers.shape[0]
     labels = validation.labels(labels, classes, samples=embeddings.shape[0])
     # Full float32 also where matrix products default to less: the scale multiplies errors.

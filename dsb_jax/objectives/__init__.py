@@ -27,6 +27,7 @@ domain_balancing
 norm_softmax       of length 1, as the loss has them   the loss
 soft_triple        of length 1, as the loss has them   the loss                                       τ times the
                                                                                                       regularizer
+circle around a    as a has them                       those of a; each anchor, by its own label      those of a
 mbj around a       as a has them                       those of a; those of remembered features and   those of a
                                                        of earlier last layers, by their own labels
 ifl around a       as a has them                       those of a                                     distances from
@@ -45,7 +46,7 @@ from dsb_jax.objectives.dive import Dive
 from dsb_jax.objectives.extension import Extension
 from dsb_jax.objectives.invariant import InvariantFeatures
 from dsb_jax.objectives.memory import MemoryJitter, memory_capacity
-from dsb_jax.objectives.metric import NormSoftmax, SoftTriple
+from dsb_jax.objectives.metric import Circle, NormSoftmax, SoftTriple
 from dsb_jax.objectives.paco import GPaco, Paco
 from dsb_jax.objectives.regularized import Regularized
 from dsb_jax.objectives.ride import Ride, RideRouting
@@ -55,6 +56,7 @@ from dsb_jax.objectives.terms import Objective, Result, Term, majority_labels, r
 __all__ = [
     "BBN",
     "Balms",
+    "Circle",
     "Dive",
     "DomainBalancing",
     "Extension",
@@ -83,6 +85,7 @@ __all__ = [
 _NAMES = (
     "balms",
     "bbn",
+    "circle",
     "deconfound_tde",
     "dive",
     "domain_balancing",

@@ -68,8 +68,8 @@ class Balms:
     def __post_init__(self) -> None:
         """Raises ValueError on a number that makes no sense, or samplers that are none."""
         for name in ("learning_rate", "meta_learning_rate"):
-            validation.positive(f"balms.{name}", getattr(self, name))
-        validation.at_least("balms.init_power", self.init_power, 0)
+            validation.positive(name, getattr(self, name))
+        validation.at_least("init_power", self.init_power, 0)
         if self.samplers[0] == META:
             raise ValueError(f"objective 'balms' draws classes evenly by itself: sampler must be another than {META!r}")
 

@@ -7,7 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dsb_jax import losses
+from dsb_jax import losses, validation
+from dsb_jax.losses.inputs import LARGEST_MARGIN
+from dsb_jax.objectives.metric import require_cosines
 from dsb_jax.objectives.supervised import Supervised
 from dsb_jax.objectives.terms import Result, majority_labels
 
@@ -31,6 +33,9 @@ class Loce:
       >>> Loce().views, Loce().samplers
       (1, ('plain',))
 
+    Raises:
+      ValueError: on a number out of range.
+
     Source: Feng et al., Exploring Classification Equilibrium in Long-Tailed Object Detection, 2021, whose memory of
     features of tail classes (:class:`dsb_jax.objectives.MemoryJitter` is one) and background class are left out.
     """
@@ -40,6 +45,10 @@ class Loce:
     samplers: tuple[str, ...] = ("plain",)
     views: int = 1
     loss: Callable[[jax.Array, jax.Array], jax.Array] = losses.cross_entropy
+
+    def __post_init__(self) -> None:
+        validation.in_range("decay", self.decay, 0, 1)
+        validation.in_range("initial", validation.positive("initial", self.initial), 0, 1)
 
     def init(self, rng: jax.Array, variables: Any, outputs: Any) -> jax.Array:
         """The mean scores ``[C]``."""
@@ -74,7 +83,7 @@ class DomainBalancing:
     cosines, without margins.
 
     Attributes:
-      margin: in cosine, of a class with an indicator of 1, >= 0.
+      margin: in cosine, of a class with an indicator of 1, in [0, 2].
       scale: inverse temperature, > 0.
       neighbours: how many nearest classes count, >= 1.
       epsilon: numerator of the indicator, > 0; None for a mean of 1.
@@ -85,6 +94,9 @@ class DomainBalancing:
       >>> cosines = jnp.array([[0.5, 0.0]])
       >>> [f"{value:.3f}" for value in objective.loss(cosines, jnp.array([0]))]  # log(1 + 1/e)
       ['0.313']
+
+    Raises:
+      ValueError: on a number out of range; from ``init``, if the model's head is another.
 
     Source: Cao et al., Domain Balancing: Face Recognition on Long-Tailed Domains, 2020, without its residual block; see
     :func:`dsb_jax.losses.domain_frequency` for what is ours.
@@ -97,14 +109,22 @@ class DomainBalancing:
     samplers: tuple[str, ...] = ("plain",)
     views: int = 1
 
+    def __post_init__(self) -> None:
+        validation.in_range("margin", self.margin, 0, LARGEST_MARGIN)
+        validation.positive("scale", self.scale)
+        validation.positive_int("neighbours", self.neighbours)
+        if self.epsilon is not None:
+            validation.positive("epsilon", self.epsilon)
+
     def loss(self, logits: jax.Array, labels: jax.Array) -> jax.Array:
         """``[batch]``, of cosines ``[batch, classes]``."""
         return losses.cross_entropy(self.scale * logits, labels)
 
     def init(self, rng: jax.Array, variables: Any, outputs: Any) -> Any:
         """It has no state."""
-        del rng, variables
+        del rng
         self._frequency(outputs)
+        require_cosines("domain_balancing", variables)
         return ()
 
     def __call__(self, forward: Callable[..., Any], batch: dict[str, jax.Array], state: Any, rng: jax.Array) -> Result:
@@ -131,5 +151,6 @@ class DomainBalancing:
             raise ValueError(
                 f"domain_balancing needs a model with class weights [classes, dim], head='cosine'; got {got}"
             )
-        classifier = jax.lax.stop_gradient(outputs.classifier)
-        return losses.domain_frequency(classifier, neighbours=self.neighbours, scale=self.scale, epsilon=self.epsilon)
+        return losses.domain_frequency(
+            outputs.classifier, neighbours=self.neighbours, scale=self.scale, epsilon=self.epsilon
+        )

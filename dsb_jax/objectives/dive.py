@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from dsb_jax import validation
 from dsb_jax.objectives.extension import Extension
@@ -46,12 +47,9 @@ class Dive(Extension):
 
     def __post_init__(self) -> None:
         """Raises ValueError on a number that makes no sense."""
-        validation.at_least("dive.alpha", self.alpha, 0)
-        if self.alpha > 1:
-            raise ValueError(f"dive.alpha must lie in [0, 1], got {self.alpha!r}")
-        validation.positive("dive.temperature", self.temperature)
-        validation.positive("dive.power", self.power)
-        validation.positive("dive.scale", self.scale)
+        validation.in_range("alpha", self.alpha, 0, 1)
+        for name in ("temperature", "power", "scale"):
+            validation.positive(name, getattr(self, name))
 
     def init(self, rng: jax.Array, variables: Any, outputs: Any) -> Any:
         """The teacher's variables."""
@@ -98,4 +96,4 @@ def virtual_examples(logits: jax.Array, taught: jax.Array, *, temperature: float
     # softmax(t/T)^p normalised is softmax(p·t/T): no power of a number that may have become 0.
     target = jax.nn.log_softmax(power * taught.astype(jnp.promote_types(taught.dtype, jnp.float32)) / temperature)
     mine = jax.nn.log_softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)) / temperature)
-    return temperature**2 * jnp.sum(jnp.exp(target) * (target - mine), axis=1)
+    return temperature**2 * optax.losses.kl_divergence_with_log_targets(mine, target)

@@ -5,8 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
-from dsb_jax.objectives.terms import Objective
+from dsb_jax.objectives.terms import Objective, state_shardings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,3 +56,7 @@ class Extension:
     def after_update(self, state: Any, params: Any) -> Any:
         """The state of ``inner`` after the parameters have changed."""
         return self.inner.after_update(state, params)
+
+    def state_shardings(self, mesh: Mesh) -> Any:
+        """How the state of ``inner`` lies on the devices."""
+        return state_shardings(self.inner, mesh)

@@ -1,4 +1,4 @@
-"""Objectives of metric learning, whose losses compare features with what the last layer's weights say of classes."""
+"""Objectives of metric learning: features are compared with each other, or with what the last layer has of classes."""
 
 import dataclasses
 from collections.abc import Callable
@@ -7,10 +7,58 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dsb_jax import losses
+from dsb_jax import losses, validation
 from dsb_jax.losses.embeddings import normalized
+from dsb_jax.losses.inputs import LARGEST_MARGIN
+from dsb_jax.objectives.extension import Extension
 from dsb_jax.objectives.supervised import Supervised
 from dsb_jax.objectives.terms import Result, Term
+
+
+@dataclasses.dataclass(frozen=True)
+class Circle(Extension):
+    """The terms of ``inner``, and circle loss of the features that it puts into the pool.
+
+    So features of one class come together and others part, whatever the classifier makes of them. An anchor's loss has
+    the weight of its class. The batch should hold several examples of a class: ``class_aware`` draws four at a time.
+
+    Attributes:
+      inner: the other objective.
+      margin: m, in [0, 1].
+      scale: γ, > 0.
+      weight: factor of the circle loss, >= 0. As an anchor's loss is up to about γ, it is ``1/γ`` by default.
+
+    Raises:
+      ValueError: on a number out of range; from a call, on mixed images.
+
+    Example:
+      >>> objective = Circle(Supervised(losses.create("cross_entropy")))
+      >>> objective.margin, objective.scale
+      (0.4, 80.0)
+
+    Source: Sun et al., Circle Loss: A Unified Perspective of Pair Similarity Optimization, 2020; that it stands beside
+    a classification loss, and its factor, are ours.
+    """
+
+    margin: float = 0.4
+    scale: float = 80.0
+    weight: float = 1 / 80
+
+    def __post_init__(self) -> None:
+        validation.in_range("margin", self.margin, 0, 1)
+        validation.positive("scale", self.scale)
+        validation.at_least("weight", self.weight, 0)
+
+    def __call__(self, forward: Callable[..., Any], batch: dict[str, jax.Array], state: Any, rng: jax.Array) -> Result:
+        """One term more than ``inner`` has."""
+        if "share" in batch:
+            raise ValueError(
+                "circle compares images by their class, and mixed ones have two: mixup and cutmix must be 0"
+            )
+        result = self.inner(forward, batch, state, rng)
+        hyper = {"margin": self.margin, "scale": self.scale}
+        of_anchors = losses.circle(result.features, result.labels, mask=result.mask, **hyper)
+        return result._replace(terms=[*result.terms, Term(of_anchors, result.labels, self.weight)])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +78,9 @@ class NormSoftmax:
       >>> [f"{value:.3f}" for value in objective.loss(cosines, jnp.array([0]))]  # log(1 + 1/e²)
       ['0.127']
 
+    Raises:
+      ValueError: on a number out of range; from ``init``, if the model's head is another.
+
     Source: Zhai & Wu, Classification is a Strong Baseline for Deep Metric Learning, 2019; their features pass through
     a normalisation of layers before, which is a matter of the model.
     """
@@ -38,14 +89,18 @@ class NormSoftmax:
     samplers: tuple[str, ...] = ("plain",)
     views: int = 1
 
+    def __post_init__(self) -> None:
+        validation.positive("temperature", self.temperature)
+
     def loss(self, logits: jax.Array, labels: jax.Array) -> jax.Array:
         """``[batch]``, of cosines ``[batch, classes]``."""
         return losses.cross_entropy(logits / self.temperature, labels)
 
     def init(self, rng: jax.Array, variables: Any, outputs: Any) -> Any:
         """It has no state."""
-        del rng, variables
+        del rng
         self._proxies(outputs)
+        require_cosines("norm_softmax", variables)
         return ()
 
     def __call__(self, forward: Callable[..., Any], batch: dict[str, jax.Array], state: Any, rng: jax.Array) -> Result:
@@ -86,7 +141,7 @@ class SoftTriple:
       scale: λ, inverse temperature over classes, > 0.
       gamma: γ, temperature over a class's centres, > 0.
       tau: τ, the factor of the regularizer, >= 0.
-      margin: δ, by how much the true class must be the most similar, >= 0.
+      margin: δ, by how much the true class must be the most similar, in [0, 2].
       samplers: of the batches.
 
     Example:
@@ -94,6 +149,9 @@ class SoftTriple:
       >>> similarities = jnp.array([[1.0, 0.0]])
       >>> [f"{value:.3f}" for value in objective.loss(similarities, jnp.array([0]))]  # log(1 + 1/e)
       ['0.313']
+
+    Raises:
+      ValueError: on a number out of range; from ``init``, if the model's head is another.
 
     Source: Qian et al., SoftTriple Loss: Deep Metric Learning Without Triplet Sampling, 2019; Eq. 6 of the paper.
     """
@@ -104,6 +162,12 @@ class SoftTriple:
     margin: float = 0.01
     samplers: tuple[str, ...] = ("plain",)
     views: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("scale", "gamma"):
+            validation.positive(name, getattr(self, name))
+        validation.at_least("tau", self.tau, 0)
+        validation.in_range("margin", self.margin, 0, LARGEST_MARGIN)
 
     def loss(self, logits: jax.Array, labels: jax.Array) -> jax.Array:
         """``[batch]``, of similarities ``[batch, classes]``; without the regularizer."""
@@ -145,3 +209,13 @@ class SoftTriple:
                 f"soft_triple needs a model with class weights [classes, centers, dim], head='soft_triple'; got {got}"
             )
         return outputs.classifier
+
+
+def require_cosines(name: str, variables: Any) -> None:
+    """Raises ValueError if the last layer has a bias: that of a linear head, whose logits are no cosines."""
+    head = variables.get("params", {}).get("head", {})
+    if "bias" in head:
+        raise ValueError(
+            f"objective {name!r} needs logits that are cosines, got a linear head: models.create(…, head='cosine') makes "
+            "one, and in a config head=cosine"
+        )

@@ -77,8 +77,7 @@ class Paco:
 
     def __post_init__(self) -> None:
         key_queue.check(self.queue_size, self.batch_size)
-        if validation.at_least("momentum", self.momentum, 0) > 1:
-            raise ValueError(f"momentum must lie in [0, 1], got {self.momentum}")
+        validation.in_range("momentum", self.momentum, 0, 1)
 
     def init(self, rng: jax.Array, variables: Any, outputs: Any) -> PacoState:
         """The model's parameters, and an empty queue.

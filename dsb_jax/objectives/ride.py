@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from dsb_jax import validation
 from dsb_jax.objectives.extension import Extension
@@ -101,7 +102,8 @@ class Ride(Extension):
         for number in range(len(experts.logits)):
             expert = jax.tree.map(lambda array, number=number: array[number], experts)
             terms += _supervise(self.inner, expert, batch, rng).terms
-            distances.append(_divergence(target, jax.nn.log_softmax(self.scale * expert.logits / temperatures)))
+            mine = jax.nn.log_softmax(self.scale * expert.logits / temperatures)
+            distances.append(optax.losses.kl_divergence_with_log_targets(mine, target))
             if self.diversity:
                 terms.append(Term(distances[-1], None, self.diversity * jnp.mean(temperatures) ** 2))
         if self.teacher is not None:
@@ -124,7 +126,8 @@ class Ride(Extension):
     def _distilled(self, logits, teacher):
         heat = self.distillation_temperature
         target = jax.nn.log_softmax(jax.lax.stop_gradient(teacher) / heat)
-        distance = _divergence(target, jax.nn.log_softmax(self.scale * logits / heat))
+        mine = jax.nn.log_softmax(self.scale * logits / heat)
+        distance = optax.losses.kl_divergence_with_log_targets(mine, target)
         return Term(distance, None, self.distillation * heat**2)
 
 
@@ -241,8 +244,3 @@ def _require_routers(outputs):
             "routers=True) makes one"
         )
     return outputs.routers
-
-
-def _divergence(target, log_p):
-    """``KL(p‖q)`` of rows of logarithms, ``[batch]``."""
-    return jnp.sum(jnp.exp(target) * (target - log_p), axis=1)

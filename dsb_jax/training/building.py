@@ -60,8 +60,12 @@ class Method(NamedTuple):
     model: Callable[[ConfigDict], Mapping[str, Any]] = lambda config: {}
 
 
+# Heads with settings, in the section of the method that they are of.
+HEAD_SECTIONS = {"causal": "deconfound_tde", "soft_triple": "soft_triple"}
+
+
 def head_options(config: ConfigDict, head: str) -> dict[str, Any]:
-    """The settings of a head that has any: they are in the section of the method that it is of."""
+    """The settings of a head that has any."""
     match head:
         case "causal":
             return config.deconfound_tde.to_dict()
@@ -149,6 +153,9 @@ def _ifl(config, context, inner):
     if distance not in _DISTANCES:
         raise validation.unknown_name("ifl.distance", distance, _DISTANCES)
     epochs = environment_epochs(config)
+    validation.positive("center_learning_rate", config.ifl.center_learning_rate)
+    for weight in config.ifl.center_weights:
+        validation.at_least("center_weights", weight, 0)
     if len(config.ifl.center_weights) != len(epochs) + 1:
         raise ValueError(
             "ifl.center_weights must be one more than ifl.milestones, "
@@ -178,11 +185,7 @@ def _gpaco(config, context):
 def _contrastive(method, config, context):
     """What both have: the loss of embeddings that a section of the settings describes, and a queue of them."""
     _refuse_parts(f"objective {method!r}", config)
-    if config.mixup or config.cutmix:
-        raise ValueError(
-            f"objective {method!r} compares images by their class, and mixed ones have two: "
-            f"mixup and cutmix must be 0, got {config.mixup} and {config.cutmix}"
-        )
+    _refuse_mixed(method, config)
     others = ("queue_size", "dim", "momentum")
     hyper = {key: value for key, value in config[method].items() if key not in others}
     contrast = functools.partial(losses.paco, prior=prior_of(context.counts), **hyper)
@@ -211,6 +214,14 @@ def _trace(contrast, classes):
 def _refuse_parts(what, config):
     if config.accumulate > 1:
         raise ValueError(f"{what} is of a whole batch: accumulate must be 1, got {config.accumulate}")
+
+
+def _refuse_mixed(method, config):
+    if config.mixup or config.cutmix:
+        raise ValueError(
+            f"objective {method!r} compares images by their class, and mixed ones have two: "
+            f"mixup and cutmix must be 0, got {config.mixup} and {config.cutmix}"
+        )
 
 
 def _balms(config, context):
@@ -247,41 +258,33 @@ def _deconfound_tde(config, context):
 
 
 def _loce(config, context):
-    hyper = config.loce
-    if not (0 <= hyper.decay <= 1 and 0 < hyper.initial <= 1):
-        text = "loce.decay must lie in [0, 1] and loce.initial in (0, 1]"
-        raise ValueError(f"{text}, got {hyper.decay} and {hyper.initial}")
-    return objectives.Loce(**hyper, samplers=context.samplers)
+    return objectives.Loce(**config.loce, samplers=context.samplers)
 
 
 def _domain_balancing(config, context):
-    hyper = config.domain_balancing
-    validation.at_least("domain_balancing.margin", hyper.margin, 0)
-    validation.positive("domain_balancing.scale", hyper.scale)
-    validation.positive_int("domain_balancing.neighbours", hyper.neighbours)
-    if hyper.epsilon is not None:
-        validation.positive("domain_balancing.epsilon", hyper.epsilon)
-    return objectives.DomainBalancing(**hyper, samplers=context.samplers)
+    return objectives.DomainBalancing(**config.domain_balancing, samplers=context.samplers)
 
 
 def _norm_softmax(config, context):
-    temperature = validation.positive("norm_softmax.temperature", config.norm_softmax.temperature)
-    return objectives.NormSoftmax(temperature, samplers=context.samplers)
+    return objectives.NormSoftmax(**config.norm_softmax, samplers=context.samplers)
 
 
 def _soft_triple(config, context):
     hyper = {name: config.soft_triple[name] for name in ("scale", "gamma", "tau", "margin")}
-    for name in ("scale", "gamma"):
-        validation.positive(f"soft_triple.{name}", hyper[name])
-    for name in ("tau", "margin"):
-        validation.at_least(f"soft_triple.{name}", hyper[name], 0)
     return objectives.SoftTriple(**hyper, samplers=context.samplers)
+
+
+def _circle(config, context, inner):
+    del context
+    _refuse_parts("objective 'circle'", config)
+    _refuse_mixed("circle", config)
+    return objectives.Circle(inner, **config.circle)
 
 
 def _mbj(config, context, inner):
     hyper = config.mbj
-    validation.at_least("mbj.start_epoch", hyper.start_epoch, 0)
-    validation.positive("mbj.interval", hyper.interval)
+    validation.at_least("start_epoch", hyper.start_epoch, 0)
+    validation.positive("interval", hyper.interval)
     return objectives.MemoryJitter(
         inner,
         counts=context.counts,
@@ -293,7 +296,7 @@ def _mbj(config, context, inner):
 
 
 def _projection(config, layers):
-    return {"projection": config.dim, "projection_layers": layers}
+    return {"projection": validation.positive_int("dim", config.dim), "projection_layers": layers}
 
 
 _COSINES = {"head": "cosine", "head_scale": 1.0}
@@ -321,6 +324,7 @@ OBJECTIVES = {
 }
 # What extends another objective: "ifl+ride" is invariant feature learning around RIDE.
 EXTENSIONS = {
+    "circle": Method(_circle, "{inner}+Circle"),
     "ifl": Method(_ifl, "{inner}+IFL"),
     "mbj": Method(_mbj, "MBJ+{inner}"),
 }

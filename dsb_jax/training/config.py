@@ -5,8 +5,10 @@ experiment is built. A placeholder means "as the method has it"; its rule stands
 """
 
 import ast
+import contextlib
 import functools
 import operator
+from collections.abc import Iterator
 
 from ml_collections import ConfigDict, config_dict
 
@@ -138,11 +140,10 @@ def base_config() -> ConfigDict:
     config.ifl.distance = config_dict.placeholder(str)  # squared | cosine: cosine for a loss of cosines and for ride
     config.ifl.environments = "intra"  # intra: hard images of each class | inter: of all together | inter_intra
     config.ifl.scale = 4.0  # how much likelier the hardest fifth is to be drawn
-    # dsb | uniform | inverse_frequency | inverse_sqrt_frequency | class_balanced | class_difficulty
-    # Those of objectives, under the objective's name.
     config.deconfound_tde = ConfigDict({"heads": 2, "tau": 16.0, "alpha": 3.0, "gamma": 1 / 32, "mu": 0.9})
     config.domain_balancing = ConfigDict({"margin": 0.35, "scale": 30.0, "neighbours": 10})
     config.domain_balancing.epsilon = config_dict.placeholder(float)  # what makes the mean indicator 1
+    config.circle = ConfigDict({"margin": 0.4, "scale": 80.0, "weight": 1 / 80})
     # In epochs: what the memory of features holds, when it begins to count, and how often a last layer is kept.
     config.mbj = ConfigDict({"history": 5.0, "start_epoch": 5.0, "interval": 1.0})
     config.mbj.update({"weight": 1.0, "head_weight": 0.5, "power": 1.0, "snapshots": 4})
@@ -264,6 +265,26 @@ def split(text: str, separator: str) -> list[str]:
         else:
             parts[-1] += character
     return parts
+
+
+@contextlib.contextmanager
+def section(config: ConfigDict, *names: str) -> Iterator[None]:
+    """Within it, an error about a setting of one of these sections says which: ``gamma`` becomes ``focal.gamma``.
+
+    Example:
+      >>> with section(base_config(), "focal"):
+      ...     raise ValueError("gamma must be a number")
+      Traceback (most recent call last):
+      ValueError: focal.gamma must be a number
+    """
+    try:
+        yield
+    except ValueError as error:
+        setting, _, _ = str(error).partition(" ")
+        for name in names:
+            if isinstance(config.get(name), ConfigDict) and setting in config[name]:
+                raise ValueError(f"{name}.{error}") from error
+        raise
 
 
 def put(config: ConfigDict, key: str, value: object) -> None:

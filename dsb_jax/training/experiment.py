@@ -19,7 +19,7 @@ from dsb_jax.data import long_tail, samplers, synthetic
 from dsb_jax.data.builders import OWN
 from dsb_jax.objectives import Objective
 from dsb_jax.training import building, earlier_runs, methods, optimizers, parameters, stages
-from dsb_jax.training.config import base_config
+from dsb_jax.training.config import base_config, section
 from dsb_jax.training.earlier_runs import EarlierRun
 from dsb_jax.training.preprocessing import Preprocessing
 from dsb_jax.training.sharding import Placement, make_mesh
@@ -132,6 +132,11 @@ def build(config: ConfigDict, *, before: EarlierRun | None = None) -> Experiment
     teacher = _teacher(config, before, train, preprocessing)
     inherits = _inherits_features(config, initial, model, train)
     taught_by = teacher and (teacher[0].config, teacher[1])
+    if initial is None and config.objective.split("+")[-1] == "ride_routing":
+        raise ValueError(
+            "objective 'ride_routing' trains the routers of experts that are trained already: initial must be the "
+            "workdir of a run with objective=ride,ride.routers=True; stages=ride trains both"
+        )
     objective = methods.objective(config, counts, len(indices) / config.batch_size, teacher=taught_by)
     if config.second_view != "same" and objective.views == 1:
         _logger.warning("second_view=%s has no effect with objective=%s", config.second_view, config.objective)
@@ -400,7 +405,8 @@ def _model(config, num_classes):
     # A config of small images says "cifar" whatever its model is, and not all have more than one stem.
     options = {"stem": config.stem} if config.stem is not None and config.model in models.WITH_STEMS else {}
     options |= {"head_options": building.head_options(config, head)} | needed
-    return models.create(config.model, num_classes, head=head, head_scale=scale, dtype=config.dtype, **options)
+    with section(config, config.objective.split("+")[-1], building.HEAD_SECTIONS.get(head, head)):
+        return models.create(config.model, num_classes, head=head, head_scale=scale, dtype=config.dtype, **options)
 
 
 def _head(config, needed):
@@ -429,43 +435,47 @@ def _pool_dim(config, model, image_shape):
 
 def _balancer(config, counts, alpha, objective, model, image_shape, mesh, inherits):
     """The paper's three stages: fill the pool, keep filling it, and from ``start_epoch`` on weigh by it."""
-    num_classes, examples, batch_size = len(counts), int(counts.sum()), config.batch_size
-    default_start = 0
+    of_section = "class_balanced" if config.balancer == "effective_number" else config.balancer
+    with section(config, of_section):
+        balancer = _balancer_of_any_step(config, counts, alpha, objective, model, image_shape, mesh)
+    start = config.start_epoch
+    if start is None:
+        start = 0 if config.balancer != "dsb" else _DSB_FILL_EPOCHS if inherits else _DSB_START_EPOCH
+    if start >= config.epochs > 0:
+        text = "balancer=%s never acts: start_epoch=%d is not before the end, epoch %d; all weights are 1"
+        _logger.warning(text, config.balancer, start, config.epochs)
+    # The first step whose examples all belong to the epoch after: a batch may straddle two.
+    balancer = balancers.start_at(math.ceil(start * int(counts.sum()) / config.batch_size), balancer)
+    return _without_weights(balancer) if config.sampler == "semantic_scale" else balancer
+
+
+def _balancer_of_any_step(config, counts, alpha, objective, model, image_shape, mesh):
+    num_classes = len(counts)
     match config.balancer:
         case "dsb":
-            default_start = _DSB_FILL_EPOCHS if inherits else _DSB_START_EPOCH
             if config.dsb.dtype not in _POOL_DTYPES:
                 raise validation.unknown_name("dsb.dtype", config.dsb.dtype, _POOL_DTYPES)
             settings = {key: value for key, value in config.dsb.items() if key not in ("alpha", "dtype")}
             settings["dtype"] = jnp.dtype(config.dsb.dtype)
             settings["dim"] = _pool_dim(config, model, image_shape)
-            rows = batch_size * getattr(objective, "rows_per_example", 1)
-            capacity = max(round(examples / batch_size), 1) * rows  # about one epoch
-            balancer = balancers.semantic_scale(
-                num_classes, capacity, alpha=alpha, batch_size=rows, mesh=mesh, **settings
-            )
+            rows = config.batch_size * getattr(objective, "rows_per_example", 1)
+            capacity = max(round(int(counts.sum()) / config.batch_size), 1) * rows  # about one epoch
+            return balancers.semantic_scale(num_classes, capacity, alpha=alpha, batch_size=rows, mesh=mesh, **settings)
         case "uniform":
-            balancer = balancers.uniform(num_classes)
+            return balancers.uniform(num_classes)
         case "inverse_frequency":
-            balancer = balancers.inverse_frequency(jnp.asarray(counts))
+            return balancers.inverse_frequency(jnp.asarray(counts))
         case "inverse_sqrt_frequency":
-            balancer = balancers.inverse_sqrt_frequency(jnp.asarray(counts))
+            return balancers.inverse_sqrt_frequency(jnp.asarray(counts))
         case "class_balanced" | "effective_number":
-            balancer = balancers.class_balanced(jnp.asarray(counts), beta=config.class_balanced.beta)
+            return balancers.class_balanced(jnp.asarray(counts), beta=config.class_balanced.beta)
         case "class_difficulty":
             settings = {key: value for key, value in config.class_difficulty.items() if key != "held_out"}
-            balancer = balancers.class_difficulty(num_classes, **settings)
+            return balancers.class_difficulty(num_classes, **settings)
         case "loce":
-            balancer = balancers.loce(num_classes, **config.loce)
+            return balancers.loce(num_classes, **config.loce)
         case "domain_frequency":
-            balancer = balancers.domain_frequency(num_classes, **config.domain_frequency)
-    start = config.start_epoch if config.start_epoch is not None else default_start
-    if start >= config.epochs > 0:
-        text = "balancer=%s never acts: start_epoch=%d is not before the end, epoch %d; all weights are 1"
-        _logger.warning(text, config.balancer, start, config.epochs)
-    # The first step whose examples all belong to the epoch after: a batch may straddle two.
-    balancer = balancers.start_at(math.ceil(start * examples / batch_size), balancer)
-    return _without_weights(balancer) if config.sampler == "semantic_scale" else balancer
+            return balancers.domain_frequency(num_classes, **config.domain_frequency)
 
 
 def _without_weights(balancer):

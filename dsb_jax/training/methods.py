@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from dsb_jax import losses, objectives, validation
 from dsb_jax.objectives import Objective
 from dsb_jax.training import building, stages
+from dsb_jax.training.config import section
 
 _LOSS_NAMES = {
     "balanced_softmax": "BS",
@@ -48,13 +49,15 @@ def name(config: ConfigDict) -> str:
       'DSB-CE'
     """
     of_stages, config = stages.label(config), stages.chain(config)[-1]
+    if config.loss not in losses.names() and config.loss in objectives.names():
+        raise ValueError(f"{config.loss!r} is more than a loss: objective={config.loss}, got loss={config.loss!r}")
     losses.head(config.loss)  # raises for an unknown name
     if config.balancer not in _BALANCER_NAMES:
         raise validation.unknown_name("balancer", config.balancer, _BALANCER_NAMES)
-    base, extensions = _methods(config)
-    label = base.label.format(loss=_LOSS_NAMES[config.loss]).removesuffix("+CE")
+    base, *extensions = _parts(config)
+    label = building.OBJECTIVES[base].label.format(loss=_LOSS_NAMES[config.loss]).removesuffix("+CE")
     for extension in extensions:
-        label = extension.label.format(inner=label).removesuffix("+CE")
+        label = building.EXTENSIONS[extension].label.format(inner=label).removesuffix("+CE")
     without_interference = config.balancer == "dsb" and not config.dsb.interclass
     return _BALANCER_NAMES[config.balancer] + of_stages.format(label) + ("-1" if without_interference else "")
 
@@ -77,25 +80,29 @@ def objective(
     Raises:
       ValueError: on an unknown name, or a setting that it refuses.
     """
-    base, extensions = _methods(config)
-    loss = losses.create(config.loss, counts=counts, **config[config.loss])
-    if teacher is not None and base not in (building.OBJECTIVES["dive"], building.OBJECTIVES["ride"]):
+    base, *extensions = _parts(config)
+    with section(config, config.loss):
+        loss = losses.create(config.loss, counts=counts, **config[config.loss])
+    if teacher is not None and base not in ("dive", "ride"):
         raise ValueError(
             f"objective {config.objective!r} learns from no teacher, as dive and ride do: "
             f"teacher must be left out, got {config.teacher!r}"
         )
     taught = None if teacher is None else _taught(*teacher)
     context = building.Context(loss, counts, (config.sampler,), steps_per_epoch, taught)
-    made = base.build(config, context)
+    with section(config, base):
+        made = building.OBJECTIVES[base].build(config, context)
     for extension in extensions:
-        made = extension.build(config, context, made)
+        with section(config, extension):
+            made = building.EXTENSIONS[extension].build(config, context, made)
     return made
 
 
 def model_options(config: ConfigDict) -> dict[str, Any]:
     """What the objective needs of the model: options of :func:`dsb_jax.models.create`."""
-    base, extensions = _methods(config)
-    return {key: value for part in (base, *extensions) for key, value in part.model(config).items()}
+    base, *_ = _parts(config)
+    with section(config, base):
+        return dict(building.OBJECTIVES[base].model(config))
 
 
 def _taught(config, model):
@@ -108,8 +115,12 @@ def _taught(config, model):
     return taught
 
 
-def _methods(config):
-    """The objective, and those that extend it from the inside out: ``"a+b+c"`` is a around b around c."""
+def _parts(config):
+    """The names of the objective and of those that extend it, from the inside out: ``"a+b+c"`` is a around b around c.
+
+    Raises:
+      ValueError: on a name that is none or stands in the wrong place, or a loss that the objective has no use for.
+    """
     *outer, last = config.objective.split("+")
     if last in building.EXTENSIONS:
         outer, last = [*outer, last], "supervised"
@@ -123,9 +134,10 @@ def _methods(config):
             )
         if extension not in building.EXTENSIONS:
             raise validation.unknown_name("objective that extends another", extension, building.EXTENSIONS)
-    base = building.OBJECTIVES[last]
-    if base.has_loss and config.loss != "cross_entropy":
+        if outer.count(extension) > 1:
+            raise ValueError(f"objective {extension!r} extends another once, got {config.objective!r}")
+    if building.OBJECTIVES[last].has_loss and config.loss != "cross_entropy":
         raise ValueError(
             f"objective {last!r} has a loss of its own: loss must be left at 'cross_entropy', got {config.loss!r}"
         )
-    return base, [building.EXTENSIONS[extension] for extension in reversed(outer)]
+    return [last, *reversed(outer)]

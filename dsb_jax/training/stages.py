@@ -18,7 +18,8 @@ its schedule and the feature pool begin anew. A class-balanced sampler shows the
 pool as well: copies leave a class's volume as it is.
 
 In the named lists the balancer acts in the last stage, on the classifier that is trained there. The first one has
-``balancer=uniform``, as the methods that are compared have it, but where nothing is trained after it (``tau_norm``).
+``balancer=uniform``, as the methods that are compared have it, but where no loss of classes comes after it
+(``tau_norm``, ``ride``).
 """
 
 import copy
@@ -72,6 +73,15 @@ _LISTS = {
         (
             "balancer=uniform,loss=balanced_softmax,objective=supervised",
             f"loss=balanced_softmax,objective=dive,teacher={PREVIOUS},reinitialize=*",
+        ),
+    ),
+    # Wang et al., RIDE, 2021: routers for experts that are trained and stay as they are.
+    "ride": _List(
+        "{}",
+        (
+            "objective=ride,ride.routers=True",
+            "epochs=5,objective=ride_routing,sampler=class_balanced,trainable=routers*,schedule=cosine,warmup_epochs=0,"
+            "learning_rate=10%",
         ),
     ),
     # Ren et al., Balanced Meta-Softmax, 2020: the classifier with balanced softmax, without and with its sampler, at
