@@ -147,6 +147,17 @@ def test_classes_without_test_samples_and_absent_groups(folders, tmp_path):
     assert "nan" not in "".join(page.text).lower()
 
 
+@pytest.mark.usefixtures("without_plots")
+def test_methods_that_were_trained_longer_are_told(folders, tmp_path):
+    made = {"ce": a_method("CE", 0), "crt": a_method("cRT-CE", 0)}
+    stages = [{"method": "CE", "epochs": 20}, {"method": "cRT-CE", "epochs": 10}]
+    made["ce"][0]["epochs"], made["crt"][0]["stages"] = 30, stages
+    assert "different numbers of epochs" not in render(folders(made), tmp_path / "compare.html")[0]
+    made["ce"][0]["epochs"] = 20
+    text, _ = render(folders(made), tmp_path / "compare.html")
+    assert "<b>Trained for different numbers of epochs</b>, in all their stages: CE 20, cRT-CE 20 + 10." in text
+
+
 def test_a_comparison_of_one_class_with_no_metrics(folders, tmp_path):
     made = {name: a_method(name, 0, num_classes=1) for name in ("CE", "LDAM")}
     for _, metrics, _ in made.values():

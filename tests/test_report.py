@@ -296,6 +296,19 @@ def test_no_pair_was_confused(render, tmp_path):
 
 
 @pytest.mark.usefixtures("without_plots")
+def test_stages_and_what_a_method_is_made_of_are_told(render):
+    results, metrics, config = a_run()
+    text, page = render(results, metrics, config)
+    assert "<dt>objective</dt>" not in text
+    assert all(table[0][0] != "stage" for table in page.tables)
+    stages = [{"method": "CE<1>", "epochs": 20}, {"method": "DSB-cRT-CE", "epochs": 0.5}]
+    text, page = render({**results, "objective": "ifl+ride", "stages": stages}, metrics, config)
+    assert "<dt>objective</dt><dd>ifl+ride</dd>" in text
+    assert "<dt>epochs</dt><dd>20 + 0.5</dd>" in text
+    assert page.table("stage")[1:] == [["1", "CE<1>", "20", "stages/1"], ["2", "DSB-cRT-CE", "0.5", "this one"]]
+
+
+@pytest.mark.usefixtures("without_plots")
 def test_steps_left_out_are_told(render):
     results, metrics, config = a_run()
     assert "skipped steps" not in render(results, metrics, config)[0]
@@ -476,6 +489,8 @@ def test_bytes_that_are_no_text(render, tmp_path):
         ("per_class", {"cat": {"accuracy": 1}}, "'samples' must be given for every class"),
         ("correlations", {"scale": "r"}, "'scale' of 'correlations' must be a number or null"),
         ("tail", "low", "'tail' of the run must be a number or null"),
+        ("stages", {"method": "CE"}, "'stages' must be a list of objects with 'method' and 'epochs'"),
+        ("stages", [{"method": "CE", "epochs": "ten"}], "'stages' must be a list of objects with 'method' and"),
         ("correlations_by_space", [1], "'correlations_by_space' must hold a JSON object"),
         ("correlations_by_space", {"pool": 1}, "'pool' of 'correlations_by_space' must hold a JSON object"),
         ("correlations_by_space", {"pool": {"scale": {"1": "r"}}}, "'scale' at 1 must be a number or null, got 'r'"),

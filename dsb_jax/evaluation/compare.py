@@ -62,6 +62,7 @@ def _body(loaded: list[Run], grouped: list[Group]) -> str:
     compared = groups.compare(grouped)
     sections = (
         _rehearsals(loaded),
+        _budgets(grouped),
         page.section("Results", _group_table(grouped), _run_table(grouped)),
         page.section(
             "Differences",
@@ -83,6 +84,15 @@ def _rehearsals(loaded: list[Run]) -> str:
     what = "is a rehearsal" if number == 1 else "are rehearsals"
     return f"""<p class="reading"><b>{number} of these runs {what}</b> with made-up images, whose accuracies mean
 nothing.</p>"""
+
+
+def _budgets(grouped: list[Group]) -> str:
+    """What a reader has to know where methods were trained longer than others."""
+    epochs = {group.label: [stage["epochs"] for stage in group.runs[0].stages] for group in grouped}
+    if len({sum(of_stages) for of_stages in epochs.values()}) < 2:
+        return ""
+    told = ", ".join(f"{escape(label)} {' + '.join(f'{n:g}' for n in n_of)}" for label, n_of in epochs.items())
+    return f'<p class="reading"><b>Trained for different numbers of epochs</b>, in all their stages: {told}.</p>'
 
 
 def _group_table(grouped: list[Group]) -> str:

@@ -75,7 +75,7 @@ def _body(run: Run) -> str:
         ),
         page.section("What is taken for what", page.plots(_confusion(run)), _hardest_pairs(run)),
         page.section("Classes", _class_table(run)),
-        page.section("How it was made", _command(run), _environment(run), _configuration(run)),
+        page.section("How it was made", _command(run), _stages(run), _environment(run), _configuration(run)),
     )
     return "\n".join(filter(None, sections))
 
@@ -99,8 +99,10 @@ def _facts(run: Run) -> dict[str, str]:
     facts |= {
         "classes": f"{len(run.class_names):,}",
         "steps": f"{results['steps']:,}",
-        "epochs": f"{results['epochs']:g}",
+        "epochs": _epochs(run),
     }
+    if results.get("objective", "supervised") != "supervised":
+        facts["objective"] = results["objective"]
     if len(seconds := run.training["train_seconds"]) and math.isfinite(seconds[-1]):
         facts["training time"] = _duration(seconds[-1])
     if np.nanmax(run.training["skipped"], initial=0) > 0:
@@ -303,6 +305,23 @@ Press a heading to sort by it.</p>
 
 def _command(run: Run) -> str:
     return f"<pre><code>{escape(run.results['command'])}</code></pre>"
+
+
+def _epochs(run: Run) -> str:
+    return " + ".join(f"{stage['epochs']:g}" for stage in run.stages)
+
+
+def _stages(run: Run) -> str:
+    """Where there are several, each with its report."""
+    if len(run.stages) < 2:
+        return ""
+    folders = [f"stages/{number}" for number in range(1, len(run.stages))] + ["this one"]
+    rows = [
+        (str(number), stage["method"], f"{stage['epochs']:g}", folder)
+        for number, (stage, folder) in enumerate(zip(run.stages, folders, strict=True), start=1)
+    ]
+    return f"""<p>Each stage began with the parameters of the one before, and has a report in its folder.</p>
+{page.table(["stage", "method", "epochs", "folder"], rows, texts=[1, 3])}"""
 
 
 def _environment(run: Run) -> str:

@@ -91,6 +91,11 @@ class Run:
     confusions: Confusions | None
     examples: Examples | None
 
+    @property
+    def stages(self) -> list[dict[str, Any]]:
+        """``method`` and ``epochs`` of all stages, the last of which is the run itself."""
+        return self.results.get("stages") or [{key: self.results[key] for key in ("method", "epochs")}]
+
 
 def load(workdir: str | os.PathLike[str]) -> Run:
     """Reads ``results.json``, ``metrics.jsonl``, ``config.json``, and where there are, the other files of a run.
@@ -166,6 +171,14 @@ def _check_results(results: dict[str, Any], path: pathlib.Path) -> None:
             raise ValueError(f"{path}: {key!r} must be {described}, got {results.get(key)!r:.60}")
     if not isinstance(alpha := results.get("alpha", 1), int | float):
         raise ValueError(f"{path}: 'alpha' must be a number, got {alpha!r:.60}")
+    stages = results.get("stages", [])
+    if not isinstance(stages, list) or not all(
+        isinstance(stage, dict)
+        and isinstance(stage.get("method"), str)
+        and isinstance(stage.get("epochs"), int | float)
+        for stage in stages
+    ):
+        raise ValueError(f"{path}: 'stages' must be a list of objects with 'method' and 'epochs', got {stages!r:.60}")
     classes = results["per_class"]
     if not classes or not all(isinstance(entry, dict) for entry in classes.values()):
         raise ValueError(f"{path}: 'per_class' must hold an object for each class")

@@ -216,6 +216,6 @@ def require_cosines(name: str, variables: Any) -> None:
     head = variables.get("params", {}).get("head", {})
     if "bias" in head:
         raise ValueError(
-            f"objective {name!r} needs logits that are cosines, got a linear head: models.create(…, head='cosine') makes "
-            "one, and in a config head=cosine"
+            f"objective {name!r} needs logits that are cosines, got a linear head: models.create(…, head='cosine') "
+            "makes one, and in a config head=cosine"
         )
