@@ -76,8 +76,11 @@ def test_what_does_not_fit_is_named_from_both_sides(run):
         earlier_runs.variables(run, wanted, setting="initial")
     assert str(error.value) == (
         f"the parameters of {run} do not fit this model (head/kernel: float32[2, 5] there, float32[2, 9] here, "
-        "head/scales: none there, float32[5] here); reinitialize names what is not to be taken, as reinitialize=head/*"
+        "head/scales: none there, float32[5] here); reinitialize=head/* leaves out its last layer"
     )
+    wanted["params"]["backbone"] = wanted["params"]["head"]
+    with pytest.raises(ValueError, match="; model, head and objective must be as there, or reinitialize name what"):
+        earlier_runs.variables(run, wanted, setting="initial")
 
 
 def test_they_may_lie_on_several_devices(run):

@@ -54,7 +54,22 @@ METHODS = {
     "decoupled-BS": "stages=decoupled_bs",
     "cRT-CE": "stages=crt",
     "LWS-CE": "stages=lws",
+    "cRT+IFL-CE": "stages=cRT+IFL:crt;objective=ifl",
+    "LWS+IFL-CE": "stages=LWS+IFL:lws;objective=ifl",
     "CE-DRW": "stages=drw",
+}
+# Methods whose balancer is another one.
+WITH_OTHER_BALANCERS = {
+    "CB-CE": ("", "class_balanced"),
+    "CB-Focal": ("loss=focal", "class_balanced"),
+    "CB-SigmoidFocal": ("loss=sigmoid_focal", "class_balanced"),
+    "CB-LDAM": ("loss=ldam", "class_balanced"),
+    "CB-NSM": ("objective=norm_softmax", "class_balanced"),
+    "CB-ST": ("objective=soft_triple", "class_balanced"),
+    "CDB-CE": ("", "class_difficulty"),
+    "LOCE-CE": ("", "loce"),
+    "DF-CE": ("", "domain_frequency"),
+    "DSB-CE-1": ("dsb.interclass=False", "dsb"),
 }
 # Of 453 examples in batches of 64: the weights of the second epoch begin with step 8.
 STEPS, START, SAVED = 14, 8, 11
@@ -106,7 +121,7 @@ def falls(losses, again):
 
 # Those that compute as another one does, but for a loss that has tests of its own.
 ALIKE = ("Focal", "BS", "LA", "Seesaw", "SigmoidFocal", "DB", "DomB", "NSM", "GPaCo", "MBJ+RIDE", "BS+IFL")
-ALIKE += ("decoupled-BS", "CE-DRW", "TDE", "LOCE", "LWS-CE")
+ALIKE += ("decoupled-BS", "CE-DRW", "TDE", "LOCE", "LWS-CE", "cRT+IFL-CE", "LWS+IFL-CE")
 
 
 @pytest.mark.parametrize("method", [pytest.param(name, marks=[pytest.mark.slow] * (name in ALIKE)) for name in METHODS])
@@ -118,25 +133,47 @@ def test_a_method_trains_plain_and_balanced_and_goes_on_where_it_was(method, ear
 
     config, balanced, traces = made(METHODS[method], "dsb", earlier)
     assert methods.name(config) == f"DSB-{method}"
-    like = jax.tree.map(jnp.copy, balanced.initial)  # a step takes the buffers of the state before it
-    state, before, weights = run(balanced, balanced.initial, range(SAVED))
-    with Checkpoints(tmp_path / "checkpoints", keep=1) as checkpoints:
-        checkpoints.save(SAVED, state, {})
-        checkpoints.wait()
-        whole, after, _ = run(balanced, state, range(SAVED, STEPS))
-        restored = checkpoints.restore(like).state
-    again, repeated, _ = run(balanced, restored, range(SAVED, STEPS))
+    values, weights, state = restored_on_the_way(balanced, tmp_path)
     assert len(traces) == 1
 
     # Until its weights are in force it is the plain method.
     np.testing.assert_array_equal(weights[:START], 1.0)
-    np.testing.assert_allclose(before[:START], unweighted[:START], rtol=1e-4)
+    np.testing.assert_allclose(values[:START], unweighted[:START], rtol=1e-4)
     assert np.ptp(weights[START]) > 0.1
-    assert abs(before[START] - unweighted[START]) > 1e-4 * unweighted[START]
+    assert abs(values[START] - unweighted[START]) > 1e-4 * unweighted[START]
+    assert falls(values, run(balanced, state, range(1)))
 
+
+@pytest.mark.parametrize(
+    "method", [pytest.param(name, marks=[pytest.mark.slow] * (name != "CDB-CE")) for name in WITH_OTHER_BALANCERS]
+)
+def test_a_method_trains_with_another_balancer(method, earlier, tmp_path):
+    config, program, traces = made(*WITH_OTHER_BALANCERS[method], earlier)
+    assert methods.name(config) == method
+    values, weights, state = restored_on_the_way(program, tmp_path)
+    assert len(traces) == 1
+    np.testing.assert_array_equal(weights[:START], 1.0)
+    assert np.ptp(weights[START]) > 0.01
+    assert falls(values, run(program, state, range(1)))
+
+
+def restored_on_the_way(program, folder):
+    """The losses of a run, its weights after every step until it was saved, and its last state.
+
+    What it computes after it was saved, it computes again from what was saved.
+    """
+    like = jax.tree.map(jnp.copy, program.initial)  # a step takes the buffers of the state before it
+    state, values, weights = run(program, program.initial, range(START))
+    state, more, later = run(program, program.followed(state, 1, lambda: None), range(START, SAVED))
+    with Checkpoints(folder / "checkpoints", keep=1) as checkpoints:
+        checkpoints.save(SAVED, state, {})
+        checkpoints.wait()
+        whole, after, _ = run(program, state, range(SAVED, STEPS))
+        restored = checkpoints.restore(like).state
+    again, repeated, _ = run(program, restored, range(SAVED, STEPS))
     assert repeated == after
     chex.assert_trees_all_equal(again, whole)
-    assert falls(before + after, run(balanced, whole, range(1)))
+    return values + more + after, weights + later, whole
 
 
 def test_the_readme_names_all_there_is():

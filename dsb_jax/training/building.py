@@ -130,6 +130,8 @@ _DISTANCES = {"squared": losses.center_loss, "cosine": losses.center_cosine_loss
 def environment_epochs(config: ConfigDict) -> tuple[int, ...]:
     """After how many epochs invariant feature learning draws its environments anew.
 
+    From there on the next of ``center_weights`` is in force, too; in the official code, an epoch before they are drawn.
+
     Raises:
       ValueError: unless they are shares of the run in ascending order.
 

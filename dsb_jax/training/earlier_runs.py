@@ -70,7 +70,11 @@ def require_fit(earlier: Mapping[str, str], wanted: Mapping[str, str], *, source
         return
     shown = [f"{path}: {earlier.get(path, 'none')} there, {wanted[path]} here" for path in wrong[:_SHOWN]]
     more = [f"and {len(wrong) - _SHOWN} more"] if len(wrong) > _SHOWN else []
-    advice = "; reinitialize names what is not to be taken, as reinitialize=head/*" if setting == "initial" else ""
+    advice = ""
+    if setting == "initial" and all(path.startswith("head/") for path in wrong):
+        advice = "; reinitialize=head/* leaves out its last layer"
+    elif setting == "initial":
+        advice = "; model, head and objective must be as there, or reinitialize name what is not to be taken"
     raise ValueError(f"the parameters of {source} do not fit this model ({', '.join(shown + more)}){advice}")
 
 

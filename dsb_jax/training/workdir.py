@@ -18,6 +18,7 @@ import os
 import pathlib
 import platform
 import re
+import reprlib
 import shlex
 import socket
 import subprocess
@@ -36,6 +37,8 @@ from dsb_jax import validation
 _logger = logging.getLogger(__name__)
 
 _RESUME = ("auto", "force", "never")
+_shown = reprlib.Repr()  # the settings of stages, in words, are long
+_shown.maxstring = 100
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
@@ -229,7 +232,7 @@ class Workdir:
             return "its config.json cannot be read"
         keys = sorted((before | now).keys() - self._neutral)
         differing = [key for key in keys if before.get(key) != now.get(key)]
-        return ", ".join(f"{key}: {before.get(key)!r} -> {now.get(key)!r}" for key in differing)
+        return ", ".join(f"{key}: {_shown.repr(before.get(key))} -> {_shown.repr(now.get(key))}" for key in differing)
 
     def _supersede(self):
         """Makes room for this run as ``resume`` says; nothing is deleted."""
