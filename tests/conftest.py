@@ -26,6 +26,7 @@ SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
 def compilation_cache(tmp_path_factory):
     """What one test compiled, the next one need not."""
     jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compilation_cache")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 @pytest.fixture(scope="session", autouse=True)

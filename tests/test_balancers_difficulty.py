@@ -90,8 +90,8 @@ def test_what_they_need_and_do_not_get_is_named():
     ("make", "message"),
     [
         (lambda: balancers.loce(0), "num_classes must be an integer >= 1, got 0"),
-        (lambda: balancers.loce(3, decay=1.5), r"decay must lie in \[0, 1\], got 1.5"),
-        (lambda: balancers.loce(3, initial=0.0), r"initial must lie in \(0, 1\], got 0.0"),
+        (lambda: balancers.loce(3, decay=1.5), r"decay must be .* in \[0, 1\], got 1.5"),
+        (lambda: balancers.loce(3, initial=0.0), r"initial must be .* > 0, got 0.0"),
         (lambda: balancers.domain_frequency(3, neighbours=0), "neighbours must be an integer >= 1, got 0"),
         (lambda: balancers.domain_frequency(3, scale=0.0), "scale must be a finite number > 0, got 0.0"),
     ],

@@ -95,6 +95,7 @@ def digits():
     return {split: data.load("digits", split) for split in ("train", "test")}
 
 
+@pytest.mark.slow
 def test_a_selection_reads_what_its_rows_say(digits):
     sources = [digits["train"].source, digits["test"].source]
     everything = [*(example for source in sources for example in source)]

@@ -85,7 +85,9 @@ def test_weights_are_those_of_the_model_at_the_start_of_the_epoch(finished):
         np.testing.assert_allclose(weights, environment_weights(probability, labels), rtol=2e-3, atol=1e-7)
 
 
-@pytest.mark.parametrize("calls", [10, 17])  # amid the second epoch, and the third
+@pytest.mark.parametrize(
+    "calls", [10, pytest.param(17, marks=pytest.mark.slow)]
+)  # amid the second epoch, and the third
 def test_a_run_that_was_ended_goes_on_with_the_weights_that_it_had(finished, tmp_path, monkeypatch, calls):
     name, whole, *_ = finished
     done, record = [], loop._Run._record

@@ -119,9 +119,23 @@ def falls(losses, again):
     return at_last < losses[0] or np.mean(losses[-4:]) < np.mean(losses[:4])
 
 
-# Those that compute as another one does, but for a loss that has tests of its own.
+# Those that compute as another one does, but for parts that have tests of their own.
 ALIKE = ("Focal", "BS", "LA", "Seesaw", "SigmoidFocal", "DB", "DomB", "NSM", "GPaCo", "MBJ+RIDE", "BS+IFL")
-ALIKE += ("decoupled-BS", "CE-DRW", "TDE", "LOCE", "LWS-CE", "cRT+IFL-CE", "LWS+IFL-CE")
+ALIKE += (
+    "LDAM",
+    "LADE",
+    "ST",
+    "DIVE-BS",
+    "BALMS",
+    "CE+Circle",
+    "decoupled-BS",
+    "CE-DRW",
+    "TDE",
+    "LOCE",
+    "LWS-CE",
+    "cRT+IFL-CE",
+    "LWS+IFL-CE",
+)
 
 
 @pytest.mark.parametrize("method", [pytest.param(name, marks=[pytest.mark.slow] * (name in ALIKE)) for name in METHODS])

@@ -108,6 +108,7 @@ def test_colab(run, monkeypatch):
     assert "images/s on 1 x cpu\n" in text
 
 
+@pytest.mark.slow
 def test_tpu_pod(run, monkeypatch):
     monkeypatch.delenv("JAX_NUM_CPU_DEVICES", raising=False)  # the notebook asks for eight
     notebook, folder = run(

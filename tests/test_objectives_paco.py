@@ -340,6 +340,7 @@ def test_further_views_of_a_step_are_made_by_what_makes_them():
     assert step.augmented(batch, KEY, plain, further=mirrored).keys() == batch.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["paco", pytest.param("gpaco", marks=pytest.mark.slow)])
 def test_a_run_goes_on_with_the_queue_and_the_encoder_that_it_had(name, tmp_path):
     """On two devices, between which the queue is divided; its oldest keys had left when it was saved."""
@@ -391,9 +392,9 @@ def test_what_does_not_fit_is_refused(kind):
         objective(lambda *args, **options: outputs, batch | {"label": batch["label"][:4]}, state, KEY)
 
 
-@pytest.mark.parametrize(("momentum", "message"), [(1.5, "lie in .0, 1., got 1.5"), (-0.1, "be a finite number >= 0")])
-def test_a_momentum_out_of_range_is_refused(momentum, message):
-    with pytest.raises(ValueError, match=f"momentum must {message}"):
+@pytest.mark.parametrize("momentum", [1.5, -0.1])
+def test_a_momentum_out_of_range_is_refused(momentum):
+    with pytest.raises(ValueError, match=rf"momentum must be a finite number in \[0, 1\], got {momentum}"):
         made(momentum=momentum)
 
 
@@ -407,7 +408,7 @@ def test_a_momentum_out_of_range_is_refused(momentum, message):
         ("loss=focal", "objective '{name}' has a loss of its own: loss must be left at 'cross_entropy', got 'focal'"),
         ("{name}.temperature=0.0", "temperature must be a finite number > 0, got 0.0"),
         ("{name}.queue_size=100", "queue_size must be a multiple of the batch size, 64, got 100"),
-        ("{name}.dim=0", "projection must be an integer >= 1, got 0"),
+        ("{name}.dim=0", "^{name}.dim must be an integer >= 1, got 0"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(name, arguments, message):

@@ -15,7 +15,7 @@ ENDED_RUN = pathlib.Path(__file__).parent / "ended_run.py"
 TIMING = {"images_per_second", "train_seconds"}
 
 # One after the other in one workdir: each start goes on from where the one before was killed.
-KILLED = ("compile", "mid-epoch", "evaluation", "before save", "mid-save", "results")
+KILLED = ("mid-epoch", "before save", "mid-save", "results")
 KILLED_EVERYWHERE = (
     "compile",
     "first step",

@@ -98,6 +98,7 @@ def test_two_processes_train_as_one(single, double):
     assert (environment[0]["devices"], environment[0]["processes"]) == (8, 2)
 
 
+@pytest.mark.slow
 def test_parameters_that_two_processes_divide_come_back_whole(single, folder):
     done = start(folder / "divided", processes=2, devices=2, SETTINGS=json.dumps({"fsdp_elements": 1000}))
     assert done.returncode == 0, done.stderr
@@ -105,6 +106,7 @@ def test_parameters_that_two_processes_divide_come_back_whole(single, folder):
     assert_alike(folder / "divided", single)  # read on one device
 
 
+@pytest.mark.slow
 def test_two_processes_are_told_the_accuracy_of_held_out_images_and_that_some_classes_have_none(folder):
     settings = json.dumps({"balancer": "class_difficulty", "imbalance": 134.0, "start_epoch": 0})
     done = start(folder / "held out", processes=2, devices=2, SETTINGS=settings)
@@ -134,6 +136,7 @@ def test_two_processes_draw_by_what_the_model_has_become_and_go_on_so(folder, ch
     assert_as_whole(workdir, folder / f"{name}2")
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_other_devices_and_processes(single, folder):
     workdir = folder / "elastic"
     ended = start(workdir, "mid-epoch", "SIGTERM", processes=1, devices=8)

@@ -186,6 +186,7 @@ def test_streamed_traced_and_saved_more_often_a_run_gives_the_same_results(plain
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
 
+@pytest.mark.slow
 def test_on_several_devices_a_run_gives_nearly_the_same_results(plain, tmp_path):
     training.train(digits("start_epoch=1,flip=True,crop_padding=1,devices=4"), tmp_path)
     results, lines = results_and_lines(tmp_path)
@@ -211,6 +212,7 @@ def test_forced_a_finished_run_goes_on_for_more_epochs(tmp_path):
     assert anew["steps"] == results["steps"]
 
 
+@pytest.mark.slow
 def test_forced_to_longer_epochs_the_run_evaluates_and_saves_at_their_ends(tmp_path):
     training.train(digits("epochs=2,sample_space=False,batch_size=32,balancer=uniform"), tmp_path)
     more = digits("epochs=3,sample_space=False,batch_size=64,balancer=uniform")  # 29 steps were 2 epochs, and are 4

@@ -105,8 +105,9 @@ def states_after(parts, given, *, place=lambda batch: batch, placement=None, **o
     return seen
 
 
-@pytest.mark.parametrize("model_devices", [1, pytest.param(2, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", ["bbn", pytest.param("ride", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("model_devices", [1, 2])
+@pytest.mark.parametrize("name", ["bbn", "ride"])
 def test_eight_devices_do_what_one_does(name, model_devices):
     """With batch statistics, a pool that has gone round, and shares and temperatures that have changed."""
     mesh = make_mesh(8, model_devices=model_devices)

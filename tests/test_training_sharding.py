@@ -74,6 +74,7 @@ def test_a_dsb_step_exchanges_two_batches_of_rows_and_the_volumes_beside_what_an
     assert not plain - with_pool
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interclass", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_what_is_exchanged_depends_neither_on_the_pool_nor_on_second_moments(interclass):
     mesh = make_mesh(8)

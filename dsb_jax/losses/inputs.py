@@ -98,7 +98,10 @@ def _positive(counts: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
         return counts.astype(jnp.result_type(float))
     if (wrong := ~(np.isfinite(counts) & (counts > 0))).any():  # the loss would be infinite or NaN
         where = np.argmax(wrong)
-        raise ValueError(f"counts must be finite and positive, one per class, got {counts[where]} for class {where}")
+        raise ValueError(
+            f"counts must be finite and positive, one per class, got {counts[where]} for class {where}; a loss that is "
+            "not of counts, as loss=cross_entropy, takes classes without samples"
+        )
     return counts.astype(np.float64)
 
 
