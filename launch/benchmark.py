@@ -5,6 +5,7 @@
   python launch/benchmark.py overhead --shape=inat2018
   python launch/benchmark.py table11
   python launch/benchmark.py data
+  python launch/benchmark.py train --model=resnet50 --batch-size=256 --dtype=bfloat16
 
 ``pool``: one update of the feature pool at capacities of 50k, 500k and 5M (C = 1000, d = 64, batch 512), with
 interference off and on; at iNaturalist 2018's shape (C = 8142, N = 437,513) against a recompute of all volumes from
@@ -29,6 +30,11 @@ pool of as many, ``DataLoader`` as many workers. All end with augmented batches 
 where they mostly are: this pipeline in ArrayRecord files, ``tf.data`` in TFRecord files, ``DataLoader`` in image files,
 and both of them the small ones in memory. A rival that is not installed is left out. ``--images`` takes JPEG files of
 one's own instead of made-up ones.
+
+``train``: images per second of a training step on made-up pixels that are on the device already, with balancer=uniform;
+the model's operations per second, three times those of a forward pass, and what share that is of what one large
+product of matrices reaches on the same device; and the memory. Beside it timm's network of the same name in PyTorch,
+compiled, channels last, with autocast for bfloat16, where both are installed: python -m pip install torch timm.
 """
 
 import argparse
@@ -66,6 +72,7 @@ from dsb_jax.training.step import init_state, make_train_step
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tests"))
 import reference
+import rivals
 
 DIM, BATCH = 64, 512
 
@@ -322,7 +329,7 @@ def overhead(rounds, shape, dtype):
 
 def model_of(name, num_classes, size, dtype):
     """A classifier, with the stem for small images where they are."""
-    stem = {"stem": "cifar"} if name in models.WITH_STEMS and size < 64 else {}
+    stem = {"stem": "cifar"} if models.takes(name, "stem") and size < 64 else {}
     return models.create(name, num_classes, dtype=dtype, **stem)
 
 
@@ -766,6 +773,49 @@ def data(rounds, directory, cores):
                 waiting(f"{title}, batches of {batch_size}, {name}", training, start, steps)
 
 
+def train(rounds, name, batch_size, size, dtype, num_classes=1000):
+    """Prints speed and memory of a step, beside PyTorch's."""
+    print(f"training {name}, {size}x{size}, batches of {batch_size}, {dtype}; {machine()}", flush=True)
+    uniform, counts = balancers.uniform(num_classes), np.ones(num_classes)
+    ours = Training(model_of(name, num_classes, size, dtype), uniform, uniform.init(), counts, batch_size, size)
+    alternatives, theirs = {"dsb_jax": ours}, None
+    if lacking := rivals.missing():
+        print(f"{' and '.join(lacking)} not installed: PyTorch is left out")
+    else:
+        theirs = rivals.TorchTraining(name, num_classes, batch_size, size, dtype)
+        print(f"beside {theirs.described()}", flush=True)
+        alternatives["PyTorch, compiled, channels last"] = theirs
+        for _ in range(3):  # the first also compiles
+            theirs()
+    times = in_turn(alternatives, rounds)
+    table("A training step", times, "dsb_jax")
+    stem = {"stem": "cifar"} if models.takes(name, "stem") and size < 64 else {}
+    operations = 3 * batch_size * models.size(name, num_classes, image=(size, size, 3), **stem).operations
+    matmul = matmul_rate(dtype)
+    print(f"\n{'':40} {'images/s':>10} {'TFLOP/s':>8} {'of a matmul':>12} {'memory':>12}")
+    for each, training in alternatives.items():
+        rate = 1 / statistics.median(times[each])
+        memory = training.memory()
+        told = mib(memory) if memory else "-"
+        share = operations * rate / matmul
+        print(f"{each:40} {batch_size * rate:10.1f} {operations * rate / 1e12:8.2f} {share:12.1%} {told:>12}")
+    print(f"a product of matrices of {_MATRIX}x{_MATRIX}: {matmul / 1e12:.2f} TFLOP/s")
+    if theirs is not None:
+        ratio = np.median(np.divide(times["PyTorch, compiled, channels last"], times["dsb_jax"]))
+        print(f"images per second over PyTorch's: {ratio:.3f}")
+
+
+_MATRIX = 4096
+
+
+def matmul_rate(dtype):
+    """Operations per second of a product of large matrices."""
+    a, b = (jax.random.normal(jax.random.key(seed), (_MATRIX, _MATRIX)).astype(dtype) for seed in range(2))
+    product = jax.jit(jnp.matmul)
+    seconds = in_turn({"product": functools.partial(product, a, b)}, 7)["product"]
+    return 2 * _MATRIX**3 / statistics.median(seconds[1:])
+
+
 def machine():
     return f"jax {jax.__version__} on {jax.device_count()} {jax.devices()[0].device_kind}"
 
@@ -787,12 +837,16 @@ def parsed():
     of_table11.add_argument("--model", default="resnet50", help="the backbone (%(default)s)")
     of_table11.add_argument("--image-size", type=int, default=224, help="(%(default)s)")
     of_table11.add_argument("--batch-size", type=int, help="(each dataset's)")
-    for chosen in (of_overhead, of_table11):
+    of_train = benchmarks.add_parser("train")
+    of_train.add_argument("--model", default="resnet50", help="(%(default)s)")
+    of_train.add_argument("--image-size", type=int, default=224, help="(%(default)s)")
+    of_train.add_argument("--batch-size", "--batch", type=int, default=256, help="(%(default)s)")
+    for chosen in (of_overhead, of_table11, of_train):
         chosen.add_argument("--dtype", default="float32", help="what the backbone computes in (%(default)s)")
     of_data = benchmarks.add_parser("data")
     of_data.add_argument("--images", type=pathlib.Path, metavar="DIR", help="JPEG files (made-up ones)")
     of_data.add_argument("--cores", type=int, default=os.cpu_count(), help="(%(default)s)")
-    for chosen, rounds in ((of_pool, 15), (of_overhead, 9), (of_table11, 9), (of_data, 7)):
+    for chosen, rounds in ((of_pool, 15), (of_overhead, 9), (of_table11, 9), (of_data, 7), (of_train, 9)):
         chosen.add_argument(
             "--rounds", type=int, default=rounds, help="how often each alternative is timed (%(default)s)"
         )
@@ -814,6 +868,9 @@ def main(arguments):
         case "table11":
             size, batch_size = arguments.image_size, arguments.batch_size
             table11(arguments.rounds, arguments.datasets, arguments.model, batch_size, size, arguments.dtype)
+        case "train":
+            size, batch_size = arguments.image_size, arguments.batch_size
+            train(arguments.rounds, arguments.model, batch_size, size, arguments.dtype)
         case "data":
             data(arguments.rounds, arguments.images, arguments.cores)
 

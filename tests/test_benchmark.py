@@ -12,6 +12,8 @@ import pytest
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "launch"))
 import benchmark
 
+from dsb_jax import models
+
 COUNTS = np.array([50, 30, 10, 5, 1])
 BALANCER = benchmark.balancer_of(COUNTS, 8, dim=4)
 BATCHES = benchmark.random_batches(COUNTS, 8, 4, number=16)
@@ -79,3 +81,19 @@ def test_table11_runs():
     assert re.match(r"cub2011 +100 +5,864 +8 ", row), printed
     assert row.count("→") == 4  # The CPU does not tell its peak.
     assert "21.95 → 18.58 (0.8465)" in row
+
+
+@pytest.mark.slow
+def test_training_runs():
+    """Beside PyTorch where it is installed."""
+    output = output_of("train", "--model=resnet8", "--image-size=16", "--batch=4")
+    assert re.search(r"training resnet8, 16x16, batches of 4, float32; jax", output)
+    assert re.search(r"dsb_jax +[\d.]+ +[\d.]+ +[\d.]+% +[\d.]+ MiB", output)
+    assert re.search(r"a product of matrices of 4096x4096: [\d.]+ TFLOP/s", output)
+    assert "images per second over PyTorch's" in output or "not installed: PyTorch is left out" in output
+
+
+def test_operations_are_those_of_the_published_networks():
+    """Multiply-adds of one image as their papers have them: 1.8 and 4.1 billion; XLA leaves out those with padding."""
+    for name, billions in (("resnet18", 1.8), ("resnet50", 4.1)):
+        assert abs(models.size(name).operations / 2e9 / billions - 1) < 0.08

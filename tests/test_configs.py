@@ -163,7 +163,7 @@ def test_every_config_is_checked_or_has_nothing_to_check():
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipes_are_those_of_the_paper(name):
     recipe, (config, made) = RECIPES[name], built(name)
-    stem = {"stem": config.stem} if config.model in models.WITH_STEMS else {}
+    stem = {"stem": config.stem} if models.takes(config.model, "stem") else {}
     assert made.model.backbone == models.create(recipe.model, len(made.counts), **stem).backbone
     assert recipe.batch_size in (None, config.batch_size)
     assert recipe.epochs in (None, config.epochs)

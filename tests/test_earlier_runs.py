@@ -124,7 +124,7 @@ def test_settings_of_a_run_that_begins_with_another(run, tmp_path):
         ),
         (
             {"initial": None, "reinitialize": "head/*"},
-            "reinitialize=head/\\* is of the parameters of initial, which is not set",
+            "reinitialize=head/\\* is of the parameters of initial or init_from, and neither is set",
         ),
         ({"reinitialize": "heads/*"}, "unknown reinitialize parameter 'heads/\\*'; did you mean 'head/"),
         ({"initial": None, "trainable": " "}, "trainable must name parameters; epochs=0 trains none"),

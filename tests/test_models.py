@@ -10,6 +10,7 @@ import pytest
 from official_models import assert_close, assert_trains_alike, flat, run, structure, torch_variables
 
 from dsb_jax import losses, models
+from dsb_jax.models import __main__ as table
 from dsb_jax.models import heads
 
 
@@ -259,19 +260,33 @@ def test_initial_values():
             np.testing.assert_array_equal(leaf, 1.0 if path[-1] in ("scale", "var") else 0.0)
 
 
+def test_the_table_of_models(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["dsb_jax.models", "resnet[18]*"])
+    table.main()
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [row[0] for row in rows] == ["name", *models.names("resnet[18]*"), "With"]
+    (row,) = (row for row in rows if row[0] == "resnet18")
+    assert row[1:3] == ["11,689,512", "224x224x3"]
+    assert row[4] == "512"
+    monkeypatch.setattr("sys.argv", ["dsb_jax.models", "alexnet"])
+    with pytest.raises(SystemExit, match="2"):
+        table.main()
+    assert "no model is called 'alexnet'; the names are bn_inception, densenet121" in capsys.readouterr().err
+
+
 def test_names_match_a_pattern():
-    assert models.names() == [
-        "lenet",
+    assert models.names("resnet??") == [
         "resnet18",
         "resnet20",
         "resnet32",
         "resnet34",
+        "resnet44",
         "resnet50",
-        "resnet8",
-        "resnext50_32x4d",
+        "resnet56",
     ]
-    assert models.names("resnet?") == ["resnet8"]
-    assert models.names("vit*") == []
+    assert models.names("vit*") == ["vit_small"]
+    assert models.names("alexnet") == []
+    assert set(models.names("*inception") + models.names("googlenet")) == {"bn_inception", "googlenet"}
 
 
 @pytest.mark.parametrize(
@@ -282,11 +297,11 @@ def test_names_match_a_pattern():
         ({"name": "lenet", "head": "cosin"}, "unknown head 'cosin'; did you mean 'cosine'"),
         ({"name": "lenet", "head_scale": 30.0}, "head_scale belongs to the cosine head"),
         ({"name": "lenet", "head": "cosine", "head_scale": 0.0}, "head_scale must be a finite number > 0, got 0.0"),
-        ({"name": "lenet", "num_classes": 0}, "num_classes must be an integer >= 1, got 0"),
+        ({"name": "lenet", "num_classes": 0}, "num_classes must be an integer >= 2, got 0"),
         ({"name": "lenet", "dtype": "int32"}, "dtype must be bfloat16, float16 or float32, got int32"),
         (
             {"name": "lenet", "stem": "cifar"},
-            "stem belongs to resnet18, .*resnext50_32x4d, got stem='cifar' with lenet",
+            "stem belongs to bn_inception, .*resnext50_32x4d, .*, got stem='cifar' with lenet",
         ),
         ({"name": "resnet8", "stem": "imagenet"}, "stem belongs to .*, got stem='imagenet' with resnet8"),
         ({"name": "resnet18", "stem": "cifra"}, "unknown stem 'cifra'; did you mean 'cifar'"),
@@ -326,7 +341,7 @@ def test_lenet_refuses_images_that_vanish_under_its_pooling():
 # Projections.
 
 
-@pytest.mark.parametrize("name", models.names())
+@pytest.mark.parametrize("name", ["lenet", "resnet8", "resnet18", "vgg16", "googlenet", "bn_inception", "vit_small"])
 def test_any_model_may_have_a_projection(name):
     images = jnp.zeros((3, 32, 32, 3))
     plain, projecting = (models.create(name, 10, **options) for options in ({}, {"projection": 7}))

@@ -29,7 +29,11 @@ def shapes_under(variables, *module):
 # --- Parts of the existing networks -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", models.names())
+QUICK = ("lenet", "resnet8", "resnet18", "resnet50", "resnext50_32x4d", "seresnet50")
+WITH_PARTS = ["lenet", *models.names("*res*")]
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in QUICK)) for n in WITH_PARTS])
 def test_the_variables_of_both_parts_are_those_of_the_whole(name):
     whole = shapes_under(structure(models.create(name, 10), IMAGES), "backbone")
     branches = structure(models.create(name, 10, branches=2), IMAGES)
@@ -238,15 +242,9 @@ def test_create_refuses(arguments, message):
 
 
 @pytest.mark.parametrize("option", ["experts", "branches"])
-def test_a_backbone_that_has_no_parts_is_refused_and_others_are_named(monkeypatch, option):
-    monkeypatch.setitem(models._BACKBONES, "whole", functools.partial(_Whole))
-    with pytest.raises(ValueError, match=f"{option} belong to lenet, resnet18, .*, got {option}=2 with whole"):
-        models.create("whole", 10, **{option: 2})
-
-
-class _Whole:
-    def __init__(self, dtype=None):
-        pass
+def test_a_backbone_that_has_no_parts_is_refused_and_others_are_named(option):
+    with pytest.raises(ValueError, match=f"{option} belong to lenet, resnet101, .*, got {option}=2 with vgg16"):
+        models.create("vgg16", 10, **{option: 2})
 
 
 @pytest.mark.parametrize("options", [{"experts": 2}, {"branches": 2}])

@@ -12,7 +12,7 @@ from conftest import SHARED
 from official_models import assert_close, assert_trains_alike, flat, run, structure, torch_shapes, torch_variables
 
 from dsb_jax import models
-from dsb_jax.models import Classifier, heads, resnet
+from dsb_jax.models import Classifier, heads
 from dsb_jax.models.layers import BasicBlock
 from dsb_jax.models.resnet import Bottleneck, ResNet
 
@@ -244,4 +244,5 @@ def test_images_that_vanish_on_the_way_raise(stem, size, message):
     model = models.create("resnet18", 10, stem=stem)
     with pytest.raises(ValueError, match=message):
         structure(model, (1, *size, 3))
-    structure(model, (1, resnet.STEMS[stem], resnet.STEMS[stem], 3))
+    least = ResNet.least_sides[stem]
+    structure(model, (1, least, least, 3))

@@ -28,14 +28,14 @@ class Branches(nn.Module):
         Raises:
           ValueError: if ``images`` are not four-dimensional and floating.
         """
-        check_images(images)
+        check_images(images, self.backbone)
         shared = self.backbone(images, train=train)
         features = [branch(shared, train=train).astype(jnp.float32) for branch in self.branches]
         return self.outputs(jnp.concatenate(features, axis=1), train=train)
 
     def branch(self, images: jax.Array, *, train: bool, number: int) -> jax.Array:
         """Features ``[batch, dim]`` of one branch; the others do not see the images, nor do their statistics."""
-        check_images(images)
+        check_images(images, self.backbone)
         return self.branches[number](self.backbone(images, train=train), train=train).astype(jnp.float32)
 
     def classify(self, features: jax.Array, *, train: bool) -> jax.Array:

@@ -6,6 +6,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+BACKBONE = "backbone"  # what the parameters that make features lie under
+HEAD = "head"
+
 
 class Outputs(NamedTuple):
     """What every model returns.
@@ -18,6 +21,8 @@ class Outputs(NamedTuple):
       experts: of a model with several experts, these three of each, with a leading axis for the experts.
       routers: of one with routers, ``[experts - 1, batch]``, float32: above 0 where a further expert is wanted.
       embedding: ``[batch, projection]``, float32, of length 1, of a model with a projection; else None.
+      auxiliary: ``[classifiers, batch, classes]``, float32, logits of maps halfway, of a model with such classifiers in
+        training; else None.
     """
 
     logits: jax.Array
@@ -26,6 +31,7 @@ class Outputs(NamedTuple):
     experts: "Outputs | None" = None
     routers: jax.Array | None = None
     embedding: jax.Array | None = None
+    auxiliary: jax.Array | None = None
 
 
 class Classifier(nn.Module):
@@ -52,22 +58,29 @@ class Classifier(nn.Module):
         Raises:
           ValueError: if ``images`` are not four-dimensional and floating.
         """
-        check_images(images)
-        features = self.backbone(images, train=train).astype(jnp.float32)
+        check_images(images, self.backbone)
+        features, auxiliary = self.backbone(images, train=train), None
+        if isinstance(features, tuple):
+            features, auxiliary = features
+        features = features.astype(jnp.float32)
         embedding = None if self.projection is None else self.projection(features)
-        return Outputs(self.classify(features, train=train), features, weights_of(self.head), embedding=embedding)
+        logits = self.classify(features, train=train)
+        return Outputs(logits, features, weights_of(self.head), embedding=embedding, auxiliary=auxiliary)
 
     def classify(self, features: jax.Array, *, train: bool) -> jax.Array:
         """The logits ``[batch, classes]`` of features ``[batch, dim]``."""
         return self.head(features, train=train)
 
 
-def check_images(images: jax.Array) -> None:
-    """Raises ValueError unless ``images`` are four-dimensional and floating."""
+def check_images(images: jax.Array, backbone: nn.Module) -> None:
+    """Raises ValueError unless ``images`` are four-dimensional, floating, and have the channels that there must be."""
     if images.ndim != 4:
         raise ValueError(f"images must have shape [batch, height, width, channels], got {images.shape}")
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(f"images must be floating point, got {images.dtype}: scale and normalise them first")
+    channels = getattr(backbone, "in_channels", None)
+    if channels not in (None, images.shape[3]):
+        raise ValueError(f"images must have in_channels = {channels} channels, got {images.shape}")
 
 
 def weights_of(head: nn.Module) -> jax.Array:

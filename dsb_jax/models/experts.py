@@ -54,7 +54,7 @@ class Experts(nn.Module):
         Raises:
           ValueError: if ``images`` are not four-dimensional and floating.
         """
-        check_images(images)
+        check_images(images, self.backbone)
         shared = self.backbone(images, train=train)
         each = [expert(shared, train=train) for expert in self.experts]
         experts = jax.tree.map(lambda *arrays: jnp.stack(arrays), *each)

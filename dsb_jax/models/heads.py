@@ -1,4 +1,4 @@
-"""The last layer: features to logits, by inner product or by cosine; and beside it features to embeddings.
+"""The last layer: features to logits, by inner product or by cosine.
 
 Every head has a kernel ``[dim, classes]``, the classes last, so that one may go on with that of another.
 """
@@ -46,7 +46,7 @@ class CosineHead(nn.Module):
     def __call__(self, features: jax.Array, *, train: bool = False) -> jax.Array:
         del train
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (features.shape[-1], self.num_classes))
-        return self.scale * _matmul(_normalize(features, axis=1), _normalize(kernel, axis=0))
+        return self.scale * _matmul(normalize(features, axis=1), normalize(kernel, axis=0))
 
 
 class ScaledHead(nn.Module):
@@ -125,11 +125,11 @@ class CausalHead(nn.Module):
             )
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (dim, self.num_classes))
         mean = self.variable("batch_stats", "mean", jnp.zeros, dim, features.dtype)
-        parts = _normalize(features.reshape(-1, self.heads, dim // self.heads), axis=2)
+        parts = normalize(features.reshape(-1, self.heads, dim // self.heads), axis=2)
         if train and not self.is_initializing():
             mean.value = self.mu * mean.value + jax.lax.stop_gradient(jnp.mean(features, axis=0))
         elif not train:
-            drift = _normalize(mean.value.reshape(1, self.heads, -1), axis=2)
+            drift = normalize(mean.value.reshape(1, self.heads, -1), axis=2)
             parts -= self.alpha * jnp.sum(parts * drift, axis=2, keepdims=True) * drift
         weights = kernel.reshape(self.heads, -1, self.num_classes)
         weights /= _length(weights, axis=1) + self.gamma
@@ -163,32 +163,13 @@ class SoftTripleHead(nn.Module):
         # Every centre is drawn as the class weights of the other heads are.
         init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal", in_axis=0, out_axis=(1, 2))
         kernel = self.param("kernel", init, (dim, self.centers, self.num_classes))
-        directions = _normalize(kernel, axis=0).reshape(dim, -1)
-        to_centers = _matmul(_normalize(features, axis=1), directions).reshape(-1, self.centers, self.num_classes)
+        directions = normalize(kernel, axis=0).reshape(dim, -1)
+        to_centers = _matmul(normalize(features, axis=1), directions).reshape(-1, self.centers, self.num_classes)
         return self.scale * jnp.sum(nn.softmax(to_centers / self.gamma, axis=1) * to_centers, axis=1)
 
 
-class Projection(nn.Module):
-    """Features to embeddings of length 1, by dense layers with ReLU between; all but the last keep the width.
-
-    Attributes:
-      dim: of the embeddings.
-      layers: how many there are.
-    """
-
-    dim: int
-    layers: int = 2
-
-    @nn.compact
-    def __call__(self, features: jax.Array) -> jax.Array:
-        dense = functools.partial(nn.Dense, precision=jax.lax.Precision.HIGHEST)
-        x = features
-        for number in range(1, self.layers):
-            x = nn.relu(dense(features.shape[-1], kernel_init=nn.initializers.he_normal(), name=f"hidden{number}")(x))
-        return _normalize(dense(self.dim, name="output")(x), axis=1)
-
-
-def _normalize(vectors: jax.Array, axis: int) -> jax.Array:
+def normalize(vectors: jax.Array, axis: int) -> jax.Array:
+    """The vectors along an axis at length 1; next to nothing stays next to nothing."""
     return vectors / _length(vectors, axis)
 
 

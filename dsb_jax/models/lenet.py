@@ -1,24 +1,21 @@
 """A network of LeNet's size, for digits of 8x8 or 28x28 pixels."""
 
-from typing import Any
-
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
+
+from dsb_jax.models.layers import Backbone
 
 
-class LeNet(nn.Module):
+class LeNet(Backbone):
     """Two 5x5 convolutions with 2x2 max-pooling and a hidden layer: images to 128 features.
 
     After LeCun et al., 1998, with ReLU, max-pooling, and padding for images as small as 4x4.
 
     Attributes:
-      dtype: what it computes in.
       start: layers that are left out at the beginning, and
       stop: at which it ends, of a part of the network: from feature maps, or to them.
     """
 
-    dtype: Any = jnp.float32
     start: int = 0
     stop: int = 3
 

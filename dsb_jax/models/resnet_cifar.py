@@ -1,7 +1,7 @@
 """Residual networks for small images, with shortcuts that have no parameters (He et al., 2016, Sec. 4.2)."""
 
 import functools
-from typing import Any
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from dsb_jax.models import layers
 
 
-class ResNetCifar(nn.Module):
+class ResNetCifar(layers.NormalizedBackbone):
     """ResNet-(6n+2) with n = ``blocks_per_stage``: images to 64 features.
 
     Stages of 16, 32 and 64 channels at full, half and quarter resolution, then the mean over positions.
@@ -18,22 +18,24 @@ class ResNetCifar(nn.Module):
 
     Attributes:
       blocks_per_stage: n.
-      dtype: what it computes in.
+      zero_init: whether blocks begin as their shortcuts.
       channels: of the stages.
       start: blocks that are left out at the beginning, with the first convolution, and
       stop: at which it ends, without the mean, of a part of the network: from feature maps, or to them.
     """
 
     blocks_per_stage: int
-    dtype: Any = jnp.float32
+    zero_init: bool = False
     channels: tuple[int, int, int] = (16, 32, 64)
     start: int = 0
     stop: int | None = None
 
+    torch_head: ClassVar[str] = "linear"
+
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
         conv = functools.partial(layers.conv, fan="fan_in", dtype=self.dtype)
-        norm = functools.partial(layers.batch_norm, train, dtype=self.dtype)
+        norm, make = self.norm(train), self.kept(layers.BasicBlock)
         x = images
         if self.start == 0:
             x = nn.relu(norm(name="bn1")(conv(16, name="conv1")(x)))
@@ -41,7 +43,7 @@ class ResNetCifar(nn.Module):
         for stage, block in blocks[self.start : self.stop]:
             stride = 2 if stage > 1 and block == 0 else 1
             channels = self.channels[stage - 1]
-            x = layers.BasicBlock(channels, stride, conv, norm, _subsample, name=f"layer{stage}_{block}")(x)
+            x = make(channels, stride, conv, norm, _subsample, self.zero_init, name=f"layer{stage}_{block}")(x)
         return x if self.stop is not None else layers.mean_over_positions(x)
 
     def parts_of_experts(self) -> tuple[nn.Module, nn.Module]:

@@ -8,10 +8,14 @@ import jax
 
 from dsb_jax.objectives.terms import Result, Term, result_of
 
+AUXILIARY = 0.3  # what the loss of a classifier halfway counts (Szegedy et al., 2015)
+
 
 @dataclasses.dataclass(frozen=True)
 class Supervised:
     """``mean(weights[label]·loss(logits, label))``, and of mixed images the mean over both labels by their shares.
+
+    Classifiers halfway through the model, as GoogLeNet may have, add 0.3 of the same each.
 
     Attributes:
       loss: ``(logits, labels) -> [batch]``, as :func:`dsb_jax.losses.create` makes it.
@@ -35,15 +39,21 @@ class Supervised:
     def __call__(self, forward: Callable[..., Any], batch: dict[str, jax.Array], state: Any, rng: jax.Array) -> Result:
         """A term for each label of an image. Features enter the pool as of the class that has the larger share."""
         del rng
-        outputs, labels = forward(batch["image"]), batch["label"]
-        terms = [Term(self.loss(outputs.logits, labels), labels)]
-        if "share" in batch:
-            share, others = batch["share"], batch["other_label"]
-            terms = [
-                Term(share * terms[0].losses, labels),
-                Term((1 - share) * self.loss(outputs.logits, others), others),
-            ]
+        outputs = forward(batch["image"])
+        terms = self._terms(outputs.logits, batch, 1.0)
+        for logits in () if outputs.auxiliary is None else outputs.auxiliary:
+            terms += self._terms(logits, batch, AUXILIARY)
         return result_of(terms, outputs, batch, state)
+
+    def _terms(self, logits, batch, scale):
+        labels = batch["label"]
+        if "share" not in batch:
+            return [Term(self.loss(logits, labels), labels, scale)]
+        share, others = batch["share"], batch["other_label"]
+        return [
+            Term(share * self.loss(logits, labels), labels, scale),
+            Term((1 - share) * self.loss(logits, others), others, scale),
+        ]
 
     def after_update(self, state: Any, params: Any) -> Any:
         """Nothing follows the parameters."""

@@ -88,6 +88,10 @@ def base_config() -> ConfigDict:
 
     config.model = "resnet8"
     config.stem = config_dict.placeholder(str)  # of resnet18 to resnext50: cifar | imagenet
+    config.zero_init = False  # residual blocks begin as their shortcuts
+    config.frozen_norm = False  # batch normalisation goes by its running statistics in training too
+    config.remat = False  # the backward pass computes the inside of blocks again, for memory
+    config.auxiliary = False  # of googlenet: two further classifiers halfway
     config.head = config_dict.placeholder(str)  # what objective and loss want: cosine for ldam, mostly linear
     config.head_scale = 30.0  # of a cosine head under a loss that has no scale of its own
     # Of a tau_normalized head: 0 leaves the class weights their lengths, 1 takes them away. Kang et al., 2020,
@@ -176,6 +180,8 @@ def base_config() -> ConfigDict:
     # spaces between them.
     config.initial = config_dict.placeholder(str)  # workdir of a run, finished or saved, whose parameters are taken …
     config.reinitialize = ""  # … but for these
+    # Instead of a run, a .safetensors file of PyTorch's weights, as torchvision and timm name them.
+    config.init_from = config_dict.placeholder(str)
     config.trainable = "*"  # the others stay as they are
     config.teacher = config_dict.placeholder(str)  # workdir of a run whose model an objective learns from
     # Runs that each begin with the parameters of the one before: `stages.names()`, or settings of every stage as in

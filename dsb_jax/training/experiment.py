@@ -115,6 +115,8 @@ def build(config: ConfigDict, *, before: EarlierRun | None = None) -> Experiment
       FileNotFoundError: if the dataset is not prepared; the message is the command that prepares it.
     """
     methods.name(config)  # raises for an unknown one
+    if config.init_from is not None and config.initial is not None:
+        raise ValueError(f"initial and init_from both say where to begin, got {config.initial} and {config.init_from}")
     initial = before
     if before is None and config.initial is not None:
         initial = earlier_runs.at(config.initial, setting="initial")
@@ -130,7 +132,8 @@ def build(config: ConfigDict, *, before: EarlierRun | None = None) -> Experiment
     schedule = _schedule(config, steps, len(indices))
     model, preprocessing = _model(config, train.num_classes), _preprocessing(config, train.image_shape[-1], counts)
     teacher = _teacher(config, before, train, preprocessing)
-    inherits = _inherits_features(config, initial, model, train)
+    begins = initial is not None or config.init_from is not None
+    inherits = _inherits_features(config, begins, model, train)
     taught_by = teacher and (teacher[0].config, teacher[1])
     if initial is None and config.objective.split("+")[-1] == "ride_routing":
         raise ValueError(
@@ -329,11 +332,13 @@ def _shapes(model, image_shape):
     return jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), image)
 
 
-def _inherits_features(config, initial, model, train):
-    """Whether the backbone begins with another run's parameters; refuses globs that match nothing."""
-    if config.trainable == parameters.ALL and initial is None:
+def _inherits_features(config, begins, model, train):
+    """Whether the backbone begins with parameters that are trained already; refuses globs that match nothing."""
+    if config.trainable == parameters.ALL and not begins:
         if config.reinitialize:
-            raise ValueError(f"reinitialize={config.reinitialize} is of the parameters of initial, which is not set")
+            raise ValueError(
+                f"reinitialize={config.reinitialize} is of the parameters of initial or init_from, and neither is set"
+            )
         return False
     paths = parameters.flat(_shapes(model, train.image_shape)["params"])
     if not config.trainable.strip():
@@ -341,7 +346,7 @@ def _inherits_features(config, initial, model, train):
     for setting in ("trainable", "reinitialize"):
         parameters.check(setting, config[setting], paths)
     taken = paths.keys() - parameters.chosen(config.reinitialize, paths)
-    return initial is not None and any(path.startswith(f"{models.BACKBONE}/") for path in taken)
+    return begins and any(path.startswith(f"{models.BACKBONE}/") for path in taken)
 
 
 def _teacher(config, before, train, preprocessing):
@@ -403,7 +408,8 @@ def _model(config, num_classes):
     if config.stem is not None and config.stem not in models.STEMS:
         raise validation.unknown_name("stem", config.stem, models.STEMS)
     # A config of small images says "cifar" whatever its model is, and not all have more than one stem.
-    options = {"stem": config.stem} if config.stem is not None and config.model in models.WITH_STEMS else {}
+    options = {"stem": config.stem} if config.stem is not None and models.takes(config.model, "stem") else {}
+    options |= {name: config[name] for name in ("zero_init", "frozen_norm", "remat", "auxiliary")}
     options |= {"head_options": building.head_options(config, head)} | needed
     with section(config, config.objective.split("+")[-1], building.HEAD_SECTIONS.get(head, head)):
         return models.create(config.model, num_classes, head=head, head_scale=scale, dtype=config.dtype, **options)

@@ -15,7 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from dsb_jax.evaluation import metrics, report
-from dsb_jax.training import diagnosis, earlier_runs, methods, parameters, processes, stages
+from dsb_jax.training import diagnosis, earlier_runs, methods, parameters, pretrained, processes, stages
 from dsb_jax.training import experiment as experiments
 from dsb_jax.training import results as final
 from dsb_jax.training.checkpoints import Checkpoints, Restored
@@ -169,6 +169,8 @@ def _given(config, experiment, folder, resume):
         given |= earlier_runs.variables(
             experiment.initial.workdir, shapes, setting="initial", reinitialize=left, sharding=everywhere(mesh)
         )
+    if config.init_from is not None and experiment.initial is None:  # of several stages in the first
+        given |= jax.device_put(pretrained.variables(config, experiment.shapes), everywhere(mesh))
     if experiment.teacher is not None:
         workdir, shapes = experiment.teacher[0].workdir, experiment.teacher_shapes
         given["teacher"] = earlier_runs.variables(workdir, shapes, setting="teacher", sharding=everywhere(mesh))

@@ -34,7 +34,7 @@ from dsb_jax.training.config import base_config, check_setting, split, with_argu
 PREVIOUS = "previous"  # as a teacher: the run of the stage before
 
 # What one stage alone cannot have: where it begins is the chain's business.
-_OF_THE_CHAIN = ("initial", "stages")
+_OF_THE_CHAIN = ("init_from", "initial", "stages")
 
 
 class _List(NamedTuple):

@@ -1,6 +1,7 @@
 """The train state and the two jitted steps."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -424,17 +425,24 @@ def _follows(trained, frozen, stats):
     return any(path[0] in stats and HEAD not in path for path in paths)
 
 
+# The keys of passes through the model are none that an objective splits off from its own.
+_FIRST_CALL = 1 << 20
+
+
 def _losses(model, objective, params, follows, stats, memory, batch, rng):
     """The losses of an objective's terms; besides, all that it returns, and the batch statistics it leaves behind.
 
     Unless the batch statistics follow, the model computes as in evaluation.
     """
 
+    calls = itertools.count(_FIRST_CALL)
+
     def forward(inputs, *, variables=None, train=True, **options):
         nonlocal stats
         train = train and (follows or variables is not None)
         used = {"params": params, "batch_stats": stats} if variables is None else variables
-        outputs, changed = model.apply(used, inputs, train=train, mutable=["batch_stats"], **options)
+        rngs = {"dropout": jax.random.fold_in(rng, next(calls))}
+        outputs, changed = model.apply(used, inputs, train=train, mutable=["batch_stats"], rngs=rngs, **options)
         # Statistics are of the images of batches, not of features that are classified besides.
         if variables is None and options.get("method") != "classify":
             stats = changed.get("batch_stats", stats)

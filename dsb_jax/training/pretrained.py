@@ -1,0 +1,63 @@
+"""PyTorch's weights as the parameters that a run begins with."""
+
+import logging
+from typing import Any
+
+import flax
+from ml_collections import ConfigDict
+
+from dsb_jax import models
+from dsb_jax.models import pytorch, zoo
+from dsb_jax.training import parameters
+
+_logger = logging.getLogger(__name__)
+
+_SHOWN = 6
+
+
+def variables(config: ConfigDict, shapes: dict[str, Any]) -> dict[str, Any]:
+    """What of a model's variables is in the file ``config.init_from``, under the names of torchvision or timm.
+
+    The last layer begins anew where it has other classes or another form, and so does what ``config.reinitialize``
+    names and a projection. What was loaded, begins anew or is left over goes to the log.
+
+    Args:
+      config: the run's settings.
+      shapes: of the model's variables.
+
+    Returns:
+      ``params`` and ``batch_stats``, less what begins anew.
+
+    Raises:
+      ValueError: if the file cannot be read, lacks a part of the backbone or has one in another shape, has more than
+        the model, or the model has experts or branches.
+    """
+    others = {path[0] for path in flax.traverse_util.flatten_dict(shapes["params"])} - {models.BACKBONE, "head"}
+    if others - {"projection"}:
+        raise ValueError(
+            f"init_from fills a model of one backbone, and that of objective={config.objective} has besides "
+            f"{', '.join(sorted(others))}: init_from must be left out"
+        )
+    tensors = pytorch.read(config.init_from)
+    wanted = {name: dict(tree) for name, tree in shapes.items() if name in ("params", "batch_stats")}
+    wanted["params"].pop("projection", None)
+    found, missing, left = pytorch.matched(config.model, wanted, tensors)
+    anew = parameters.chosen(config.reinitialize, parameters.flat(shapes["params"]))
+    found = {path: value for path, value in found.items() if "/".join(path[1:]) not in anew}
+    of_head = zoo.entry(config.model).make.func.torch_head
+    wrong = [text for path, text in missing.items() if path[1] == models.BACKBONE and "/".join(path[1:]) not in anew]
+    wrong += pytorch.no_part((key for key in left if not key.startswith(of_head)), missing)
+    if wrong:
+        more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+        raise ValueError(
+            f"init_from={config.init_from} holds no weights of model={config.model} ({'; '.join(wrong[:_SHOWN])}{more})"
+        )
+    _report(config.init_from, found, shapes, left)
+    return flax.traverse_util.unflatten_dict(found)
+
+
+def _report(source, found, shapes, left):
+    loaded = {"/".join(path[1:]) for path in found if path[0] == "params"}
+    anew = [path for path in parameters.flat(shapes["params"]) if path not in loaded]
+    text = "init_from=%s: %d tensors loaded; initialised anew: %s; left over: %s"
+    _logger.info(text, source, len(found), ", ".join(anew) or "none", ", ".join(left) or "none")

@@ -1,0 +1,73 @@
+"""What others train with, timed beside what is here: a step of PyTorch, its networks timm's."""
+
+import contextlib
+import importlib.util
+from typing import Any
+
+import numpy as np
+
+PYTORCH = ("torch", "timm")
+
+
+def missing() -> list[str]:
+    """The packages that `TorchTraining` needs and that are not installed."""
+    return [name for name in PYTORCH if importlib.util.find_spec(name) is None]
+
+
+class TorchTraining:
+    """Steps of SGD on cross-entropy, on images that are on the device already: channels last and compiled.
+
+    Args:
+      name: of the model, timm's.
+      num_classes: width of its logits.
+      batch_size: of every step.
+      size: of the images, square; below 64 the network begins with a 3x3 convolution and without pooling.
+      dtype: ``"bfloat16"`` is autocast's.
+    """
+
+    def __init__(self, name: str, num_classes: int, batch_size: int, size: int, dtype: str) -> None:
+        import timm
+        import torch
+
+        self._torch, self.device = torch, "cuda" if torch.cuda.is_available() else "cpu"
+        model = timm.create_model(name, num_classes=num_classes)
+        if size < 64:
+            model.conv1 = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False)
+            model.maxpool = torch.nn.Identity()
+        model = model.to(self.device, memory_format=torch.channels_last).train()
+        self._optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+        rng = np.random.default_rng(0)
+        images = torch.from_numpy(rng.standard_normal((batch_size, 3, size, size), np.float32)).to(self.device)
+        self._images = images.contiguous(memory_format=torch.channels_last)
+        self._labels = torch.from_numpy(rng.integers(num_classes, size=batch_size)).to(self.device)
+        narrow = torch.autocast(self.device, torch.bfloat16) if dtype == "bfloat16" else contextlib.nullcontext()
+
+        def loss(images, labels):
+            with narrow:
+                return torch.nn.functional.cross_entropy(model(images), labels)
+
+        self._loss = torch.compile(loss)
+        self.repeats = 1
+
+    def __call__(self) -> Any:
+        """One step, to its end."""
+        self._optimizer.zero_grad(set_to_none=True)
+        loss = self._loss(self._images, self._labels)
+        loss.backward()
+        self._optimizer.step()
+        if self.device == "cuda":
+            self._torch.cuda.synchronize()
+        return float(loss.detach())
+
+    def memory(self) -> int | None:
+        """The most bytes that tensors took on a GPU; None elsewhere, where PyTorch does not count them."""
+        return self._torch.cuda.max_memory_allocated() if self.device == "cuda" else None
+
+    def described(self) -> str:
+        """Version and device."""
+        import timm
+
+        where = (
+            self._torch.cuda.get_device_name() if self.device == "cuda" else f"{self._torch.get_num_threads()} threads"
+        )
+        return f"torch {self._torch.__version__}, timm {timm.__version__} on {where}"

@@ -1,0 +1,119 @@
+"""Runs that begin with PyTorch's weights."""
+
+import json
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from small_run import digits, saved_arrays
+
+from dsb_jax import models, training
+from dsb_jax.training import experiment, loop, pretrained
+
+FAST = {"model": "resnet8", "tensorboard": False, "sample_space": False, "epochs": 1, "learning_rate": 1e-9}
+
+
+@pytest.fixture(scope="module")
+def weights():
+    """Of a network for colour images of 7 classes."""
+    variables = models.create("resnet8", 7).init(jax.random.key(5), jnp.zeros((1, 8, 8, 3)), train=False)
+    return models.to_torch("resnet8", jax.tree.map(lambda leaf: leaf + 0.1, variables))
+
+
+@pytest.fixture(scope="module")
+def file(weights, tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "resnet8.safetensors"
+    save_file(weights, path)
+    return path
+
+
+def variables(file, arguments="", **settings):
+    config = digits(arguments, init_from=str(file), **FAST | settings)
+    return pretrained.variables(config, experiment.build(config).shapes)
+
+
+def test_grey_images_and_other_classes_take_all_but_the_last_layer(weights, file, caplog):
+    with caplog.at_level(logging.INFO, "dsb_jax"):
+        found = variables(file)
+    assert found["params"].keys() == {"backbone"}
+    kernel = found["params"]["backbone"]["layer2_0"]["conv2"]["kernel"]
+    np.testing.assert_array_equal(kernel, weights["layer2.0.conv2.weight"].transpose(2, 3, 1, 0))
+    grey = found["params"]["backbone"]["conv1"]["kernel"][:, :, 0]
+    np.testing.assert_allclose(grey, weights["conv1.weight"].sum(1).transpose(1, 2, 0), rtol=1e-6)
+    np.testing.assert_array_equal(found["batch_stats"]["backbone"]["bn1"]["var"], weights["bn1.running_var"])
+    (told,) = (record.message for record in caplog.records if "init_from" in record.message)
+    assert told == (
+        f"init_from={file}: 35 tensors loaded; initialised anew: head/bias, head/kernel; left over: linear.bias, "
+        "linear.weight"
+    )
+
+
+def test_a_head_of_the_same_form_is_taken(tmp_path):
+    made = models.create("resnet8", 10).init(jax.random.key(5), jnp.zeros((1, 8, 8, 1)), train=False)
+    save_file(models.to_torch("resnet8", made), tmp_path / "ten.safetensors")
+    found = variables(tmp_path / "ten.safetensors")
+    jax.tree.map(np.testing.assert_array_equal, found["params"], dict(made["params"]))
+    found = variables(tmp_path / "ten.safetensors", reinitialize="head/* backbone/conv1/*")
+    assert "head" not in found["params"]
+    assert "conv1" not in found["params"]["backbone"]
+    found = variables(tmp_path / "ten.safetensors", "loss=ldam")  # on cosines, without a bias
+    np.testing.assert_array_equal(found["params"]["head"]["kernel"], made["params"]["head"]["kernel"])
+
+
+def test_a_run_begins_with_them_and_balances_after_one_epoch(weights, file, tmp_path, monkeypatch):
+    seen = []
+    start_at = experiment.balancers.start_at
+    monkeypatch.setattr(
+        experiment.balancers, "start_at", lambda step, balancer: seen.append(step) or start_at(step, balancer)
+    )
+    training.train(digits(init_from=str(file), weight_decay=0.0, **FAST), tmp_path / "run")
+    assert seen == [8]  # ⌈453/64⌉
+    kernel = saved_arrays(tmp_path / "run")["params/backbone/layer3_0/conv1/kernel"]
+    np.testing.assert_allclose(kernel, weights["layer3.0.conv1.weight"].transpose(2, 3, 1, 0), atol=1e-6)
+    # A run that has a checkpoint needs the file no more.
+    config = digits(init_from=str(tmp_path / "gone.safetensors"), **FAST)
+    built = experiment.build(config)
+    assert loop._given(config, built, tmp_path / "run" / "checkpoints", "auto") == {}
+
+
+def test_what_does_not_fit_is_one_clear_error(weights, file, tmp_path):
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(file.read_bytes()[:5000])
+    more = tmp_path / "more.safetensors"
+    save_file(weights | {"layer4.0.conv1.weight": np.zeros((1, 1, 3, 3), np.float32)}, more)
+    for source, change, answer in (
+        (file, {"model": "resnet20"}, r"holds no weights of model=resnet20 \(layer1.1.bn1.running_mean: none"),
+        (file, {"model": "resnet18", "stem": "cifar"}, "holds no weights of model=resnet18"),
+        (more, {}, r"holds no weights of model=resnet8 \(layer4.0.conv1.weight: no part of the model\)"),
+        (cut, {}, "is no file of safetensors that can be read"),
+        (tmp_path / "none.safetensors", {}, "is no file of safetensors that can be read"),
+        (
+            file,
+            {"objective": "ride"},
+            "of objective=ride has besides experts_0, experts_1, experts_2: init_from must be",
+        ),
+        (file, {"initial": "runs/ce"}, "initial and init_from both say where to begin"),
+        (file, {"reinitialize": "haed/*"}, r"unknown reinitialize parameter 'haed/\*'; did you mean 'head/"),
+    ):
+        with pytest.raises(ValueError, match=answer):
+            variables(source, **change)
+
+
+def test_of_stages_the_first_begins_with_them(file, tmp_path):
+    config = digits("stages=crt;;epochs=1", init_from=str(file), **FAST)
+    training.train(config, tmp_path / "run")
+    told = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert told["init_from"] == str(file)
+    first, second = saved_arrays(tmp_path / "run" / "stages" / "1"), saved_arrays(tmp_path / "run")
+    name = "params/backbone/layer3_0/conv1/kernel"
+    np.testing.assert_array_equal(first[name], second[name])
+
+
+@pytest.mark.parametrize("setting", ["zero_init", "frozen_norm", "remat"])
+def test_options_of_models_are_settings(setting):
+    assert getattr(experiment.build(digits(f"{setting}=True", model="resnet8")).model.backbone, setting) is True
+    with pytest.raises(ValueError, match=f"{setting} belongs to .*, got {setting}=True with lenet"):
+        experiment.build(digits(f"{setting}=True"))
