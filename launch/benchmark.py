@@ -781,6 +781,8 @@ def train(rounds, name, batch_size, size, dtype, num_classes=1000):
     alternatives, theirs = {"dsb_jax": ours}, None
     if lacking := rivals.missing():
         print(f"{' and '.join(lacking)} not installed: PyTorch is left out")
+    elif why := rivals.lacks(name, size):
+        print(f"{why}: PyTorch is left out")
     else:
         theirs = rivals.TorchTraining(name, num_classes, batch_size, size, dtype)
         print(f"beside {theirs.described()}", flush=True)

@@ -14,6 +14,20 @@ def missing() -> list[str]:
     return [name for name in PYTORCH if importlib.util.find_spec(name) is None]
 
 
+_OTHERWISE = {"vit_small": "vit_small_patch16_224"}
+
+
+def lacks(name: str, size: int) -> str:
+    """Why timm has no network to compare with; empty if it has one."""
+    import timm
+
+    if _OTHERWISE.get(name, name) not in timm.list_models():
+        return f"timm has no {name}"
+    if size < 64 and not name.startswith(("resnet", "resnext", "seresnet")):
+        return f"of {name} there is no such network for small images in timm"
+    return ""
+
+
 class TorchTraining:
     """Steps of SGD on cross-entropy, on images that are on the device already: channels last and compiled.
 
@@ -30,7 +44,7 @@ class TorchTraining:
         import torch
 
         self._torch, self.device = torch, "cuda" if torch.cuda.is_available() else "cpu"
-        model = timm.create_model(name, num_classes=num_classes)
+        model = timm.create_model(_OTHERWISE.get(name, name), num_classes=num_classes)
         if size < 64:
             model.conv1 = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False)
             model.maxpool = torch.nn.Identity()

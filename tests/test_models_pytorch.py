@@ -89,10 +89,7 @@ def test_outputs_and_parameters_are_the_official_ones(name, gain, golden):
     back = models.to_torch(model_name, variables)
     assert back.keys() == {pytorch.torchvision_name(key) for key in weights}
     for key, weight in weights.items():
-        found = back[pytorch.torchvision_name(key)]
-        if options.get("head") == "cosine" and key == "linear.weight":  # [in, out] in that code alone
-            found = found.T
-        np.testing.assert_array_equal(found, weight)
+        np.testing.assert_array_equal(back[pytorch.torchvision_name(key)], weight)
 
 
 # What is told of them elsewhere: He et al. and torchvision, timm.
@@ -170,7 +167,7 @@ def test_a_file_of_safetensors_is_read(tmp_path):
 
 def test_names_of_timm_and_convolutions_for_dense_layers_are_understood():
     weights = {
-        "pre_logits.fc1.weight": np.ones((4096, 512, 7, 7), np.float32),
+        "pre_logits.fc1.weight": np.random.default_rng(0).standard_normal((4096, 512, 7, 7), np.float32),
         "pre_logits.fc2.weight": np.ones((4096, 4096, 1, 1), np.float32),
         "head.fc.weight": np.ones((3, 4096), np.float32),
     }
@@ -179,7 +176,9 @@ def test_names_of_timm_and_convolutions_for_dense_layers_are_understood():
     found, missing, left = pytorch.matched("vgg16", wanted, weights)
     assert not missing
     assert left == ["pre_logits.fc2.weight", "head.fc.weight"]
-    assert found["params", "backbone", "classifier_0", "kernel"].shape == (25088, 4096)
+    kernel = found["params", "backbone", "classifier_0", "kernel"]
+    assert kernel.shape == (25088, 4096)  # the channels first, as PyTorch flattens maps
+    np.testing.assert_array_equal(kernel[49 * 3 + 7 * 2 + 5], weights["pre_logits.fc1.weight"][:, 3, 2, 5])
 
 
 def test_grey_images_take_the_sum_of_the_colours():
@@ -213,14 +212,66 @@ def test_what_are_no_weights_of_a_model_is_one_clear_error(tmp_path):
             models.from_torch("resnet8", path)
     experts = resnet8(experts=2)
     with pytest.raises(ValueError, match="PyTorch's resnet8 has no experts_0"):
-        models.to_torch("resnet8", experts)
+        models.to_torch("resnet8", {"params": experts["params"] | {"head": {}}})
+    with pytest.raises(ValueError, match="PyTorch's resnet8 has no head/kernel"):
+        models.to_torch("resnet8", resnet8(head="soft_triple"))
+    with pytest.raises(ValueError, match="PyTorch's resnet8 has a backbone and a head alone, got experts"):
+        models.from_torch("resnet8", weights, experts=2)
+    with pytest.raises(ValueError, match="there is no lenet of PyTorch's"):
+        models.from_torch("lenet", weights)
 
 
-def test_every_model_goes_there_and_back_by_shapes():
-    for name in models.names():
+def test_every_variable_has_a_name_of_its_own():
+    for name in set(models.names()) - {"lenet"}:
         options = {"stem": "cifar"} if models.takes(name, "stem") else {}
         model = models.create(name, 4, **options)
         images = jax.ShapeDtypeStruct((1, *zoo.entry(name).image), jnp.float32)
         shapes = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)
         names = {pytorch.torch_name(name, path) for path in traverse_util.flatten_dict(shapes)}
         assert len(names) == len(jax.tree.leaves(shapes)), name
+
+
+@pytest.mark.parametrize(
+    ("name", "num_classes", "options", "side"),
+    [
+        ("resnet8", 64, {}, 8),  # as many classes as features, so that no shape tells which axis is which
+        ("resnet8", 64, {"head": "cosine"}, 8),
+        ("resnet8", 10, {"head": "cosine"}, 8),
+        ("vit_small", 5, {"stem": "cifar"}, 16),
+        ("vit_small", 5, {}, 48),
+        pytest.param("googlenet", 5, {"auxiliary": True}, 32, marks=pytest.mark.slow),
+        pytest.param("densenet121", 5, {"stem": "cifar"}, 32, marks=pytest.mark.slow),
+    ],
+)
+def test_there_and_back_nothing_changes(name, num_classes, options, side, tmp_path):
+    model = models.create(name, num_classes, **options)
+    images = jnp.zeros((1, side, side, 3))
+    variables = dict(jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), images))
+    weights = models.to_torch(name, variables)
+    save_file(weights, tmp_path / "weights.safetensors")  # which orders tensors by name
+    for source in (weights, tmp_path / "weights.safetensors"):
+        again = models.from_torch(name, source, **options)
+        jax.tree.map(np.testing.assert_array_equal, again, variables)
+    if "head" not in options:
+        key = next(key for key in weights if key.startswith(zoo.entry(name).make.func.torch_head) and "weight" in key)
+        np.testing.assert_array_equal(weights[key], variables["params"]["head"]["kernel"].T)
+
+
+def test_positions_are_interpolated_for_images_of_another_size():
+    model = models.create("vit_small", 5, stem="cifar")
+    shapes = [
+        jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), jnp.zeros((1, side, side, 3)))
+        for side in (16, 32)
+    ]
+    rows, columns = np.mgrid[0:4, 0:4]
+    grid = (rows + 10.0 * columns).reshape(1, 16, 1) * np.ones(384)
+    tensors = {"pos_embed": np.concatenate([np.full((1, 1, 384), 7.0), grid], axis=1).astype(np.float32)}
+    found, _, _ = pytorch.matched("vit_small", shapes[1], tensors)
+    large = np.asarray(found["params", "backbone", "pos_embed"])
+    assert large.shape == (1, 65, 384)
+    np.testing.assert_array_equal(large[:, 0], 7.0)
+    inner = large[0, 1:, 0].reshape(8, 8)[2:6, 2:6]
+    np.testing.assert_allclose(np.diff(inner, axis=0), 0.5, atol=0.1)
+    np.testing.assert_allclose(np.diff(inner, axis=1), 5.0, atol=0.6)
+    same, _, _ = pytorch.matched("vit_small", shapes[0], tensors)
+    np.testing.assert_array_equal(same["params", "backbone", "pos_embed"], tensors["pos_embed"])

@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 from small_run import digits, saved_arrays
 
 from dsb_jax import models, training
-from dsb_jax.training import experiment, loop, pretrained
+from dsb_jax.training import experiment, loop, pretrained, stages
 
 FAST = {"model": "resnet8", "tensorboard": False, "sample_space": False, "epochs": 1, "learning_rate": 1e-9}
 
@@ -100,6 +100,51 @@ def test_what_does_not_fit_is_one_clear_error(weights, file, tmp_path):
     ):
         with pytest.raises(ValueError, match=answer):
             variables(source, **change)
+
+
+def test_what_is_reinitialized_takes_its_statistics_along(file):
+    found = variables(file, reinitialize="backbone/bn1/*")
+    assert "bn1" not in found["params"]["backbone"]
+    assert "bn1" not in found["batch_stats"]["backbone"]
+    assert variables(file, reinitialize="*") == {}
+    assert (
+        "layer1_1" not in variables(file, model="resnet20", reinitialize="backbone/layer*_[12]/*")["params"]["backbone"]
+    )
+
+
+def test_other_names_and_losses_without_a_bias_leave_the_last_layer_over(tmp_path):
+    model = models.create("bn_inception", 7, stem="cifar")
+    made = jax.jit(lambda key: model.init(key, jnp.zeros((1, 8, 8, 1)), train=False))(jax.random.key(5))
+    weights = models.to_torch("bn_inception", made)
+    weights = {key.replace("last_linear", "embedding"): value for key, value in weights.items()}
+    save_file(weights, tmp_path / "embedding.safetensors")
+    for arguments in ("objective=soft_triple", "objective=norm_softmax"):
+        found = variables(tmp_path / "embedding.safetensors", arguments, model="bn_inception", stem="cifar")
+        assert found["params"].keys() == {"backbone"}
+
+
+def test_classifiers_halfway_begin_anew_for_other_classes(tmp_path):
+    model = models.create("googlenet", 7, stem="cifar", auxiliary=True)
+    made = jax.jit(lambda key: model.init(key, jnp.zeros((1, 8, 8, 1)), train=False))(jax.random.key(5))
+    weights = models.to_torch("googlenet", made)
+    settings = {"model": "googlenet", "stem": "cifar", "auxiliary": True}
+    save_file(weights, tmp_path / "with.safetensors")
+    found = variables(tmp_path / "with.safetensors", **settings)["params"]["backbone"]["aux1"]
+    assert "fc1" in found
+    assert "fc2" not in found
+    save_file({k: v for k, v in weights.items() if not k.startswith("aux")}, tmp_path / "without.safetensors")
+    assert "aux1" not in variables(tmp_path / "without.safetensors", **settings)["params"]["backbone"]
+    with pytest.raises(ValueError, match="objective=paco does not: objective must be supervised or deconfound_tde"):
+        experiment.build(digits("objective=paco", **FAST | settings))
+
+
+def test_of_stages_only_the_first_begins_anew():
+    config = digits("stages=drw", reinitialize="backbone/conv1/*", epochs=10)
+    assert [stage.reinitialize for stage in stages.chain(config)] == ["backbone/conv1/*", "", ""]
+    config = digits("stages=crt", reinitialize="backbone/conv1/*", epochs=10)
+    chain = stages.chain(config)
+    assert [stage.reinitialize for stage in chain] == ["backbone/conv1/*", "head/*"]
+    assert [stage.reinitialize for stage in stages.chain(chain[-1])] == ["backbone/conv1/*", "head/*"]
 
 
 def test_of_stages_the_first_begins_with_them(file, tmp_path):

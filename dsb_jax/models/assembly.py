@@ -83,6 +83,7 @@ def create(
 def _experts(backbone, new_head, number, routers, name):
     validation.integer("experts", number, lowest=2)
     trunk, tail = _parts(backbone, "parts_of_experts", f"experts={number}", name)
+    tail = tail.clone(in_channels=None)  # it sees feature maps
     each = tuple(Classifier(backbone=tail.clone(), head=new_head()) for _ in range(number))
     return Experts(trunk, each, tuple(Router() for _ in each[1:]) if routers else ())
 
@@ -91,6 +92,7 @@ def _branches(backbone, new_head, number, name):
     if number != 2:
         raise ValueError(f"branches must be 2, got {number!r}")
     trunk, tail = _parts(backbone, "parts_of_branches", f"branches={number}", name)
+    tail = tail.clone(in_channels=None)
     return Branches(trunk, (tail.clone(), tail.clone()), new_head())
 
 

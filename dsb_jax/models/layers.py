@@ -26,7 +26,7 @@ class Backbone(nn.Module, kw_only=True):
     dtype: Any = jnp.float32
     in_channels: int | None = None
 
-    torch_head: ClassVar[str] = "fc"  # the last layer's name in PyTorch
+    torch_head: ClassVar[str | None] = "fc"  # the last layer's name in PyTorch; None where there is no such network
 
     @staticmethod
     def torch_name(path: tuple[str, ...]) -> str:
@@ -108,15 +108,14 @@ def batch_norm(train: bool, *, dtype: Any, name: str, epsilon: float = 1e-5, zer
     )
 
 
-def check_side(images: jax.Array, least: Mapping[str, int], stem: str, what: str) -> None:
-    """Raises ValueError if an image is smaller than a network with this ``stem`` can halve as often as it does."""
+def check_side(images: jax.Array, least: Mapping[str | None, int], stem: str | None, what: str) -> None:
+    """Raises ValueError if an image is smaller than what a network with this ``stem`` is for."""
     height, width = images.shape[1:3]
     if min(height, width) < least[stem]:
-        small = least["cifar"]
-        hint = f', or {small}x{small} with stem="cifar"' if stem == "imagenet" else ""
+        what += f' with stem="{stem}"' if stem is not None else ""
+        hint = f', or {least["cifar"]}x{least["cifar"]} with stem="cifar"' if stem == "imagenet" else ""
         raise ValueError(
-            f'{what} with stem="{stem}" needs images of at least {least[stem]}x{least[stem]} pixels{hint}, '
-            f"got {(height, width)}"
+            f"{what} needs images of at least {least[stem]}x{least[stem]} pixels{hint}, got {(height, width)}"
         )
 
 

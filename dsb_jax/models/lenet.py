@@ -1,9 +1,11 @@
 """A network of LeNet's size, for digits of 8x8 or 28x28 pixels."""
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax
 
-from dsb_jax.models.layers import Backbone
+from dsb_jax.models.layers import Backbone, check_side
 
 
 class LeNet(Backbone):
@@ -19,11 +21,14 @@ class LeNet(Backbone):
     start: int = 0
     stop: int = 3
 
+    torch_head: ClassVar[None] = None
+    least_sides: ClassVar[dict[None, int]] = {None: 4}
+
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
         del train  # No layer here depends on it.
-        if self.start == 0 and min(images.shape[1:3]) < 4:
-            raise ValueError(f"lenet needs images of at least 4x4 pixels, got {images.shape[1:3]}")
+        if self.start == 0:
+            check_side(images, self.least_sides, None, "lenet")
         he_normal = nn.initializers.he_normal()
         x = images
         for index, channels in list(enumerate((20, 50), start=1))[self.start : self.stop]:

@@ -1,6 +1,7 @@
 """PyTorch's weights as variables of the models here, and back: under the names of torchvision and timm."""
 
 import functools
+import math
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -58,8 +59,11 @@ def from_torch(
       True
     """
     tensors = read(weights) if isinstance(weights, str | os.PathLike) else weights
+    _require_reference(name)
+    if parts := {"experts", "branches", "projection"} & options.keys():
+        raise ValueError(f"PyTorch's {name} has a backbone and a head alone, got {', '.join(sorted(parts))}")
     if num_classes is None:
-        num_classes = _classes(name, tensors, options.get("head"))
+        num_classes = _classes(name, tensors)
     model = assembly.create(name, num_classes, **options)
     found, missing, left = matched(name, _structure(model, name, tensors), tensors)
     wrong = [*missing.values(), *no_part(left, missing)]
@@ -74,21 +78,25 @@ def to_torch(name: str, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
     Args:
       name: One of :func:`dsb_jax.models.names`.
-      variables: ``params`` and ``batch_stats`` of a model without experts, branches and projection.
+      variables: ``params`` and ``batch_stats`` of a model without experts, branches and projection. A last layer
+        without bias is as in Cao et al.'s code, ``[dim, classes]``, others are ``[classes, dim]``.
 
     Returns:
       Arrays by PyTorch's names, with the counters of batch normalisation at 0.
 
     Raises:
-      ValueError: on an unknown name, or variables of such parts.
+      ValueError: on an unknown name, or one that PyTorch has no model for, or variables of such parts.
     """
-    zoo.entry(name)
-    state = {}
+    _require_reference(name)
+    state, normed = {}, "bias" not in variables["params"][HEAD]
     for path, leaf in flax.traverse_util.flatten_dict(dict(variables)).items():
-        if path[1] not in (BACKBONE, HEAD):
-            raise ValueError(f"PyTorch's {name} has no {path[1]}: what has goes there is a backbone and a head alone")
-        key = torch_name(name, path)
-        state[key] = np.ascontiguousarray(_swapped(np.asarray(leaf), path))  # files of safetensors need it so
+        plain = path[-1] in ("kernel", "bias") and leaf.ndim < 3
+        if path[1] != BACKBONE and not (path[1] == HEAD and plain):
+            raise ValueError(f"PyTorch's {name} has no {'/'.join(path[1:])}: it has a backbone and a plain last layer")
+        key, array = torch_name(name, path), np.asarray(leaf)
+        if path[-1] == "kernel" and not (path[1] == HEAD and normed):
+            array = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
+        state[key] = np.ascontiguousarray(array)  # files of safetensors need it so
         if path[-1] == "mean":
             state[key.removesuffix("running_mean") + _COUNTER] = np.zeros((), np.int64)
     return state
@@ -144,7 +152,8 @@ def matched(
     found, missing, used = {}, {}, set()
     for path, leaf in flax.traverse_util.flatten_dict(dict(wanted)).items():
         key = _present(torch_name(name, path), tensors)
-        value = _as_ours(_array(tensors[key]), path, leaf.shape) if key in tensors else None
+        normed = path[1] == HEAD and f"{key.rpartition('.')[0]}.bias" not in tensors
+        value = _as_ours(_array(tensors[key]), path, leaf.shape, normed) if key in tensors else None
         if value is None:
             there = list(np.shape(tensors[key])) if key in tensors else "none"
             missing[path] = f"{key}: {there}, wanted for {list(leaf.shape)}"
@@ -162,19 +171,34 @@ def no_part(left: Iterable[str], missing: Mapping[Any, str]) -> list[str]:
 
 
 def _structure(model, name, tensors):
-    """Of images of the published size, with as many channels as the first convolution takes."""
+    """Of images as the weights are for: of as many channels as the first convolution has, and ViT's positions."""
     height, width, channels = zoo.entry(name).image
-    convolutions = (np.shape(tensor) for tensor in tensors.values() if np.ndim(tensor) == 4)
-    channels = model.backbone.in_channels or next(convolutions, (0, channels))[1]
-    images = jax.ShapeDtypeStruct((1, height, width, channels), jnp.float32)
-    return jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)
+
+    def of(*image):
+        images = jax.ShapeDtypeStruct((1, *image), jnp.float32)
+        return jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)
+
+    if "pos_embed" in tensors:
+        stem = model.backbone.stem
+        height = width = model.backbone.least_sides[stem] * math.isqrt(np.shape(tensors["pos_embed"])[1] - 1)
+    if model.backbone.in_channels is not None:
+        return of(height, width, model.backbone.in_channels)
+    kernels = flax.traverse_util.flatten_dict(of(height, width, channels)["params"]).items()
+    first = next(path for path, leaf in kernels if len(leaf.shape) == 4 and leaf.shape[2] == channels)
+    key = torch_name(name, ("params", *first))
+    return of(height, width, np.shape(tensors[key])[1] if key in tensors else channels)
 
 
-def _classes(name, tensors, head):
+def _require_reference(name):
+    if zoo.entry(name).make.func.torch_head is None:
+        raise ValueError(f"there is no {name} of PyTorch's that its weights could be those of")
+
+
+def _classes(name, tensors):
     key = _present(f"{zoo.entry(name).make.func.torch_head}.weight", tensors)
     if key not in tensors:
         raise ValueError(f"these are no weights of a {name}: there is no {key} among {len(tensors)} tensors")
-    return np.shape(tensors[key])[-1 if head == "cosine" else 0]
+    return np.shape(tensors[key])[0 if f"{key.rpartition('.')[0]}.bias" in tensors else -1]
 
 
 def _present(key, tensors):
@@ -189,24 +213,29 @@ def _array(tensor):
     return tensor.detach().cpu().float().numpy() if hasattr(tensor, "detach") else np.asarray(tensor)
 
 
-def _swapped(array, path):
-    """Between the axes of PyTorch and those here, either way: its convolutions are [out, in, height, width]."""
-    if path[-1] != "kernel":
-        return array
-    return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
-
-
-def _as_ours(array, path, shape):
-    """None if it does not fit."""
+def _as_ours(array, path, shape, normed):
+    """None if it does not fit. A last layer that is ``normed``, without bias, is [in, out] in PyTorch too."""
+    if path[-1] == "pos_embed" and array.shape[0::2] == tuple(shape)[0::2]:
+        return _positions(array, shape[1])
     if path[-1] != "kernel":
         return array if array.shape == tuple(shape) else None
     if len(shape) == 2:
         array = array.reshape(len(array), -1)  # timm has some of these as convolutions
-        if array.shape == tuple(shape) and path[1] == HEAD:  # cosine layers are [in, out] there
-            return array
-        array = array.T
+        array = array if normed else array.T
     elif array.ndim == 4:
         array = array.transpose(2, 3, 1, 0)
         if shape[2] == 1 and array.shape[2] == 3:  # grey is as much of red, green and blue
             array = array.sum(axis=2, keepdims=True)
     return array if array.shape == tuple(shape) else None
+
+
+def _positions(array, tokens):
+    """Those of a square of patches, for a square of another size; the first is the class token's."""
+    sides = [math.isqrt(number - 1) for number in (array.shape[1], tokens)]
+    if [1 + side**2 for side in sides] != [array.shape[1], tokens]:
+        return None
+    if sides[0] == sides[1]:
+        return array
+    grid = array[:, 1:].reshape(1, sides[0], sides[0], -1)
+    grid = jax.image.resize(grid, (1, sides[1], sides[1], grid.shape[-1]), "cubic")
+    return np.concatenate([array[:, :1], np.asarray(grid).reshape(1, tokens - 1, -1)], axis=1)

@@ -31,6 +31,7 @@ class ResNetCifar(layers.NormalizedBackbone):
     stop: int | None = None
 
     torch_head: ClassVar[str] = "linear"
+    least_sides: ClassVar[dict[None, int]] = {None: 4}
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
@@ -38,6 +39,7 @@ class ResNetCifar(layers.NormalizedBackbone):
         norm, make = self.norm(train), self.kept(layers.BasicBlock)
         x = images
         if self.start == 0:
+            layers.check_side(images, self.least_sides, None, "a small ResNet")
             x = nn.relu(norm(name="bn1")(conv(16, name="conv1")(x)))
         blocks = [(stage, block) for stage in (1, 2, 3) for block in range(self.blocks_per_stage)]
         for stage, block in blocks[self.start : self.stop]:

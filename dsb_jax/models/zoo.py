@@ -140,6 +140,9 @@ def backbone(
         if not takes(name, key):
             able = ", ".join(other for other in names() if takes(other, key))
             raise ValueError(f"{key} belongs to {able}, got {key}={value!r} with {name}")
+    for key in given.keys() - {"stem"}:
+        if given[key] is not True:
+            raise ValueError(f"{key} must be True or False, got {given[key]!r}")
     if given.get("stem", "cifar") not in STEMS:
         raise validation.unknown_name("stem", given["stem"], STEMS)
     if in_channels is not None:

@@ -31,6 +31,7 @@ _DATA = ("prepared", "synthetic")
 _DSB_START_EPOCH = 5  # n of the paper …
 _DSB_FILL_EPOCHS = 1  # … where features are not random at first, the pool only has to be filled with them
 _POOL_DTYPES = ("float32", "bfloat16", "float16")
+_WITH_AUXILIARY = ("supervised", "deconfound_tde")
 _HEADS_WITH_SCALE = ("cosine", "soft_triple")
 
 
@@ -409,6 +410,11 @@ def _model(config, num_classes):
         raise validation.unknown_name("stem", config.stem, models.STEMS)
     # A config of small images says "cifar" whatever its model is, and not all have more than one stem.
     options = {"stem": config.stem} if config.stem is not None and models.takes(config.model, "stem") else {}
+    if config.auxiliary and config.objective.split("+")[-1] not in _WITH_AUXILIARY:
+        raise ValueError(
+            f"auxiliary=True adds the loss of classifiers halfway, which objective={config.objective} does not: "
+            f"objective must be {' or '.join(_WITH_AUXILIARY)}, or auxiliary False"
+        )
     options |= {name: config[name] for name in ("zero_init", "frozen_norm", "remat", "auxiliary")}
     options |= {"head_options": building.head_options(config, head)} | needed
     with section(config, config.objective.split("+")[-1], building.HEAD_SECTIONS.get(head, head)):

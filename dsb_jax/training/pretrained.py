@@ -18,8 +18,8 @@ _SHOWN = 6
 def variables(config: ConfigDict, shapes: dict[str, Any]) -> dict[str, Any]:
     """What of a model's variables is in the file ``config.init_from``, under the names of torchvision or timm.
 
-    The last layer begins anew where it has other classes or another form, and so does what ``config.reinitialize``
-    names and a projection. What was loaded, begins anew or is left over goes to the log.
+    The last layer, and others of classes halfway, begin anew where they have other classes or another form, and so do
+    what ``config.reinitialize`` names and a projection. What was loaded, begins anew or is left over goes to the log.
 
     Args:
       config: the run's settings.
@@ -42,22 +42,31 @@ def variables(config: ConfigDict, shapes: dict[str, Any]) -> dict[str, Any]:
     wanted = {name: dict(tree) for name, tree in shapes.items() if name in ("params", "batch_stats")}
     wanted["params"].pop("projection", None)
     found, missing, left = pytorch.matched(config.model, wanted, tensors)
-    anew = parameters.chosen(config.reinitialize, parameters.flat(shapes["params"]))
+    anew = {path for tree in wanted.values() for path in parameters.chosen(config.reinitialize, parameters.flat(tree))}
     found = {path: value for path, value in found.items() if "/".join(path[1:]) not in anew}
     of_head = zoo.entry(config.model).make.func.torch_head
-    wrong = [text for path, text in missing.items() if path[1] == models.BACKBONE and "/".join(path[1:]) not in anew]
-    wrong += pytorch.no_part((key for key in left if not key.startswith(of_head)), missing)
+    wrong = [text for path, text in missing.items() if not _of_classes(path) and "/".join(path[1:]) not in anew]
+    others = [key for key in left if pytorch.torchvision_name(key).rpartition(".")[0] != of_head]
+    wrong += pytorch.no_part(others, missing)
     if wrong:
         more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
         raise ValueError(
-            f"init_from={config.init_from} holds no weights of model={config.model} ({'; '.join(wrong[:_SHOWN])}{more})"
+            f"init_from={config.init_from} holds no weights of model={config.model} "
+            f"({'; '.join(wrong[:_SHOWN])}{more}); reinitialize names what is to begin anew, as "
+            "reinitialize=backbone/conv1/* under another stem"
         )
     _report(config.init_from, found, shapes, left)
     return flax.traverse_util.unflatten_dict(found)
 
 
+def _of_classes(path):
+    """Whether a variable is of a classifier, of which there may be others halfway."""
+    return path[1] != models.BACKBONE or path[2] in ("aux1", "aux2")
+
+
 def _report(source, found, shapes, left):
-    loaded = {"/".join(path[1:]) for path in found if path[0] == "params"}
-    anew = [path for path in parameters.flat(shapes["params"]) if path not in loaded]
+    everything = [path for name in ("params", "batch_stats") for path in parameters.flat(shapes.get(name, {}))]
+    loaded = {"/".join(path[1:]) for path in found}
+    anew = [path for path in everything if path not in loaded]
     text = "init_from=%s: %d tensors loaded; initialised anew: %s; left over: %s"
     _logger.info(text, source, len(found), ", ".join(anew) or "none", ", ".join(left) or "none")

@@ -135,6 +135,9 @@ def chain(config: ConfigDict) -> list[ConfigDict]:
     made, keys = [], set()
     for number, arguments in enumerate(stages, start=1):
         stage = copy.deepcopy(config)  # with the types of what is not set
+        if config.reinitialize and number > 1:  # it is of what the first stage begins with
+            stage.reinitialize = ""
+            keys.add("reinitialize")
         try:
             for pair in filter(None, split(arguments, ",")):
                 keys.add(_apply(stage, pair, config))
