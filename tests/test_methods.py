@@ -113,10 +113,9 @@ def run(program, state, steps):
     return state, losses, weights
 
 
-def falls(losses, again):
-    """Whether losses do, or the one of the first batch has by the end: more terms may have come into force by then."""
-    _, (at_last,), _ = again
-    return at_last < losses[0] or np.mean(losses[-4:]) < np.mean(losses[:4])
+def evaluated(program, state):
+    """The mean loss of the test images, which no class weight and no state of an objective changes."""
+    return float(np.mean(program.test(state, lambda: None)["loss"]))
 
 
 # Those that compute as another one does, but for parts that have tests of their own.
@@ -142,8 +141,9 @@ ALIKE += (
 def test_a_method_trains_plain_and_balanced_and_goes_on_where_it_was(method, earlier, tmp_path):
     config, plain, _ = made(METHODS[method], "uniform", earlier)
     assert methods.name(config) == method
+    untrained = evaluated(plain, plain.initial)
     trained, unweighted, _ = run(plain, plain.initial, range(STEPS))
-    assert falls(unweighted, run(plain, trained, range(1)))
+    assert evaluated(plain, trained) < untrained
 
     config, balanced, traces = made(METHODS[method], "dsb", earlier)
     assert methods.name(config) == f"DSB-{method}"
@@ -155,7 +155,7 @@ def test_a_method_trains_plain_and_balanced_and_goes_on_where_it_was(method, ear
     np.testing.assert_allclose(values[:START], unweighted[:START], rtol=1e-4)
     assert np.ptp(weights[START]) > 0.1
     assert abs(values[START] - unweighted[START]) > 1e-4 * unweighted[START]
-    assert falls(values, run(balanced, state, range(1)))
+    assert evaluated(balanced, state) < untrained
 
 
 @pytest.mark.parametrize(
@@ -164,11 +164,12 @@ def test_a_method_trains_plain_and_balanced_and_goes_on_where_it_was(method, ear
 def test_a_method_trains_with_another_balancer(method, earlier, tmp_path):
     config, program, traces = made(*WITH_OTHER_BALANCERS[method], earlier)
     assert methods.name(config) == method
-    values, weights, state = restored_on_the_way(program, tmp_path)
+    untrained = evaluated(program, program.initial)
+    _, weights, state = restored_on_the_way(program, tmp_path)
     assert len(traces) == 1
     np.testing.assert_array_equal(weights[:START], 1.0)
     assert np.ptp(weights[START]) > 0.01
-    assert falls(values, run(program, state, range(1)))
+    assert evaluated(program, state) < untrained
 
 
 def restored_on_the_way(program, folder):
@@ -242,7 +243,7 @@ SETTINGS = {
     "ride.temperature": ("ride", "temperature", 2.0),
     "ride.distillation": ("ride", "distillation", 0.5),
     "ride.distillation_temperature": ("ride", "distillation_temperature", 2.0),
-    "ride_routing.positive_weight": ("ride_routing", "positive_weight", 20.0),
+    "ride_routing.positive_weight": ("ride_routing,trainable=routers*", "positive_weight", 20.0),
     "ifl.center_learning_rate": ("ifl", "learning_rate", 0.1),
     "paco.momentum": ("paco,paco.queue_size=64", "momentum", 0.9),
     "mbj.weight": ("mbj", "weight", 0.3),

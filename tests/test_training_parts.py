@@ -197,7 +197,11 @@ def test_shares_of_a_run_fall_from_epoch_to_epoch():
     [
         ("objective=bbn", "DSB-BBN"),
         ("objective=ride,loss=ldam,balancer=class_balanced", "CB-RIDE"),
-        ("objective=ride_routing,balancer=uniform", "RIDE-EA"),
+        ("objective=ride_routing,loss=ldam,balancer=uniform", "RIDE-EA"),
+        ("objective=ride", "DSB-RIDE+CE"),
+        ("objective=mbj+ride", "DSB-MBJ+RIDE+CE"),
+        ("objective=bbn,loss=ldam", "DSB-BBN+LDAM"),
+        ("objective=ifl+bbn", "DSB-BBN+IFL"),
     ],
 )
 def test_names_are_those_of_the_field(arguments, name):

@@ -69,7 +69,7 @@ def test_a_run_begins_with_them_and_balances_after_one_epoch(weights, file, tmp_
     monkeypatch.setattr(
         experiment.balancers, "start_at", lambda step, balancer: seen.append(step) or start_at(step, balancer)
     )
-    training.train(digits(init_from=str(file), weight_decay=0.0, **FAST), tmp_path / "run")
+    training.train(digits(init_from=str(file), weight_decay=0.0, **FAST | {"epochs": 2}), tmp_path / "run")
     assert seen == [8]  # ⌈453/64⌉
     kernel = saved_arrays(tmp_path / "run")["params/backbone/layer3_0/conv1/kernel"]
     np.testing.assert_allclose(kernel, weights["layer3.0.conv1.weight"].transpose(2, 3, 1, 0), atol=1e-6)

@@ -9,8 +9,9 @@ import pytest
 from small_run import digits, saved_arrays
 
 from dsb_jax import training
-from dsb_jax.training import earlier_runs, loop, methods, stages
+from dsb_jax.training import earlier_runs, experiment, loop, methods, stages
 from dsb_jax.training.config import base_config, with_arguments
+from dsb_jax.training.earlier_runs import EarlierRun
 
 FAST = {"tensorboard": False, "sample_space": False, "epochs": 1, "log_every": 4, "compilation_cache": None}
 
@@ -238,3 +239,37 @@ def test_a_whole_chain_is_checked_before_its_first_stage_runs(tmp_path):
         with pytest.raises(ValueError, match=answer):
             training.train(digits(**FAST | change), tmp_path / "run")
         assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("stages=ride,objective=mbj+ride", r"objective of their own, ride and ride_routing: .* got 'mbj\+ride'"),
+        (
+            "stages=dive,loss=ldam",
+            "loss of their own, balanced_softmax and balanced_softmax: loss must be left",
+        ),
+    ],
+)
+def test_what_no_stage_would_have_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        stages.chain(digits(arguments))
+    assert stages.chain(digits("stages=ride,loss=ldam"))[1].loss == "ldam"
+    assert stages.chain(digits("stages=crt,objective=ifl,loss=ldam"))[0].objective == "ifl"
+
+
+def test_routers_begin_anew_and_the_teacher_of_experts_is_not_theirs():
+    first, second = stages.chain(digits("stages=ride,loss=ldam,teacher=runs/large"))
+    assert (first.teacher, second.teacher) == ("runs/large", None)
+    assert (second.reinitialize, second.trainable) == ("routers*", "routers*")
+
+
+def test_in_a_stage_of_one_epoch_half_of_it_fills_the_pool(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(experiment.balancers, "start_at", lambda step, balancer: seen.append(step) or balancer)
+    chain = stages.chain(digits("stages=drw,epochs=10"))
+    before = EarlierRun(tmp_path, chain[0])
+    for stage in chain[1:]:
+        assert stage.epochs == 1
+        experiment.build(stage, before=before)
+    assert seen == [4, 4]  # ⌈453/64/2⌉

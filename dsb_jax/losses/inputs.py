@@ -99,8 +99,8 @@ def _positive(counts: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
     if (wrong := ~(np.isfinite(counts) & (counts > 0))).any():  # the loss would be infinite or NaN
         where = np.argmax(wrong)
         raise ValueError(
-            f"counts must be finite and positive, one per class, got {counts[where]} for class {where}; a loss that is "
-            "not of counts, as loss=cross_entropy, takes classes without samples"
+            f"counts must be finite and positive, one per class, got {counts[where]} for class {where}; classes "
+            "without samples need a loss and an objective that are not of counts, as cross_entropy and supervised"
         )
     return counts.astype(np.float64)
 

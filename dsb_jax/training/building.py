@@ -48,15 +48,16 @@ class Method(NamedTuple):
 
     Attributes:
       build: ``(config, context) -> Objective``; of one that extends another, with that one as a third argument.
-      label: in the name of a run, with ``{loss}`` for the loss's or, of one that extends, ``{inner}`` for the other's;
-        a ``"+CE"`` that it comes to end with is left out.
+      label: in the name of a run, with ``{loss}`` for the loss's or, of one that extends, ``{inner}`` for the other's.
       has_loss: whether it brings a loss of its own.
+      usual: the loss that goes without saying where the label ends with it behind a plus.
       model: ``config -> `` what it needs of the model, options of :func:`dsb_jax.models.create`.
     """
 
     build: Callable[..., Objective]
     label: str
     has_loss: bool = False
+    usual: str = "CE"
     model: Callable[[ConfigDict], Mapping[str, Any]] = lambda config: {}
 
 
@@ -98,7 +99,9 @@ def _supervised(config, context):
 
 
 def _bbn(config, context):
-    divisor = config.bbn.divisor if config.bbn.divisor is not None else objectives.bbn.published_divisor(config.epochs)
+    divisor = config.bbn.divisor
+    if divisor is None:
+        divisor = objectives.bbn.published_divisor(max(config.epochs, 1))  # of none where it is evaluated only
     starts = [context.first_step(epoch) for epoch in range(1, config.epochs)]
     return objectives.BBN(_supervised(config, context), objectives.bbn.parabolic(divisor, starts))
 
@@ -107,6 +110,7 @@ def _ride(config, context):
     reweight_epoch = config.ride.reweight_epoch
     if reweight_epoch is None:
         reweight_epoch = 0.8 * config.epochs
+    validation.at_least("reweight_epoch", reweight_epoch, 0)
     return objectives.Ride(
         _supervised(config, context),
         diversity=config.ride.diversity,
@@ -121,6 +125,12 @@ def _ride(config, context):
 
 
 def _ride_routing(config, context):
+    """The routers alone: what else decays would no longer be the experts that they were trained for."""
+    if not config.trainable.split() or not all(glob.startswith("routers") for glob in config.trainable.split()):
+        raise ValueError(
+            "objective 'ride_routing' leaves the experts as they are: trainable must be 'routers*', "
+            f"got {config.trainable!r}"
+        )
     return objectives.RideRouting(_supervised(config, context), positive_weight=config.ride_routing.positive_weight)
 
 
@@ -305,7 +315,7 @@ _COSINES = {"head": "cosine", "head_scale": 1.0}
 _ON_COSINES = ("domain_balancing", "norm_softmax", "soft_triple")
 OBJECTIVES = {
     "balms": Method(_balms, "BALMS", has_loss=True),
-    "bbn": Method(_bbn, "BBN", model=lambda config: {"branches": 2}),
+    "bbn": Method(_bbn, "BBN+{loss}", model=lambda config: {"branches": 2}),
     "deconfound_tde": Method(_deconfound_tde, "TDE+{loss}", model=lambda config: {"head": "causal"}),
     "dive": Method(_dive, "DIVE-{loss}"),
     "domain_balancing": Method(_domain_balancing, "DomB", has_loss=True, model=lambda config: _COSINES),
@@ -314,10 +324,16 @@ OBJECTIVES = {
     "norm_softmax": Method(_norm_softmax, "NSM", has_loss=True, model=lambda config: _COSINES),
     "paco": Method(_paco, "PaCo", has_loss=True, model=lambda config: _projection(config.paco, layers=2)),
     "ride": Method(
-        _ride, "RIDE", model=lambda config: {"experts": config.ride.experts, "routers": config.ride.routers}
+        _ride,
+        "RIDE+{loss}",
+        usual="LDAM",
+        model=lambda config: {"experts": config.ride.experts, "routers": config.ride.routers},
     ),
     "ride_routing": Method(
-        _ride_routing, "RIDE-EA", model=lambda config: {"experts": config.ride.experts, "routers": True}
+        _ride_routing,
+        "RIDE-EA+{loss}",
+        usual="LDAM",
+        model=lambda config: {"experts": config.ride.experts, "routers": True},
     ),
     "soft_triple": Method(
         _soft_triple, "ST", has_loss=True, model=lambda config: {"head": "soft_triple", "head_scale": 1.0}

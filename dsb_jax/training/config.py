@@ -157,8 +157,8 @@ def base_config() -> ConfigDict:
     # dsb | uniform | inverse_frequency | inverse_sqrt_frequency | class_balanced | effective_number, the same |
     # class_difficulty | loce | domain_frequency
     config.balancer = "dsb"
-    # Epochs with weight 1 before it acts: for dsb 5, or 1 with the features of an initial run, which only have to fill
-    # the pool; else 0.
+    # Epochs with weight 1 before it acts: for dsb 5, or 1 with the features of an initial run or file, which only have
+    # to fill the pool, and half of a run of one; else 0.
     config.start_epoch = config_dict.placeholder(int)
     config.dsb = ConfigDict()
     config.dsb.alpha = config_dict.placeholder(float)  # 2 where long_tail makes a tail, else 1

@@ -452,9 +452,10 @@ def _balancer(config, counts, alpha, objective, model, image_shape, mesh, inheri
         balancer = _balancer_of_any_step(config, counts, alpha, objective, model, image_shape, mesh)
     start = config.start_epoch
     if start is None:
-        start = 0 if config.balancer != "dsb" else _DSB_FILL_EPOCHS if inherits else _DSB_START_EPOCH
+        fill = min(_DSB_FILL_EPOCHS, config.epochs / 2)  # of a short stage the other half
+        start = 0 if config.balancer != "dsb" else fill if inherits else _DSB_START_EPOCH
     if start >= config.epochs > 0:
-        text = "balancer=%s never acts: start_epoch=%d is not before the end, epoch %d; all weights are 1"
+        text = "balancer=%s never acts: start_epoch=%g is not before the end, epoch %d; all weights are 1"
         _logger.warning(text, config.balancer, start, config.epochs)
     # The first step whose examples all belong to the epoch after: a batch may straddle two.
     balancer = balancers.start_at(math.ceil(start * int(counts.sum()) / config.batch_size), balancer)

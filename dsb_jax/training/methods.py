@@ -55,9 +55,11 @@ def name(config: ConfigDict) -> str:
     if config.balancer not in _BALANCER_NAMES:
         raise validation.unknown_name("balancer", config.balancer, _BALANCER_NAMES)
     base, *extensions = _parts(config)
-    label = building.OBJECTIVES[base].label.format(loss=_LOSS_NAMES[config.loss]).removesuffix("+CE")
+    method = building.OBJECTIVES[base]
+    label = method.label.format(loss=_LOSS_NAMES[config.loss]).removesuffix(f"+{method.usual}")
     for extension in extensions:
-        label = building.EXTENSIONS[extension].label.format(inner=label).removesuffix("+CE")
+        extended = building.EXTENSIONS[extension].label.format(inner=label)
+        label = extended.removesuffix("+CE") if label == "CE" else extended
     without_interference = config.balancer == "dsb" and not config.dsb.interclass
     return _BALANCER_NAMES[config.balancer] + of_stages.format(label) + ("-1" if without_interference else "")
 

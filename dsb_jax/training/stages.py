@@ -80,8 +80,9 @@ _LISTS = {
         "{}",
         (
             "objective=ride,ride.routers=True",
-            "epochs=5,objective=ride_routing,sampler=class_balanced,trainable=routers*,schedule=cosine,warmup_epochs=0,"
-            "learning_rate=10%",
+            # Anew: without a gradient in stage 1, they have only decayed there.
+            "epochs=5,objective=ride_routing,sampler=class_balanced,trainable=routers*,reinitialize=routers*,"
+            "schedule=cosine,warmup_epochs=0,learning_rate=10%,teacher=None",
         ),
     ),
     # Ren et al., Balanced Meta-Softmax, 2020: the classifier with balanced softmax, without and with its sampler, at
@@ -132,6 +133,7 @@ def chain(config: ConfigDict) -> list[ConfigDict]:
     if not config.stages:
         return [config]
     label, stages = _parsed(config.stages)
+    _check_own(config, stages)
     made, keys = [], set()
     for number, arguments in enumerate(stages, start=1):
         stage = copy.deepcopy(config)  # with the types of what is not set
@@ -181,6 +183,20 @@ def _parsed(text):
         stages = [",".join(filter(None, parts)) for parts in zip(known.stages, others, strict=True)]
         given = given or known.label
     return given if "{}" in given else f"{given}-{{}}", stages
+
+
+def _check_own(config, stages):
+    """Raises ValueError for an objective or loss of the config's that no stage would have."""
+    defaults = base_config()
+    for key in ("objective", "loss"):
+        of_stages = [
+            pair.partition("=")[2] for stage in stages for pair in split(stage, ",") if pair.startswith(f"{key}=")
+        ]
+        if len(of_stages) >= len(stages) and config[key] not in (defaults[key], *of_stages):
+            raise ValueError(
+                f"all stages of stages={config.stages} have an {key} of their own, {' and '.join(of_stages)}: "
+                f"{key} must be left out, got {config[key]!r}"
+            )
 
 
 def _apply(stage, pair, config):
