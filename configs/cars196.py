@@ -7,10 +7,11 @@ Sec. 5.3 and Appendix D.5: Adam, batches of 32, 50 epochs, flips and crops to 22
 of the classes, whose rate is 0.01 there and the same here. Crops are out of images whose shorter side has 256 pixels.
 
 This is not yet the paper's experiment, which is one of retrieval: the first 98 classes train and the others are
-searched. Here are all 196 classes in the published split. The paper's BN-Inception, which is not among the models, is a
-ResNet-50; its embedding in 64 or 512 dimensions the network's own 2,048, without NormSoftmax's normalisation of layers;
-batches are not balanced and batch statistics not frozen, as they are in the published codes; and its weights, of
-ImageNet, are random, for which ``learning_rate=0.001,adam_epsilon=1e-8`` is nearer to what is usual.
+searched. Here are all 196 classes in the published split. The paper's BN-Inception is a ResNet-50;
+its embedding in 64 or 512 dimensions the network's own 2,048, without NormSoftmax's normalisation of layers; batches
+are not balanced; and its weights, of ImageNet, are random, for which ``learning_rate=0.001,adam_epsilon=1e-8`` is
+nearer to what is usual. With a file of such weights, ``model=bn_inception,init_from=FILE.safetensors,frozen_norm=True``
+is nearer to the published codes, which freeze batch statistics.
 
 To prepare are 2 GB:
 

@@ -14,8 +14,9 @@ The archive has 170 MB:
   python -m dsb_jax.main --config=configs/cifar100_table3.py
   python -m dsb_jax.main --config=configs/cifar100_table3.py:balancer=uniform
 
-Of the networks in the table, ResNet-18, 34 and 50 are among the models; VGG16, BN-Inception, DenseNet-201, SE-ResNet-50
-and ResNeXt-101 are not.
+The networks of the table are ``model=resnet18``, ``resnet34``, ``resnet50``, ``vgg16``, ``bn_inception``,
+``densenet201``, ``seresnet50`` and ``resnext101_32x4d``. All have the stem for small images; the paper does not say how
+they begin.
 
 Made for a GPU.
 """

@@ -17,8 +17,8 @@ dataset, and pixels that mean nothing:
   python -m dsb_jax.main --config=configs/imagenet2012.py:balancer=uniform
   python -m dsb_jax.main --config=configs/imagenet2012.py:model=resnet50 --workdir=runs/imagenet2012/resnet50-seed0
 
-Of the networks in the table, ResNet-18, 34 and 50 are among the models; VGG16, BN-Inception, DenseNet-201, SE-ResNet-50
-and ResNeXt-101 are not. Figure 19 has the accuracies of three thirds of the classes by semantic scale; the results have
+The networks of the table are ``model=resnet18``, ``resnet34``, ``resnet50``, ``vgg16``, ``bn_inception``,
+``densenet201``, ``seresnet50`` and ``resnext101_32x4d``. Figure 19 has the accuracies of three thirds of the classes by semantic scale; the results have
 scale and accuracy of every class.
 
 Made for a GPU. ``dtype=bfloat16`` is faster there, and ``accumulate=4`` is for one that a batch does not fit.

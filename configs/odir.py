@@ -16,7 +16,7 @@ prepare are 1.6 GB:
   python -m dsb_jax.main --config=configs/odir.py:loss=balanced_softmax
 
 Figure 11 has CE, BS, Focal and LDAM, alone (``balancer=uniform``) and with DSB. Figure 12 is of OIA-ODIR-B, 103 eyes of
-each class, and of ResNet-50 and 18 besides VGG-16 and SE-ResNet-50, which are not among the models:
+each class, and of ``model=resnet50``, ``resnet18``, ``vgg16`` and ``seresnet50``:
 
   python -m dsb_jax.main --config=configs/odir.py:protocol=balanced --workdir=runs/odir_b/dsb-ce-seed0
 

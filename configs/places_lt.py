@@ -2,7 +2,7 @@
 
 The recipe is that of ``configs/imagenet_lt.py``, from random weights, with a ResNet-50. The literature fine-tunes a
 ResNet-152 that has learnt ImageNet (Liu et al., 2019: 30 epochs, batches of 128, rate 0.1 in the last layer and 0.001
-below, a tenth of it after every 10), which is not among the models, nor are such weights.
+below, a tenth of it after every 10): ``model=resnet152,init_from=FILE.safetensors``, with one rate for all.
 
 The small images of Places365 have 27 GB, of which 1.6 are prepared:
 

@@ -12,7 +12,7 @@ To prepare are 0.4 GB:
   python -m dsb_jax.main --config=configs/resisc45.py
   python -m dsb_jax.main --config=configs/resisc45.py:balancer=uniform
 
-Of the networks, VGG-16 and GoogLeNet are not among the models.
+Of the networks, VGG-16 and GoogLeNet are ``model=vgg16`` and ``model=googlenet``.
 
 Made for a GPU.
 """

@@ -244,10 +244,10 @@ def test_a_whole_chain_is_checked_before_its_first_stage_runs(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("stages=ride,objective=mbj+ride", r"objective of their own, ride and ride_routing: .* got 'mbj\+ride'"),
+        ("stages=ride,objective=mbj+ride", r"set objective themselves, to ride and ride_routing: .* got 'mbj\+ride'"),
         (
             "stages=dive,loss=ldam",
-            "loss of their own, balanced_softmax and balanced_softmax: loss must be left",
+            "set loss themselves, to balanced_softmax and balanced_softmax: loss must be",
         ),
     ],
 )

@@ -87,7 +87,7 @@ def base_config() -> ConfigDict:
     config.examples_per_class = 4  # of class_aware, one after the other
 
     config.model = "resnet8"
-    config.stem = config_dict.placeholder(str)  # of resnet18 to resnext50: cifar | imagenet
+    config.stem = config_dict.placeholder(str)  # of models that have both: cifar | imagenet
     config.zero_init = False  # residual blocks begin as their shortcuts
     config.frozen_norm = False  # batch normalisation goes by its running statistics in training too
     config.remat = False  # the backward pass computes the inside of blocks again, for memory

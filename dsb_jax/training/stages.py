@@ -194,7 +194,7 @@ def _check_own(config, stages):
         ]
         if len(of_stages) >= len(stages) and config[key] not in (defaults[key], *of_stages):
             raise ValueError(
-                f"all stages of stages={config.stages} have an {key} of their own, {' and '.join(of_stages)}: "
+                f"all stages of stages={config.stages} set {key} themselves, to {' and '.join(of_stages)}: "
                 f"{key} must be left out, got {config[key]!r}"
             )
 
