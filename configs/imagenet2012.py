@@ -18,8 +18,8 @@ dataset, and pixels that mean nothing:
   python -m dsb_jax.main --config=configs/imagenet2012.py:model=resnet50 --workdir=runs/imagenet2012/resnet50-seed0
 
 The networks of the table are ``model=resnet18``, ``resnet34``, ``resnet50``, ``vgg16``, ``bn_inception``,
-``densenet201``, ``seresnet50`` and ``resnext101_32x4d``. Figure 19 has the accuracies of three thirds of the classes by semantic scale; the results have
-scale and accuracy of every class.
+``densenet201``, ``seresnet50`` and ``resnext101_32x4d``. Figure 19 has the accuracies of three thirds of the classes
+by semantic scale; the results have scale and accuracy of every class.
 
 Made for a GPU. ``dtype=bfloat16`` is faster there, and ``accumulate=4`` is for one that a batch does not fit.
 """

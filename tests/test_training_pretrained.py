@@ -95,6 +95,7 @@ def test_what_does_not_fit_is_one_clear_error(weights, file, tmp_path):
             {"objective": "ride"},
             "of objective=ride has besides experts_0, experts_1, experts_2: init_from must be",
         ),
+        (file, {"model": "lenet"}, "there is no lenet of PyTorch's"),
         (file, {"initial": "runs/ce"}, "initial and init_from both say where to begin"),
         (file, {"reinitialize": "haed/*"}, r"unknown reinitialize parameter 'haed/\*'; did you mean 'head/"),
     ):

@@ -59,7 +59,7 @@ def from_torch(
       True
     """
     tensors = read(weights) if isinstance(weights, str | os.PathLike) else weights
-    _require_reference(name)
+    require_reference(name)
     if parts := {"experts", "branches", "projection"} & options.keys():
         raise ValueError(f"PyTorch's {name} has a backbone and a head alone, got {', '.join(sorted(parts))}")
     if num_classes is None:
@@ -87,7 +87,7 @@ def to_torch(name: str, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     Raises:
       ValueError: on an unknown name, or one that PyTorch has no model for, or variables of such parts.
     """
-    _require_reference(name)
+    require_reference(name)
     state, normed = {}, "bias" not in variables["params"][HEAD]
     for path, leaf in flax.traverse_util.flatten_dict(dict(variables)).items():
         plain = path[-1] in ("kernel", "bias") and leaf.ndim < 3
@@ -189,7 +189,8 @@ def _structure(model, name, tensors):
     return of(height, width, np.shape(tensors[key])[1] if key in tensors else channels)
 
 
-def _require_reference(name):
+def require_reference(name: str) -> None:
+    """Raises ValueError if PyTorch has no model ``name``, or there is none."""
     if zoo.entry(name).make.func.torch_head is None:
         raise ValueError(f"there is no {name} of PyTorch's that its weights could be those of")
 

@@ -38,6 +38,7 @@ def variables(config: ConfigDict, shapes: dict[str, Any]) -> dict[str, Any]:
             f"init_from fills a model of one backbone, and that of objective={config.objective} has besides "
             f"{', '.join(sorted(others))}: init_from must be left out"
         )
+    pytorch.require_reference(config.model)
     tensors = pytorch.read(config.init_from)
     wanted = {name: dict(tree) for name, tree in shapes.items() if name in ("params", "batch_stats")}
     wanted["params"].pop("projection", None)
@@ -46,8 +47,8 @@ def variables(config: ConfigDict, shapes: dict[str, Any]) -> dict[str, Any]:
     found = {path: value for path, value in found.items() if "/".join(path[1:]) not in anew}
     of_head = zoo.entry(config.model).make.func.torch_head
     wrong = [text for path, text in missing.items() if not _of_classes(path) and "/".join(path[1:]) not in anew]
-    others = [key for key in left if pytorch.torchvision_name(key).rpartition(".")[0] != of_head]
-    wrong += pytorch.no_part(others, missing)
+    strange = [key for key in left if pytorch.torchvision_name(key).rpartition(".")[0] != of_head]
+    wrong += pytorch.no_part(strange, missing)
     if wrong:
         more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
         raise ValueError(
