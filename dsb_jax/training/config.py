@@ -286,10 +286,11 @@ def section(config: ConfigDict, *names: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        setting, _, _ = str(error).partition(" ")
+        unknown = "unknown " if str(error).startswith("unknown ") else ""
+        text = str(error).removeprefix(unknown)
         for name in names:
-            if isinstance(config.get(name), ConfigDict) and setting in config[name]:
-                raise ValueError(f"{name}.{error}") from error
+            if isinstance(config.get(name), ConfigDict) and text.partition(" ")[0] in config[name]:
+                raise ValueError(f"{unknown}{name}.{text}") from error
         raise
 
 

@@ -419,10 +419,10 @@ def _losses_of(model, objective, params, stats, trainable):
 
 def _follows(trained, frozen, stats):
     """Whether batch statistics follow: all is trained, or something that makes features and has some beside it."""
-    if not frozen or not stats:
+    if not frozen:
         return True
     paths = [path.split("/") for path in parameters.flat(trained)]
-    return any(path[0] in stats and HEAD not in path for path in paths)
+    return any((path[0] in stats or not stats) and HEAD not in path for path in paths)
 
 
 # The keys of passes through the model are none that an objective splits off from its own.
