@@ -118,26 +118,15 @@ def evaluated(program, state):
     return float(np.mean(program.test(state, lambda: None)["loss"]))
 
 
-# Those that compute as another one does, but for parts that have tests of their own.
-ALIKE = ("Focal", "BS", "LA", "Seesaw", "SigmoidFocal", "DB", "DomB", "NSM", "GPaCo", "MBJ+RIDE", "BS+IFL")
-ALIKE += (
-    "LDAM",
-    "LADE",
-    "ST",
-    "DIVE-BS",
-    "BALMS",
-    "CE+Circle",
-    "decoupled-BS",
-    "CE-DRW",
-    "TDE",
-    "LOCE",
-    "LWS-CE",
-    "cRT+IFL-CE",
-    "LWS+IFL-CE",
-)
+# All others compute as one of these does, but for parts that have tests of their own.
+TRAINED_ALWAYS = ("CE", "CE+IFL", "RIDE", "PaCo", "BBN")
 
 
-@pytest.mark.parametrize("method", [pytest.param(name, marks=[pytest.mark.slow] * (name in ALIKE)) for name in METHODS])
+def slow_but(quick, names):
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name not in quick)) for name in names]
+
+
+@pytest.mark.parametrize("method", slow_but(TRAINED_ALWAYS, METHODS))
 def test_a_method_trains_plain_and_balanced_and_goes_on_where_it_was(method, earlier, tmp_path):
     config, plain, _ = made(METHODS[method], "uniform", earlier)
     assert methods.name(config) == method
@@ -158,9 +147,7 @@ def test_a_method_trains_plain_and_balanced_and_goes_on_where_it_was(method, ear
     assert evaluated(balanced, state) < untrained
 
 
-@pytest.mark.parametrize(
-    "method", [pytest.param(name, marks=[pytest.mark.slow] * (name != "CDB-CE")) for name in WITH_OTHER_BALANCERS]
-)
+@pytest.mark.parametrize("method", slow_but(("CDB-CE",), WITH_OTHER_BALANCERS))
 def test_a_method_trains_with_another_balancer(method, earlier, tmp_path):
     config, program, traces = made(*WITH_OTHER_BALANCERS[method], earlier)
     assert methods.name(config) == method

@@ -46,6 +46,7 @@ def test_resnet32_equals_the_official_one(name, head, gain, golden):
     assert_close(outputs.logits, file["logits_f64"], 1e-4)
 
 
+@pytest.mark.slow
 def test_resnet32_trains_as_the_official_one(golden):
     file = golden("backbones/resnet32_cifar_trainsteps")
     assert_trains_alike(models.create("resnet32", 10), file, {"bn1": 32, "layer1": 32, "layer2": 16, "layer3": 8})

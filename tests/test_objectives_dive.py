@@ -109,6 +109,7 @@ def chain(tmp_path_factory):
     return workdir, training.train(digits(**RUN | {"stages": "dive", "start_epoch": 0}), workdir)
 
 
+@pytest.mark.slow
 def test_the_stage_before_is_the_teacher_and_the_student_begins_anew(chain):
     workdir, results = chain
     teacher, student = saved_arrays(workdir / "stages" / "1"), saved_arrays(workdir)
@@ -120,6 +121,7 @@ def test_the_stage_before_is_the_teacher_and_the_student_begins_anew(chain):
     assert (config["teacher"], config["objective"], config["loss"]) == ("previous", "dive", "balanced_softmax")
 
 
+@pytest.mark.slow
 def test_a_teacher_is_a_workdir_whose_model_fits(chain, tmp_path):
     workdir, _ = chain
     settings = RUN | {"objective": "dive", "teacher": str(workdir / "stages" / "1")}

@@ -211,6 +211,7 @@ def test_eight_devices_of_one_process_resume_to_the_bit(single, folder, moment):
     assert_as_whole(workdir, single)
 
 
+@pytest.mark.slow
 def test_two_processes_are_of_one_mind(folder):
     command = [sys.executable, LAUNCHER, "--processes=2", "--devices=2", "--grace=2", "--"]
     command += [sys.executable, TWO_MINDS, folder / "minds"]

@@ -197,6 +197,7 @@ def test_on_several_devices_a_run_gives_nearly_the_same_results(plain, tmp_path)
     assert abs(results["top1"] - plain[0]["top1"]) < 0.05
 
 
+@pytest.mark.slow
 def test_forced_a_finished_run_goes_on_for_more_epochs(tmp_path):
     training.train(digits("epochs=1,schedule=constant,sample_space=False"), tmp_path)
     first = results_and_lines(tmp_path)[1]

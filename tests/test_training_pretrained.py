@@ -148,6 +148,7 @@ def test_of_stages_only_the_first_begins_anew():
     assert [stage.reinitialize for stage in stages.chain(chain[-1])] == ["backbone/conv1/*", "head/*"]
 
 
+@pytest.mark.slow
 def test_of_stages_the_first_begins_with_them(file, tmp_path):
     config = digits("stages=crt;;epochs=1", init_from=str(file), **FAST)
     training.train(config, tmp_path / "run")

@@ -418,7 +418,10 @@ def _losses_of(model, objective, params, stats, trainable):
 
 
 def _follows(trained, frozen, stats):
-    """Whether batch statistics follow: all is trained, or something that makes features and has some beside it."""
+    """Whether batch statistics follow: all is trained, or something that makes features and has some beside it.
+
+    Of a model without any, whether it computes as in training: what makes features is trained.
+    """
     if not frozen:
         return True
     paths = [path.split("/") for path in parameters.flat(trained)]
