@@ -274,7 +274,7 @@ def take_steps(name, *arguments, size, steps=3):
     [
         "inat2018",  # the most classes, a part of random size and shape
         "cifar100_table3",  # mixup and CutMix
-        "cub2011",  # cosines, a part at a random place
+        pytest.param("cub2011", marks=pytest.mark.slow),  # cosines, a part at a random place
     ],
 )
 def test_rehearsals_run(name):

@@ -265,7 +265,7 @@ def test_advice_says_what_the_change_brings():
         ("1000 10 64 512", "mesh axis 'data' must have a divisor of 256 devices, got 512"),
         ("1000 10 64 8 --capacity=700", "capacity must be a multiple of batch_size (512), got 700"),
         ("1000 10 64 8 --dtype=int8", "argument --dtype: invalid choice: 'int8'"),
-        ("1000 10 64 8 --model=resnet5", "unknown model 'resnet5'; did you mean 'resnet50'?"),
+        ("1000 10 64 8 --model=resnet-50", "unknown model 'resnet-50'; did you mean 'resnet50'?"),
         ("1000 10 64 8 --optimizer=sdg", "unknown optimizer 'sdg'; did you mean 'sgd'?"),
         ("1000 10 64 8 --memory=0", "memory must be a finite number > 0, got 0.0"),
         ("1000 10 64 8 --parameters=-1", "parameters must be an integer >= 1, got -1"),

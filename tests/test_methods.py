@@ -86,7 +86,8 @@ def earlier(tmp_path_factory):
 def made(arguments, balancer, earlier):
     """A compiled program, and how often its step was traced."""
     config = stages.chain(digits(f"balancer={balancer},{arguments}".rstrip(","), sample_space=False))[-1]
-    config.update({"epochs": 2, "start_epoch": 1, "learning_rate": 0.3 if config.head == "scaled" else 0.01})
+    rate = 0.3 if config.head == "scaled" else 0.05 if "paco" in config.objective else 0.01
+    config.update({"epochs": 2, "start_epoch": 1, "learning_rate": rate})
     if config.stages:
         config.initial = str(earlier)
     if config.teacher is not None:

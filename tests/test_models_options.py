@@ -23,7 +23,7 @@ SMALL = (
     pytest.param("resnet18", marks=pytest.mark.slow),
     pytest.param("bn_inception", marks=pytest.mark.slow),
 )
-QUICK = (*FAMILIES, "lenet", "resnet8", "resnext50_32x4d")
+QUICK = ("bn_inception", "googlenet", "lenet", "resnet8", "resnet18", "vgg16_bn")
 
 
 def slow_but(quick, names):

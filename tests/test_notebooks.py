@@ -91,6 +91,7 @@ def top1(folder):
     return value
 
 
+@pytest.mark.slow
 def test_colab(run, monkeypatch):
     monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "1")
     notebook, folder = run(

@@ -41,7 +41,8 @@ class Supervised:
         del rng
         outputs = forward(batch["image"])
         terms = self._terms(outputs.logits, batch, 1.0)
-        for logits in () if outputs.auxiliary is None else outputs.auxiliary:
+        auxiliary = getattr(outputs, "auxiliary", None)
+        for logits in () if auxiliary is None else auxiliary:
             terms += self._terms(logits, batch, AUXILIARY)
         return result_of(terms, outputs, batch, state)
 
