@@ -34,7 +34,7 @@ METHODS = {
     "Seesaw": "loss=seesaw",
     "SigmoidFocal": "loss=sigmoid_focal",
     "DB": "loss=distribution_balanced",
-    "TDE": "objective=deconfound_tde",
+    "TDE": "objective=deconfound_tde,deconfound_tde.alpha=0.0",  # early on, evaluation takes away too much
     "LOCE": "objective=loce",
     "DomB": "objective=domain_balancing",
     "NSM": "objective=norm_softmax",
