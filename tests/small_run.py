@@ -6,6 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from dsb_jax import training
 from dsb_jax.training import checkpoints
@@ -28,6 +29,11 @@ def flat(tree, prefix=""):
             yield from flat(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
+
+
+def slow_but(quick, names):
+    """Parameters of a test that is slow for all names but some."""
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name not in quick)) for name in names]
 
 
 def digits(arguments="", **settings):

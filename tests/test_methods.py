@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from small_run import digits
+from small_run import digits, slow_but
 
 from dsb_jax import losses, models, objectives, training
 from dsb_jax.data import samplers
@@ -121,10 +121,6 @@ def evaluated(program, state):
 
 # All others compute as one of these does, but for parts that have tests of their own.
 TRAINED_ALWAYS = ("CE", "CE+IFL", "RIDE", "PaCo", "BBN")
-
-
-def slow_but(quick, names):
-    return [pytest.param(name, marks=[pytest.mark.slow] * (name not in quick)) for name in names]
 
 
 @pytest.mark.parametrize("method", slow_but(TRAINED_ALWAYS, METHODS))

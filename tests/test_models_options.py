@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 from official_models import run, structure
+from small_run import slow_but
 
 from dsb_jax import losses, models, objectives
 from dsb_jax.models import zoo
@@ -24,10 +25,6 @@ SMALL = (
     pytest.param("bn_inception", marks=pytest.mark.slow),
 )
 QUICK = ("bn_inception", "googlenet", "lenet", "resnet8", "resnet18", "vgg16_bn")
-
-
-def slow_but(quick, names):
-    return [pytest.param(name, marks=[pytest.mark.slow] * (name not in quick)) for name in names]
 
 
 FEATURES = {"bn_inception": 1024, "densenet121": 1024, "googlenet": 1024, "resnet18": 512, "resnet50": 2048}

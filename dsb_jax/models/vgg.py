@@ -61,10 +61,8 @@ class VGG(layers.NormalizedBackbone):
         x = x.transpose(0, 3, 1, 2).reshape(len(x), -1)  # in PyTorch's order, so that its weights are ours
         dense = functools.partial(nn.Dense, _WIDE, kernel_init=nn.initializers.normal(0.01), dtype=self.dtype)
         drop = nn.Dropout(0.5, deterministic=not train)
-        for name in ("classifier_0", "classifier_3"):
-            x = nn.relu(dense(name=name)(x))
-            x = x if name == "classifier_3" else drop(x)
-        return drop(x)
+        x = drop(nn.relu(dense(name="classifier_0")(x)))
+        return drop(nn.relu(dense(name="classifier_3")(x)))
 
 
 def adaptive_mean(x: jax.Array, side: int) -> jax.Array:
