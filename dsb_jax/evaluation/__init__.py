@@ -1,7 +1,7 @@
 """How well a model does, class by class.
 
-The metrics are here; `report` and `compare`, which make pages of finished runs, and the `plots` and `curves` on them
-load matplotlib and are submodules to import by name.
+The metrics are here, of classification and of retrieval; `report` and `compare`, which make pages of finished runs, and
+the `plots` and `curves` on them load matplotlib and are submodules to import by name.
 """
 
 from dsb_jax.evaluation.metrics import (
@@ -13,13 +13,20 @@ from dsb_jax.evaluation.metrics import (
     pearson,
     shot_accuracy,
 )
+from dsb_jax.evaluation.retrieval import Retrieval, cluster, measure, neighbors, nmi, recall_at_k
 
 __all__ = [
+    "Retrieval",
     "class_accuracy",
+    "cluster",
     "confusion_matrix",
     "correlations",
     "correlations_by_alpha",
     "hardest_pairs",
+    "measure",
+    "neighbors",
+    "nmi",
     "pearson",
+    "recall_at_k",
     "shot_accuracy",
 ]
