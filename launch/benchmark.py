@@ -6,6 +6,7 @@
   python launch/benchmark.py table11
   python launch/benchmark.py data
   python launch/benchmark.py train --model=resnet50 --batch-size=256 --dtype=bfloat16
+  python launch/benchmark.py retrieval
 
 ``pool``: one update of the feature pool at capacities of 50k, 500k and 5M (C = 1000, d = 64, batch 512), with
 interference off and on; at iNaturalist 2018's shape (C = 8142, N = 437,513) against a recompute of all volumes from
@@ -35,6 +36,12 @@ one's own instead of made-up ones.
 the model's operations per second, three times those of a forward pass, and what share that is of what one large
 product of matrices reaches on the same device; and the memory. Beside it timm's network of the same name in PyTorch,
 compiled, channels last, with autocast for bfloat16, where both are installed: python -m pip install torch timm.
+
+``retrieval``: R-precision, MAP@R and precision at 1, of one search, of 50,000 embeddings of 64 numbers in classes of
+500 and of 10, every one a query; beside pytorch-metric-learning's ``AccuracyCalculator``, whose search is FAISS's, on
+the same embeddings and device; and by how much results differ. Ours starts from arrays on the host, and the rival where
+its device is. And our time alone for 1000 queries in galleries of 100,000 and a million. The rival is left out where it
+is not installed: python -m pip install torch pytorch-metric-learning faiss-cpu.
 """
 
 import argparse
@@ -63,7 +70,7 @@ import PIL.Image
 from array_record.python import array_record_data_source, array_record_module
 from tensorflow_datasets.proto import tf_example_pb2
 
-from dsb_jax import balancers, feature_pool, interference, losses, models, objectives
+from dsb_jax import balancers, evaluation, feature_pool, interference, losses, models, objectives
 from dsb_jax.data import feed, images, preprocess, spec
 from dsb_jax.data.decoding import Decoding
 from dsb_jax.data.records import RecordSource, Split
@@ -779,7 +786,7 @@ def train(rounds, name, batch_size, size, dtype, num_classes=1000):
     uniform, counts = balancers.uniform(num_classes), np.ones(num_classes)
     ours = Training(model_of(name, num_classes, size, dtype), uniform, uniform.init(), counts, batch_size, size)
     alternatives, theirs = {"dsb_jax": ours}, None
-    if lacking := rivals.missing():
+    if lacking := rivals.missing(rivals.PYTORCH):
         print(f"{' and '.join(lacking)} not installed: PyTorch is left out")
     elif why := rivals.lacks(name, size):
         print(f"{why}: PyTorch is left out")
@@ -818,8 +825,64 @@ def matmul_rate(dtype):
     return 2 * _MATRIX**3 / statistics.median(seconds[1:])
 
 
+def clustered(samples, per_class, dim):
+    """Embeddings of length 1 around the centres of their classes, in no order, and labels."""
+    rng = np.random.default_rng(0)
+    labels = rng.permutation(samples) // per_class
+    centers = rng.normal(size=(labels.max() + 1, dim))
+    points = 0.5 * centers[labels] + rng.normal(size=(samples, dim))
+    return (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32), labels
+
+
+def retrieval(rounds, samples, dim, class_sizes, galleries, queries):
+    """See the module's docstring."""
+    print(f"{machine()}, {len(os.sched_getaffinity(0))} cores", flush=True)
+    lacking = rivals.missing(rivals.METRIC_LEARNING)
+    if lacking:
+        print(f"pytorch-metric-learning is left out; python -m pip install {' '.join(lacking)}")
+    for per_class in class_sizes:
+        beside_metric_learning(rounds, clustered(samples, per_class, dim), bool(lacking))
+    alone = {}
+    for gallery in galleries:
+        embeddings, labels = clustered(gallery, max(class_sizes), dim)
+        rows = np.random.default_rng(1).choice(gallery, min(queries, gallery), replace=False)
+        alone[f"{len(rows):,} of {gallery:,}"] = functools.partial(
+            evaluation.measure, embeddings, labels, ks=(1,), queries=rows
+        )
+    for search in alone.values():
+        search()  # compiles
+    if alone:
+        table("dsb_jax alone, queries of a gallery", in_turn(alone, rounds), next(iter(alone)))
+
+
+def beside_metric_learning(rounds, data, alone):
+    """Prints the times of all measures of all embeddings, and how far results are apart."""
+    embeddings, labels = data
+    alternatives = {"dsb_jax": functools.partial(evaluation.measure, embeddings, labels, ks=(1,))}
+    found = alternatives["dsb_jax"]()  # compiles
+    mine = {
+        "precision_at_1": found.precision_at_1,
+        "r_precision": found.r_precision,
+        "mean_average_precision_at_r": found.map_at_r,
+    }
+    if not alone:
+        rival = rivals.MetricLearning(embeddings, labels)
+        print(f"beside {rival.described()}", flush=True)
+        theirs = rival()
+        alternatives["pytorch-metric-learning"] = rival
+    title = f"{len(labels):,} x {embeddings.shape[1]}, classes of {np.bincount(labels).max()}"
+    table(title, in_turn(alternatives, rounds), "dsb_jax")
+    print(", ".join(f"{name} {value:.6f}" for name, value in mine.items()))
+    if not alone:
+        print(f"largest difference of a result: {max(abs(theirs[name] - mine[name]) for name in mine):.1e}")
+
+
 def machine():
     return f"jax {jax.__version__} on {jax.device_count()} {jax.devices()[0].device_kind}"
+
+
+def integers(text):
+    return [int(each) for each in text.split(",") if each]
 
 
 def parsed():
@@ -848,7 +911,14 @@ def parsed():
     of_data = benchmarks.add_parser("data")
     of_data.add_argument("--images", type=pathlib.Path, metavar="DIR", help="JPEG files (made-up ones)")
     of_data.add_argument("--cores", type=int, default=os.cpu_count(), help="(%(default)s)")
-    for chosen, rounds in ((of_pool, 15), (of_overhead, 9), (of_table11, 9), (of_data, 7), (of_train, 9)):
+    of_retrieval = benchmarks.add_parser("retrieval")
+    of_retrieval.add_argument("--samples", type=int, default=50_000, help="(%(default)s)")
+    of_retrieval.add_argument("--dim", type=int, default=DIM, help="(%(default)s)")
+    of_retrieval.add_argument("--class-sizes", type=integers, default=[500, 10], help="(500,10)")
+    of_retrieval.add_argument("--galleries", type=integers, default=[10**5, 10**6], help="searched alone (10^5,10^6)")
+    of_retrieval.add_argument("--queries", type=int, default=1000, help="that search them (%(default)s)")
+    defaults = (of_pool, 15), (of_overhead, 9), (of_table11, 9), (of_data, 7), (of_train, 9), (of_retrieval, 5)
+    for chosen, rounds in defaults:
         chosen.add_argument(
             "--rounds", type=int, default=rounds, help="how often each alternative is timed (%(default)s)"
         )
@@ -873,6 +943,9 @@ def main(arguments):
         case "train":
             size, batch_size = arguments.image_size, arguments.batch_size
             train(arguments.rounds, arguments.model, batch_size, size, arguments.dtype)
+        case "retrieval":
+            sizes = arguments.samples, arguments.dim, arguments.class_sizes, arguments.galleries, arguments.queries
+            retrieval(arguments.rounds, *sizes)
         case "data":
             data(arguments.rounds, arguments.images, arguments.cores)
 

@@ -1,4 +1,6 @@
-"""What others train with, timed beside what is here: a step of PyTorch, its networks timm's."""
+"""What others use, timed beside what is here: a step of PyTorch, its networks timm's; and the search of images in
+pytorch-metric-learning, its neighbours FAISS's.
+"""
 
 import contextlib
 import importlib.util
@@ -6,12 +8,14 @@ from typing import Any
 
 import numpy as np
 
-PYTORCH = ("torch", "timm")
+# What each rival needs, and the packages that have it.
+PYTORCH = {"torch": "torch", "timm": "timm"}
+METRIC_LEARNING = {"torch": "torch", "pytorch_metric_learning": "pytorch-metric-learning", "faiss": "faiss-cpu"}
 
 
-def missing() -> list[str]:
-    """The packages that `TorchTraining` needs and that are not installed."""
-    return [name for name in PYTORCH if importlib.util.find_spec(name) is None]
+def missing(needed: dict[str, str]) -> list[str]:
+    """The packages of those a rival needs that are not installed."""
+    return [package for name, package in needed.items() if importlib.util.find_spec(name) is None]
 
 
 _OTHERWISE = {"vit_small": "vit_small_patch16_224"}
@@ -85,3 +89,34 @@ class TorchTraining:
             self._torch.cuda.get_device_name() if self.device == "cuda" else f"{self._torch.get_num_threads()} threads"
         )
         return f"torch {self._torch.__version__}, timm {timm.__version__} on {where}"
+
+
+class MetricLearning:
+    """The measures of pytorch-metric-learning's ``AccuracyCalculator``, by its default search, which is FAISS's.
+
+    Args:
+      embeddings: ``[samples, dim]``, of length 1: it compares by distance.
+      labels: classes ``[samples]``.
+    """
+
+    def __init__(self, embeddings: np.ndarray, labels: np.ndarray) -> None:
+        import torch
+        from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
+
+        self._torch, self.device = torch, "cuda" if torch.cuda.is_available() else "cpu"
+        measures = "precision_at_1", "r_precision", "mean_average_precision_at_r"
+        self._calculator = AccuracyCalculator(measures, k="max_bin_count", device=torch.device(self.device))
+        self._arrays = [torch.from_numpy(array).to(self.device) for array in (embeddings, labels)]
+
+    def __call__(self) -> dict[str, float]:
+        """The measures, on the host."""
+        return self._calculator.get_accuracy(*self._arrays)
+
+    def described(self) -> str:
+        """Versions and device."""
+        import faiss
+        import pytorch_metric_learning
+
+        where = f"{faiss.omp_get_max_threads()} threads" if self.device == "cpu" else self._torch.cuda.get_device_name()
+        versions = f"pytorch-metric-learning {pytorch_metric_learning.__version__}, faiss {faiss.__version__}"
+        return f"{versions}, torch {self._torch.__version__} on {where}"

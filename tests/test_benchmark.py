@@ -93,6 +93,17 @@ def test_training_runs():
     assert "images per second over PyTorch's" in output or "PyTorch is left out" in output
 
 
+def test_retrieval_runs():
+    """Beside pytorch-metric-learning where it is installed, whose results are the same."""
+    output = output_of("retrieval", "--samples=300", "--class-sizes=30,3", "--galleries=400", "--queries=20")
+    assert re.findall(r"^300 x 64, classes of (\d+)$", output, re.MULTILINE) == ["30", "3"]
+    assert len(re.findall(r"^dsb_jax +[\d.]+ +1.0000", output, re.MULTILINE)) == 2
+    assert re.search(r"^20 of 400 +[\d.]+", output, re.MULTILINE)
+    differences = re.findall(r"^largest difference of a result: (.*)$", output, re.MULTILINE)
+    assert len(differences) == 2 or "pip install" in output
+    assert all(float(each) < 1e-6 for each in differences)
+
+
 def test_operations_are_those_of_the_published_networks():
     """Multiply-adds of one image as their papers have them: 1.8 and 4.1 billion; XLA leaves out those with padding."""
     for name, billions in (("resnet18", 1.8), ("resnet50", 4.1)):
