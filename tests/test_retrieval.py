@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import sklearn.metrics
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -47,6 +47,13 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(search, "_HELD_ON_CPU", 7 * (48 + 4 * 40))
 
 
+@pytest.fixture(params=["cpu", "accelerator"])
+def device(request, monkeypatch):
+    """In turn the search of CPUs, and on a CPU that of other devices."""
+    if request.param == "accelerator":
+        monkeypatch.setattr(search, "_method", lambda platform: (search._nearest, search._HELD_ON_CPU, 2))
+
+
 def check(embeddings, labels, queries):
     found = evaluation.measure(embeddings, labels, ks=(1, 2, len(labels) - 1), queries=queries)
     wanted = [by_hand(embeddings, labels, query) for query in queries]
@@ -66,7 +73,8 @@ def check(embeddings, labels, queries):
 DIRECTIONS = np.concatenate([np.eye(4), -np.eye(4), 1 - 2 * ((np.arange(16)[:, None] >> np.arange(4)) & 1)])
 
 
-@settings(deadline=None, max_examples=40)
+@pytest.mark.usefixtures("device")
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.integers(0, 23), st.integers(0, 2)), min_size=30, max_size=30))
 def test_ties_and_duplicates(drawn):
     """Each direction is of an image of any class, any number of times."""
@@ -74,16 +82,18 @@ def test_ties_and_duplicates(drawn):
     check(DIRECTIONS[directions].astype(np.float32), labels, several_of_each(labels))
 
 
+@pytest.mark.usefixtures("device")
 def test_equals_brute_force():
     check(*clustered(np.random.default_rng(0)), np.arange(300))
 
 
-@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.usefixtures("device", "small_blocks")
 def test_equals_brute_force_in_blocks():
     embeddings, labels = clustered(np.random.default_rng(1))
     check(embeddings, labels, np.random.default_rng(2).permutation(300)[:100])
 
 
+@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("samples", [37, 1040])
 @pytest.mark.parametrize("block_size", [1, 16, 50, 1024, 5000])
 def test_blocks_do_not_matter(samples, block_size):
@@ -164,31 +174,46 @@ def test_a_class_in_which_all_are_equal_and_one_that_is_large():
     assert found.map_at_r == found.r_precision == found.precision_at_1 == 1
 
 
-def test_no_array_is_as_large_as_all_similarities():
-    """By the compiled search's own account, at a million embeddings."""
-    samples, queries, k = 2**20, 32, 599
-    shapes = [(samples // search.GALLERY_BLOCK, search.GALLERY_BLOCK, 64), (queries, 64), (queries,)]
-    gallery, query, own = map(jax.ShapeDtypeStruct, shapes, (jnp.float32, jnp.float32, jnp.int32))
-    compiled = search._nearest.lower(gallery, query, own, k=k, samples=samples).compile()
-    memory = compiled.memory_analysis()
-    assert memory.temp_size_in_bytes < 6 * 4 * queries * search.GALLERY_BLOCK + 2 * 4 * 64 * search.GALLERY_BLOCK
-    assert memory.temp_size_in_bytes < 4 * queries * samples
+@pytest.mark.parametrize("k", [8, 599])
+def test_no_array_is_as_large_as_all_similarities(k):
+    """By the compiled searches' own account, at a million embeddings."""
+    samples, queries, block = 2**20, 32, search.GALLERY_BLOCK
+    of_block = 4 * queries * block
+    gallery, rows, query = (
+        jax.ShapeDtypeStruct(shape, jnp.float32)
+        for shape in ((samples // block, block, 64), (block, 64), (queries, 64))
+    )
+    own = jax.ShapeDtypeStruct((queries,), jnp.int32)
+    whole = search._nearest.lower(gallery, query, own, k=k, samples=samples).compile().memory_analysis()
+    part = search._with_maxima.lower(query, own, rows, 0, k=k, samples=samples).compile().memory_analysis()
+    assert whole.temp_size_in_bytes < 6 * of_block + 8 * 64 * block
+    assert part.temp_size_in_bytes + part.output_size_in_bytes < 6 * of_block + 8 * 64 * block
+    assert 6 * of_block + 8 * 64 * block < 4 * queries * samples
 
 
-@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.usefixtures("device", "small_blocks")
 def test_one_trace(monkeypatch):
-    traced = []
+    traced, similarities = [], search._similarities
 
-    def counted(values, k):
-        traced.append(values.shape)
-        return jax.lax.top_k(values, k)
+    def counted(*arguments):
+        traced.append(1)
+        return similarities(*arguments)
 
-    monkeypatch.setattr(search, "_top_k", counted)
-    monkeypatch.setattr(search, "_nearest", jax.jit(search._nearest.__wrapped__, static_argnames=("k", "samples")))
+    monkeypatch.setattr(search, "_similarities", counted)
+    jax.clear_caches()
     embeddings, labels = clustered(np.random.default_rng(0), 250)
     for _ in range(2):
         evaluation.measure(embeddings, labels)
     assert len(traced) == 1
+
+
+def test_numbers_that_order_similarities_give_them_back():
+    """The larger first, of equals the lower row, whatever the sign; the zeros are equal."""
+    cosine = np.array([[0.5, -0.0, -1.0, 0.0, 1.0, -1e-30, -np.inf, 0.5]], np.float32)
+    keys = np.sort(search._keys(cosine, np.full((1, 1), -1, np.float32), 2**30), axis=1)
+    similarities, rows = search._decoded(keys)
+    np.testing.assert_array_equal(similarities, np.float32([[1.0, 0.5, 0.5, 0.0, 0.0, -1e-30, -1.0]]))
+    np.testing.assert_array_equal(rows - 2**30, [[4, 0, 7, 1, 3, 5, 2]])
 
 
 def test_larger_sets_are_clustered_by_mini_batches(monkeypatch):

@@ -1,12 +1,12 @@
 """Nearest neighbours by cosine similarity, on the device, in blocks of queries and of the gallery.
 
 Memory grows with the gallery and never with its square: beside the embeddings, each of a few blocks at work (one per
-core on a CPU, two elsewhere) takes a small multiple of 8 MiB on a CPU and of 256 MiB on another device.
+core on a CPU, two elsewhere) takes a small multiple of 16 MiB on a CPU and of 256 MiB on another device.
 """
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -20,7 +20,7 @@ from dsb_jax import validation
 GALLERY_BLOCK = 2**16  # rows; a smaller gallery is one block
 _GROUP = 16  # neighbouring rows of the gallery that are looked at one by one only where their best is among the best
 # Similarities held at once: on a CPU they should stay in its cache, elsewhere the device should be busy.
-_HELD_ON_CPU, _HELD = 2**21, 2**26
+_HELD_ON_CPU, _HELD = 2**22, 2**26
 
 
 def directions(embeddings: ArrayLike) -> jax.Array:
@@ -64,23 +64,32 @@ def by_blocks(
              [1]], dtype=int32), array([0, 2], dtype=int32)]
     """
     device = embeddings.device
-    on_cpu = device.platform == "cpu"
+    nearest, held, workers = _method(device.platform)
     samples, dim = embeddings.shape
     block = -(-min(gallery_block, samples) // _GROUP) * _GROUP
     gallery = jnp.pad(embeddings, ((0, -samples % block), (0, 0))).reshape(-1, block, dim)
-    size = min(max((_HELD_ON_CPU if on_cpu else _HELD) // (block + 4 * k), 1), len(queries))
+    size = min(max(held // (block + 4 * k), 1), len(queries))
+    if nearest is _nearest_on_cpu:
+        gallery = tuple(gallery)  # once, and not a copy of a block for every block of queries
     # The last block is filled up with its last query, whose further results are cut off.
     padded = np.pad(queries, (0, -len(queries) % size), mode="edge").astype(np.int32).reshape(-1, size)
 
     def run(rows):
         rows = jax.device_put(rows, device)
-        return jax.device_get(summary(_nearest(gallery, embeddings[rows], rows, k=k, samples=samples), rows))
+        query = jnp.take(embeddings, rows, axis=0, mode="clip")
+        return jax.device_get(summary(nearest(gallery, query, rows, k=k, samples=samples), rows))
 
-    # The first compiles for all. XLA selects with one core on a CPU; elsewhere one block is fetched while one runs.
-    results = [run(padded[0])]
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if on_cpu else 2) as workers:
-        results += workers.map(run, padded[1:])
+    results = [run(padded[0])]  # compiles for all
+    with ThreadPoolExecutor(workers) as pool:
+        results += pool.map(run, padded[1:])
     return [np.concatenate(parts)[: len(queries)] for parts in zip(*results, strict=True)]
+
+
+def _method(platform: str) -> tuple[Callable[..., Any], int, int]:
+    """What searches there, how many similarities it holds at once, and how many blocks are at work."""
+    if platform == "cpu":
+        return _nearest_on_cpu, _HELD_ON_CPU, len(os.sched_getaffinity(0))
+    return _nearest, _HELD, 2  # one is fetched while one runs
 
 
 @functools.partial(jax.jit, static_argnames=("k", "samples"))
@@ -91,10 +100,7 @@ def _nearest(
     block = gallery.shape[1]
 
     def of_block(number, rows):
-        similarity = jnp.matmul(query, rows.T, precision=jax.lax.Precision.HIGHEST)
-        index = (number * block + jnp.arange(block, dtype=jnp.int32))[None]
-        similarity = jnp.where((index == own[:, None]) | (index >= samples), -jnp.inf, similarity)
-        values, at = _top_k(similarity, min(k, block))
+        values, at = _top_k(_similarities(query, own, rows, number * block, samples), min(k, block))
         return values, number * block + at
 
     def merge(best, numbered):
@@ -107,6 +113,16 @@ def _nearest(
         return of_block(jnp.int32(0), gallery[0])
     none = jnp.full((len(query), k), -jnp.inf, jnp.float32), jnp.zeros((len(query), k), jnp.int32)
     return jax.lax.scan(merge, none, (jnp.arange(gallery.shape[0], dtype=jnp.int32), gallery))[0]
+
+
+def _similarities(query: jax.Array, own: jax.Array, rows: jax.Array, first: jax.Array, samples: int) -> jax.Array:
+    """Cosines ``[Q, block]`` with a block of the gallery from row ``first`` on; -inf with itself and past the end."""
+    block = len(rows)
+    cosine = jnp.matmul(query, rows.T, precision=jax.lax.Precision.HIGHEST)
+    if samples % block:
+        cosine = jnp.where((first + jnp.arange(block, dtype=jnp.int32) < samples)[None], cosine, -jnp.inf)
+    at = jnp.where(own >= first, own - first, block)  # what is past the block is dropped
+    return cosine.at[jnp.arange(len(query), dtype=jnp.int32), at].set(-jnp.inf, mode="drop")
 
 
 def _top_k(values: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
@@ -123,6 +139,63 @@ def _top_k(values: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
     candidates = jnp.take_along_axis(grouped, groups[:, :, None], axis=1).reshape(rows, k * _GROUP)
     largest, at = jax.lax.top_k(candidates, k)
     return largest, jnp.take_along_axis(groups, at // _GROUP, axis=1) * _GROUP + at % _GROUP
+
+
+def _nearest_on_cpu(
+    gallery: Sequence[jax.Array], query: jax.Array, own: jax.Array, *, k: int, samples: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `_nearest`, but NumPy selects, on the same CPU: XLA's own top_k takes as long there as all the products do.
+
+    A similarity and its row are one integer, the smaller the nearer, and the lower of equals: to merge is to sort.
+    """
+    best = np.full((len(query), 0), _FARTHEST)
+    least = np.full((len(query), 1), -np.inf, np.float32)
+    for number, rows in enumerate(gallery):
+        first = number * len(rows)
+        cosine, maxima = jax.device_get(_with_maxima(query, own, rows, first, k=k, samples=samples))
+        if maxima.shape[1] >= k:  # of the k groups that have the largest, each has one as large as the least of them
+            least = np.maximum(least, np.partition(maxima, -k, axis=1)[:, -k, None])
+        best = np.sort(np.concatenate([best, _keys(cosine, least, first)], axis=1), axis=1)[:, :k]
+        if best.shape[1] == k:
+            least = np.maximum(least, _decoded(best[:, -1:])[0])
+    return _decoded(best)
+
+
+@functools.partial(jax.jit, static_argnames=("k", "samples"))
+def _with_maxima(
+    query: jax.Array, own: jax.Array, rows: jax.Array, first: int, *, k: int, samples: int
+) -> tuple[jax.Array, jax.Array]:
+    """Cosines with a block of the gallery, and the largest of each of some four times k groups of them."""
+    block = len(rows)
+    cosine = _similarities(query, own, rows, first, samples)
+    in_group = min(max(block // (4 * k), 1), 4 * _GROUP)  # wider ones would not fill the lanes of a CPU
+    groups = block // in_group
+    return cosine, cosine[:, : in_group * groups].reshape(-1, in_group, groups).max(axis=1)
+
+
+# A key has 32 bits of similarity above 32 of the row; this one is of none.
+_FARTHEST = np.int64(2**63 - 1)
+
+
+def _keys(cosine: np.ndarray, least: np.ndarray, first: int) -> np.ndarray:
+    """Keys of the similarities ``[Q, block]`` that are at least the query's ``least``, in rows that are filled up."""
+    queries, block = cosine.shape
+    chosen = np.flatnonzero(cosine >= least)
+    starts = np.searchsorted(chosen, np.arange(queries + 1) * block)
+    query = np.repeat(np.arange(queries), np.diff(starts))
+    bits = (cosine.reshape(-1)[chosen] + 0.0).view(np.int32)  # of the two zeros one
+    falling = ~np.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+    keys = np.full((queries, np.diff(starts).max()), _FARTHEST)
+    keys[query, np.arange(len(chosen)) - starts[query]] = (
+        (falling.astype(np.int64) << 32) + chosen - query * block + first
+    )
+    return keys
+
+
+def _decoded(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The similarities and the rows."""
+    rising = ~(keys >> 32).astype(np.int32)
+    return np.where(rising < 0, rising ^ 0x7FFFFFFF, rising).view(np.float32), (keys & 0xFFFFFFFF).astype(np.int32)
 
 
 @jax.jit
