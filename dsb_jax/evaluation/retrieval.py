@@ -97,7 +97,9 @@ def measure(
     Source: Musgrave et al., A Metric Learning Reality Check, 2020, Section 3.2 (arXiv:2003.08505).
     """
     embeddings, labels, ks, queries = _checked(embeddings, labels, ks, queries)
-    first, precisions, averages = _scores(embeddings, labels, queries, max(ks), whole_class=True)
+    largest_class = np.unique_counts(labels[np.isin(labels, labels[queries])]).counts.max()
+    depth = max(*ks, int(largest_class) - 1)
+    first, precisions, averages = _scores(embeddings, labels, queries, depth)
     return Retrieval(labels[queries], first, precisions, averages, ks)
 
 
@@ -126,7 +128,7 @@ def recall_at_k(
     Source: Qian et al., SoftTriple Loss: Deep Metric Learning Without Triplet Sampling, 2019, Section 4.
     """
     embeddings, labels, ks, queries = _checked(embeddings, labels, ks, queries)
-    first, _, _ = _scores(embeddings, labels, queries, max(ks), whole_class=False)
+    first, _, _ = _scores(embeddings, labels, queries, max(ks))
     return {k: float(np.mean((first > 0) & (first <= k))) for k in ks}
 
 
@@ -216,12 +218,10 @@ def nmi(labels: ArrayLike, clusters: ArrayLike) -> float:
     return float(np.clip(normalized_mutual_info_score(labels, clusters), 0.0, 1.0))
 
 
-def _scores(
-    embeddings: jax.Array, labels: np.ndarray, queries: np.ndarray, depth: int, *, whole_class: bool
-) -> list[np.ndarray]:
+def _scores(embeddings: jax.Array, labels: np.ndarray, queries: np.ndarray, depth: int) -> list[np.ndarray]:
     """Of each query the rank of the first of its class, R-precision and average precision, as `Retrieval` has them.
 
-    The latter two are right where the search goes as deep as the ``whole_class``.
+    The latter two are of the ``depth`` nearest alone, which should be R or more.
     """
     _, ids, counts = np.unique(labels, return_inverse=True, return_counts=True)
     others = counts[ids[queries]] - 1
@@ -232,7 +232,6 @@ def _scores(
             "queries may leave it out"
         )
     ids, relevant = (jax.device_put(each.astype(np.int32), embeddings.device) for each in (ids, counts - 1))
-    depth = max(depth, int(others.max())) if whole_class else depth
 
     def summary(found, of):
         return _score(found[1], of, ids, relevant)
