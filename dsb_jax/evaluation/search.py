@@ -88,7 +88,7 @@ def by_blocks(
 def _method(platform: str) -> tuple[Callable[..., Any], int, int]:
     """What searches there, how many similarities it holds at once, and how many blocks are at work."""
     if platform == "cpu":
-        return _nearest_on_cpu, _HELD_ON_CPU, len(os.sched_getaffinity(0))
+        return _nearest_on_cpu, _HELD_ON_CPU, os.cpu_count() or 1
     return _nearest, _HELD, 2  # one is fetched while one runs
 
 
