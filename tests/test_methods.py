@@ -116,7 +116,7 @@ def run(program, state, steps):
 
 def evaluated(program, state):
     """The mean loss of the test images, which no class weight and no state of an objective changes."""
-    return float(np.mean(program.test(state, lambda: None)["loss"]))
+    return float(np.mean(program.test(state, ("loss",), lambda: None)["loss"]))
 
 
 # All others compute as one of these does, but for parts that have tests of their own.

@@ -407,7 +407,7 @@ def test_missing_file(render, tmp_path, name):
         ),
         ("metrics.jsonl", '{"epoch": 1, "loss": 1, "accuracy": 0, "train_seconds": 1}\n\n', "line 2 is not valid JSON"),
         ("metrics.jsonl", "7\n", "line 1 must hold a JSON object"),
-        ("metrics.jsonl", '{"epoch": 1, "loss": 1}\n', "line 1 lacks 'accuracy'"),
+        ("metrics.jsonl", '{"epoch": 1, "loss": 1}\n', "line 1 lacks 'train_seconds'"),
         (
             "metrics.jsonl",
             '{"epoch": 1, "loss": "x", "accuracy": 0}\n',

@@ -59,7 +59,7 @@ def test_views_and_samplers_reach_an_objective(arguments):
     assert metrics["views_differ"] > 0.1  # of pixels, many of which are black in either
     assert metrics["rare"] < 0.2  # of 64 images about two are of the rarest two classes …
     assert metrics["rare_reversed"] > 0.3  # … which a reversed sampler prefers
-    assert program.test(state, lambda: None)["prediction"].shape == (400,)
+    assert program.test(state, ("prediction",), lambda: None)["prediction"].shape == (400,)
 
 
 def test_the_sampler_is_a_setting():

@@ -9,7 +9,7 @@ import pytest
 import reference
 from small_run import COUNTS, digits
 
-from dsb_jax.training import experiment, results
+from dsb_jax.training import experiment, results, tasks
 
 RNG = np.random.default_rng(0)
 
@@ -36,11 +36,12 @@ def found():
     predictions = np.where(RNG.random(400) < 0.3, (built.test.labels + 1) % 10, built.test.labels)
     predictions[:20] = 3
     state = types.SimpleNamespace(balancing=None, skipped=jnp.int32(2))
-    content = results.results(config, built, program, state, predictions, lambda: None)
+    outputs = {"prediction": predictions}
+    content = results.results(config, built, program, state, tasks.create(config, built), outputs, lambda: None)
     accuracy = np.array([np.mean(predictions[built.test.labels == label] == label) for label in range(10)])
     return types.SimpleNamespace(
         results=content, built=built, labels=labels, features=features, pixels=pixels, pool=jax.device_get(pool),
-        accuracy=accuracy, predictions=predictions,
+        accuracy=accuracy, predictions=predictions, files=tasks.create(config, built).files(outputs),
     )  # fmt: skip
 
 
@@ -75,7 +76,7 @@ def test_accuracies_and_counts(found):
 
 
 def test_confusions_show_images_of_the_pair_they_are_of(found):
-    content = results.confusions(found.built, found.predictions)
+    content = found.files["confusions.npz"]
     labels = found.built.test.labels
     np.testing.assert_array_equal(content["labels"], labels)
     np.testing.assert_array_equal(content["predictions"], found.predictions)

@@ -13,7 +13,6 @@ from dsb_jax.evaluation import curves, groups, page, paired, plots, runs
 from dsb_jax.evaluation.groups import Comparison, Group
 from dsb_jax.evaluation.runs import Run
 
-_RESULTS = {"top1": "top-1", "head": "head", "middle": "middle", "tail": "tail"}
 _CORRELATIONS = {"samples": "r with N", "scale": "r with S"}
 _LIKELY = 0.05  # p from which a difference may well be chance
 
@@ -99,34 +98,41 @@ def _group_table(grouped: list[Group]) -> str:
     """Mean ± deviation of each group; nothing where no group has two runs."""
     if all(len(group.runs) == 1 for group in grouped):
         return ""
+    figures = grouped[0].runs[0].task.figures
     rows = (
         (
             group.label,
             str(len(group.runs)),
-            *(_mean_and_deviation(100 * group.results(key), "{:.1f}") for key in _RESULTS),
+            *(_mean_and_deviation(100 * group.results(key), "{:.1f}") for key in figures),
             *(_mean_and_deviation(_correlations(group, key), "{:.2f}") for key in _CORRELATIONS),
         )
         for group in grouped
     )
-    headings = ("method", "runs", *(f"{name} (%)" for name in _RESULTS.values()), *_CORRELATIONS.values())
+    headings = ("method", "runs", *(f"{name} (%)" for name in figures.values()), *_CORRELATIONS.values())
     return f"<p>Mean ± standard deviation over seeds.</p>\n{page.table(headings, rows)}"
 
 
 def _run_table(grouped: list[Group]) -> str:
+    task = grouped[0].runs[0].task
     rows = (
         (
             group.label,
             str(run.results.get("seed", "–")),
-            *(page.number(100 * group.results(key)[i], "{:.1f}") for key in _RESULTS),
+            *(page.number(100 * group.results(key)[i], "{:.1f}") for key in task.figures),
             *(page.number(run.correlations[key], "{:.2f}") for key in _CORRELATIONS),
             run.path.name,
         )
         for group in grouped
         for i, run in enumerate(group.runs)
     )
-    headings = ("method", "seed", *(f"{name} (%)" for name in _RESULTS.values()), *_CORRELATIONS.values(), "folder")
-    return f"""<p>Every run. Head, middle and tail are the classes with more than 100, 20 to 100, and fewer than 20
-training samples; r is Pearson's, of class accuracy with training samples N and with semantic scale S.</p>
+    headings = ("method", "seed", *(f"{name} (%)" for name in task.figures.values()), *_CORRELATIONS.values(), "folder")
+    groups = (
+        " Head, middle and tail are the classes with more than 100, 20 to 100, and fewer than 20 training samples;"
+        if "head" in task.figures
+        else ""
+    )
+    return f"""<p>Every run.{groups} r is Pearson's, of class {task.score} with {task.sizes_name} N and with semantic
+scale S.</p>
 {page.table(headings, rows, texts=[len(headings) - 1])}"""
 
 
@@ -143,16 +149,18 @@ trained models, not of other seeds.{several}</p>"""
 
 
 def _over_seeds(comparison: Comparison) -> str:
-    """The difference in top-1, and how sure it is."""
-    top1, number = comparison.differences("top1"), len(comparison.pairs)
-    points = _mean_and_deviation(100 * top1, "{:+.1f}")
-    text = f"{comparison.label} against {comparison.base}: top-1 {points} points"
+    """The difference in the first figure, and how sure it is."""
+    key, heading = next(iter(comparison.pairs[0][0].task.figures.items()))
+    differences, number = comparison.differences(key), len(comparison.pairs)
+    points = _mean_and_deviation(100 * differences, "{:+.1f}")
+    text = f"{comparison.label} against {comparison.base}: {heading} {points} points"
     if not comparison.same_seed:
         return f"{text}; no seed is shared, so that {number} against one run is no test over seeds."
     left_out = f" ({comparison.unpaired} of another seed left out)" if comparison.unpaired else ""
     if number == 1:
         return f"{text} in one pair of runs{left_out}."
-    return f"{text} over {number} seeds{left_out}; paired t-test over seeds: {_verdict(paired.t_test(top1), number)}."
+    verdict = _verdict(paired.t_test(differences), number)
+    return f"{text} over {number} seeds{left_out}; paired t-test over seeds: {verdict}."
 
 
 def _over_classes(comparison: Comparison) -> str:
@@ -177,33 +185,36 @@ def _verdict(p: float, number: int) -> str:
 def _difference_table(compared: list[Comparison]) -> str:
     if not compared:
         return ""
+    figures = compared[0].pairs[0][0].task.figures
     rows = (
         (
             each.label,
             str(len(each.pairs)),
-            *(_mean_and_deviation(100 * each.differences(key), "{:+.1f}") for key in _RESULTS),
+            *(_mean_and_deviation(100 * each.differences(key), "{:+.1f}") for key in figures),
             _mean_and_deviation(100 * paired.mean(each.by_class.T), "{:+.1f}"),
         )
         for each in compared
     )
-    table = page.table(("method", "pairs", *_RESULTS.values(), "mean over classes"), rows)
+    table = page.table(("method", "pairs", *figures.values(), "mean over classes"), rows)
     return f"<p>Points above {escape(compared[0].base)}, mean ± standard deviation over pairs.</p>\n{table}"
 
 
 def _by_class(base: Group, compared: list[Comparison]) -> dict[str, tuple[str, Figure]]:
     first = base.runs[0]
+    names = {"score_name": first.task.score_name, "sizes_name": first.task.sizes_name}
     drawn = {}
     for number, each in enumerate(compared):
         spread = " Lines are standard deviations over pairs." if len(each.pairs) > 1 else ""
         drawn[f"difference{number}"] = (
-            f"Accuracy of {each.label} less that of {each.base}, class by class, from most to fewest training samples "
-            f"(of {first.path.name}).{spread}",
+            f"{first.task.score.capitalize()} of {each.label} less that of {each.base}, class by class, from most to "
+            f"fewest {first.task.sizes_name} (of {first.path.name}).{spread}",
             plots.accuracy_differences(
                 each.mean_by_class,
-                first.per_class["samples"],
+                first.sizes,
                 spread=paired.deviation(each.by_class),
                 title=f"{each.label} less {each.base}",
                 class_names=first.class_names,
+                **names,
             ),
         )
     return drawn
@@ -213,9 +224,10 @@ def _training(grouped: list[Group]) -> dict[str, tuple[str, Figure]]:
     everything = [(group.label, run) for group in grouped for run in group.runs]
     drawn = {}
     if any(len(run.tests["epoch"]) for _, run in everything):
-        curve = [(label, run.tests["epoch"], run.tests["test_accuracy"]) for label, run in everything]
-        text = "Accuracy on the test set by epoch, a line for each run; runs of one method share a colour."
-        drawn["accuracy"] = text, curves.runs(curve, measure_name="test accuracy")
+        curve = [(label, run.tests["epoch"], run.tests["score"]) for label, run in everything]
+        name = grouped[0].runs[0].task.score_name
+        text = f"{name.capitalize()} on the test set by epoch, a line for each run; runs of one method share a colour."
+        drawn["score"] = text, curves.runs(curve, measure_name=f"test {name}", percent=True)
     if any(len(run.training["epoch"]) for _, run in everything):
         curve = [(label, run.training["epoch"], run.training["loss"]) for label, run in everything]
         text = "Loss of training batches by epoch, with the weights that a method gives to classes."
@@ -224,21 +236,21 @@ def _training(grouped: list[Group]) -> dict[str, tuple[str, Figure]]:
 
 
 def _class_table(base: Group, compared: list[Comparison]) -> str:
-    accuracy = paired.mean(np.array([run.per_class["accuracy"] for run in base.runs]))
+    scores = paired.mean(np.array([run.scores for run in base.runs]))
     differences = [100 * each.mean_by_class for each in compared]
     first = base.runs[0]
     rows = (
         (
             name,
-            f"{first.per_class['samples'][i]:,.0f}",
-            page.number(100 * accuracy[i], "{:.1f}"),
+            f"{first.sizes[i]:,.0f}",
+            page.number(100 * scores[i], "{:.1f}"),
             *(page.number(column[i], "{:+.1f}") for column in differences),
         )
         for i, name in enumerate(first.class_names)
     )
-    headings = ("class", "training samples", f"{base.label} (%)", *(f"{each.label} (points)" for each in compared))
-    return f"""<p>Accuracy of the base in per cent, and the mean paired difference of each other method from it in
-points. Press a heading to sort by it.</p>
+    headings = ("class", first.task.sizes_name, f"{base.label} (%)", *(f"{each.label} (points)" for each in compared))
+    return f"""<p>{first.task.score_name.capitalize()} of the base in per cent, and the mean paired difference of each
+other method from it in points. Press a heading to sort by it.</p>
 {page.sortable_table(headings, rows)}"""
 
 

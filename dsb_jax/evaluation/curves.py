@@ -26,6 +26,7 @@ def training_curves(
     test_epochs: ArrayLike,
     test_loss: ArrayLike,
     test_accuracy: ArrayLike,
+    score_name: str = "accuracy",
 ) -> Figure:
     """Loss and accuracy in training and on the test set, and the learning rate, by epoch.
 
@@ -37,6 +38,7 @@ def training_curves(
       test_epochs: times of the evaluations ``[E]``.
       test_loss: ``[E]``, NaN where not measured.
       test_accuracy: ``[E]``, fractions.
+      score_name: what to call these, which may be another measure than the accuracy of training batches.
 
     Returns:
       The figure: losses above, accuracies below them, the learning rate at the bottom.
@@ -71,7 +73,7 @@ def training_curves(
     below.plot(epochs, accuracy, **batches, **dense)
     below.plot(test_epochs, test_accuracy, **tests)
     drawing.percent(below, np.concatenate([accuracy, test_accuracy]))
-    below.set_ylabel("accuracy")
+    below.set_ylabel("accuracy" if score_name == "accuracy" else f"accuracy; {score_name} of the test set")
     for axes in lowest:
         axes.plot(
             epochs, learning_rate, color=INK, **(dense | {"rasterized": False})
@@ -146,12 +148,13 @@ def by_class(
     return figure
 
 
-def runs(curves: Sequence[tuple[str, ArrayLike, ArrayLike]], *, measure_name: str) -> Figure:
+def runs(curves: Sequence[tuple[str, ArrayLike, ArrayLike]], *, measure_name: str, percent: bool = False) -> Figure:
     """One measure of several runs by epoch; runs of one name, which differ in their seed, share a colour.
 
     Args:
       curves: ``(name, epochs [T], values [T])`` of each run.
-      measure_name: what to call the measure; "accuracy" in it makes the axis one of per cent.
+      measure_name: what to call the measure.
+      percent: whether it is a fraction, shown in per cent.
 
     Returns:
       The figure.
@@ -161,7 +164,7 @@ def runs(curves: Sequence[tuple[str, ArrayLike, ArrayLike]], *, measure_name: st
 
     Example:
       >>> figure = runs(
-      ...     [("CE", [1, 2], [0.3, 0.4]), ("DSB-CE", [1, 2], [0.4, 0.5])], measure_name="test accuracy")
+      ...     [("CE", [1, 2], [0.3, 0.4]), ("DSB-CE", [1, 2], [0.4, 0.5])], measure_name="test accuracy", percent=True)
       >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
       ['CE', 'DSB-CE']
     """
@@ -179,7 +182,7 @@ def runs(curves: Sequence[tuple[str, ArrayLike, ArrayLike]], *, measure_name: st
         labelled.add(name)
         everything.append(values)
     everything = np.concatenate(everything)
-    if "accuracy" in measure_name:
+    if percent:
         drawing.percent(axes, everything)
     else:
         drawing.logarithmic_if_wide(axes, "y", everything)

@@ -26,8 +26,8 @@ class Group:
     runs: tuple[Run, ...]
 
     def results(self, key: str) -> np.ndarray:
-        """``top1``, ``head``, ``middle`` or ``tail`` of each run."""
-        return np.array([_result(run, key) for run in self.runs])
+        """A figure of each run, such as ``top1``."""
+        return np.array([run.figures[key] for run in self.runs])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,26 +51,29 @@ class Comparison:
 
     def differences(self, key: str) -> np.ndarray:
         """Of a result, ``[pairs]``."""
-        return np.array([_result(run, key) - _result(base, key) for run, base in self.pairs])
+        return np.array([run.figures[key] - base.figures[key] for run, base in self.pairs])
 
     @property
     def by_class(self) -> np.ndarray:
-        """Of class accuracies, ``[pairs, C]``."""
-        return np.array([run.per_class["accuracy"] - base.per_class["accuracy"] for run, base in self.pairs])
+        """Of the classes' scores, ``[pairs, C]``."""
+        return np.array([run.scores - base.scores for run, base in self.pairs])
 
     @property
     def mean_by_class(self) -> np.ndarray:
-        """Of class accuracies over pairs, ``[C]``."""
+        """The mean of these, ``[C]``."""
         return paired.mean(self.by_class).round(12)  # what is equal on paper is equal here
 
 
 def check_comparable(loaded: Sequence[Run]) -> None:
-    """Raises ValueError unless all runs are of one dataset and have the same classes."""
+    """Raises ValueError unless all runs are of one dataset and task, and have the same classes."""
     first = loaded[0]
     for run in loaded[1:]:
         one, other = first.results["dataset"], run.results["dataset"]
         if one != other:
             raise ValueError(f"runs must be of one dataset, got {one!r} in {first.path} and {other!r} in {run.path}")
+        if run.task != first.task:
+            one, other = (f"{', '.join(of.task.figures.values())} in {of.path}" for of in (first, run))
+            raise ValueError(f"runs must be of one task, got {one} and {other}")
         if len(run.class_names) != len(first.class_names):
             one, other = len(first.class_names), len(run.class_names)
             raise ValueError(f"runs must have the same classes, got {one} in {first.path} and {other} in {run.path}")
@@ -145,7 +148,3 @@ def _difference(run: Run, rivals: Sequence[Run], without_effect: Collection[str]
 
 def _seeds(run: Run) -> tuple:
     return tuple(run.config.get(key) for key in _SEEDS)
-
-
-def _result(run: Run, key: str) -> float:
-    return float(run.results["top1"]) if key == "top1" else run.shots[key]

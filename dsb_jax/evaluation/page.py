@@ -235,6 +235,12 @@ img { display: block; height: 4rem; max-width: 9rem; object-fit: contain; border
 .grid figure { max-width: none; }
 .grid img { height: 6rem; max-width: 100%; }
 .grid figcaption { font-size: .75rem; line-height: 1.25; margin-top: .25rem; overflow-wrap: anywhere; }
+.query img { height: 3rem; }
+.query figure { max-width: 3.2rem; }
+.query figcaption { font-size: .7rem; line-height: 1.2; overflow-wrap: anywhere; }
+.query > img { outline: 3px solid var(--ink); outline-offset: 1px; margin-right: .5rem; }
+.right img { border: 3px solid #1f78c8; }
+.wrong img { border: 3px solid #d55e00; }
 .pixelated { image-rendering: pixelated; }
 tbody + tbody { border-top: 2px solid var(--line); }
 tr.space th { padding-top: 1rem; color: var(--soft); white-space: normal; }

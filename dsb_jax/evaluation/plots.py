@@ -24,7 +24,12 @@ _IMAGE_CELLS = 200  # a larger confusion matrix is shown in blocks
 
 
 def accuracy_against(
-    measure: ArrayLike, class_accuracy: ArrayLike, *, measure_name: str, class_names: Sequence[str]
+    measure: ArrayLike,
+    class_accuracy: ArrayLike,
+    *,
+    measure_name: str,
+    class_names: Sequence[str],
+    score_name: str = "accuracy",
 ) -> Figure:
     """Class accuracy against a measure of the classes, with Pearson's r.
 
@@ -36,6 +41,7 @@ def accuracy_against(
       class_accuracy: fractions ``[C]``; a class with NaN is left out.
       measure_name: what to call the measure, with its unit if it has one.
       class_names: C names.
+      score_name: what to call the accuracy, which may be another fraction.
 
     Returns:
       The figure.
@@ -64,9 +70,9 @@ def accuracy_against(
     drawing.logarithmic_if_wide(axes, "x", x)
     drawing.percent(axes, y)
     axes.set_xlabel(measure_name, parse_math=False)
-    axes.set_ylabel("class accuracy")
+    axes.set_ylabel(f"class {score_name}")
     verdict = "r undefined" if np.isnan(r) else f"r = {r:.2f}".replace("-", "−")
-    drawing.title(axes, f"Accuracy against {measure_name}: {verdict}")
+    drawing.title(axes, f"{_capital(score_name)} against {measure_name}: {verdict}")
     if named:
         drawing.label_points(axes, x, y, [name for name, kept in zip(class_names, shown, strict=True) if kept])
     return figure
@@ -78,6 +84,8 @@ def accuracy_by_class(
     *,
     scales: ArrayLike | None = None,
     class_names: Sequence[str],
+    score_name: str = "accuracy",
+    sizes_name: str = "training samples",
 ) -> Figure:
     """Accuracy of each class, from most to fewest training samples, with its semantic scale beside it.
 
@@ -86,6 +94,8 @@ def accuracy_by_class(
       counts: training samples ``[C]``.
       scales: semantic scales ``[C]``, drawn relative to the largest; NaN or None where not measured.
       class_names: C names.
+      score_name: what to call the accuracy, which may be another fraction.
+      sizes_name: what to call the counts.
 
     Returns:
       The figure: bars with names, or for many classes an area, with means over neighbouring classes.
@@ -105,8 +115,8 @@ def accuracy_by_class(
     relative = _relative(scales)
     if len(accuracy) <= NAMED_CLASSES:
         names = [f"{drawing.short(class_names[i])} ({counts[i]:g})" for i in order]
-        return _class_bars(accuracy[order], relative[order], names)
-    return _class_area(accuracy[order], relative[order], counts[order])
+        return _class_bars(accuracy[order], relative[order], names, score_name, sizes_name)
+    return _class_area(accuracy[order], relative[order], counts[order], score_name, sizes_name)
 
 
 def confusion_matrix(
@@ -238,6 +248,8 @@ def accuracy_differences(
     spread: ArrayLike | None = None,
     title: str,
     class_names: Sequence[str],
+    score_name: str = "accuracy",
+    sizes_name: str = "training samples",
 ) -> Figure:
     """Differences in accuracy, from the class with most training samples to the one with fewest.
 
@@ -247,6 +259,8 @@ def accuracy_differences(
       spread: standard deviations over seeds ``[C]``, drawn where classes are few enough for names.
       title: what is compared with what.
       class_names: C names.
+      score_name: what to call the accuracy, which may be another fraction.
+      sizes_name: what to call the counts.
 
     Returns:
       The figure: bars with names, or for many classes an area, with means over neighbouring classes.
@@ -269,12 +283,12 @@ def accuracy_differences(
         names = [f"{drawing.short(class_names[i])} ({counts[i]:g})" for i in order]
         figure, axes = _difference_bars(differences, spread, names)
         axes.xaxis.set_major_formatter(points)
-        axes.set_xlabel("difference in accuracy (points)")
+        axes.set_xlabel(f"difference in {score_name} (points)")
         drawing.figure_title(figure, title)
     else:
-        figure, axes, width = _difference_area(differences, counts[order])
+        figure, axes, width = _difference_area(differences, counts[order], sizes_name)
         axes.yaxis.set_major_formatter(points)
-        axes.set_ylabel("difference in accuracy (points)")
+        axes.set_ylabel(f"difference in {score_name} (points)")
         drawing.figure_title(figure, f"{title}; line: mean of {width} neighbours")
     return figure
 
@@ -295,7 +309,7 @@ def _difference_bars(differences: np.ndarray, spread: np.ndarray, names: list[st
     return figure, axes
 
 
-def _difference_area(differences: np.ndarray, counts: np.ndarray) -> tuple[Figure, Axes, int]:
+def _difference_area(differences: np.ndarray, counts: np.ndarray, sizes_name: str) -> tuple[Figure, Axes, int]:
     figure, axes = drawing.figure_and_axes()
     rank = np.arange(1, len(counts) + 1)
     width = max(5, len(counts) // 25)
@@ -304,14 +318,16 @@ def _difference_area(differences: np.ndarray, counts: np.ndarray) -> tuple[Figur
         axes.fill_between(rank, part, step="mid", color=colour, alpha=0.45, linewidth=0, rasterized=rasterized)
     axes.axhline(0, color=INK, linewidth=0.8)
     axes.plot(rank, drawing.running_mean(differences, width), color=INK, linewidth=1.8)
-    _rank_axis(axes, counts)
+    _rank_axis(axes, counts, sizes_name)
     return figure, axes, width
 
 
-def _class_bars(accuracy: np.ndarray, relative: np.ndarray, names: list[str]) -> Figure:
+def _class_bars(
+    accuracy: np.ndarray, relative: np.ndarray, names: list[str], score_name: str, sizes_name: str
+) -> Figure:
     figure, axes = drawing.figure_and_axes(height=1.1 + 0.19 * len(names))
     rows = np.arange(len(names))
-    axes.barh(rows, np.nan_to_num(accuracy), height=0.72, color=ACCURACY, label="accuracy")
+    axes.barh(rows, np.nan_to_num(accuracy), height=0.72, color=ACCURACY, label=score_name)
     if np.isfinite(relative).any():
         axes.plot(
             relative,
@@ -330,27 +346,29 @@ def _class_bars(accuracy: np.ndarray, relative: np.ndarray, names: list[str]) ->
     axes.tick_params(axis="y", length=0)
     axes.set_xlim(0, 1.03)
     axes.xaxis.set_major_formatter(ticker.PercentFormatter(1, decimals=0))
-    drawing.title(axes, "Accuracy by class (training samples)", legend_lines=2)
+    drawing.title(axes, f"{_capital(score_name)} by class ({sizes_name})", legend_lines=2)
     drawing.legend(axes, columns=1)
     return figure
 
 
-def _class_area(accuracy: np.ndarray, relative: np.ndarray, counts: np.ndarray) -> Figure:
+def _class_area(
+    accuracy: np.ndarray, relative: np.ndarray, counts: np.ndarray, score_name: str, sizes_name: str
+) -> Figure:
     figure, axes = drawing.figure_and_axes()
     rank = np.arange(1, len(accuracy) + 1)
     width = max(5, len(accuracy) // 25)
     rasterized = len(rank) > VECTOR_POINTS
     filled = np.nan_to_num(accuracy)
     axes.fill_between(rank, filled, step="mid", color=ACCURACY, alpha=0.3, linewidth=0, rasterized=rasterized)
-    axes.plot(rank, drawing.running_mean(accuracy, width), color=ACCURACY, linewidth=2, label="accuracy")
+    axes.plot(rank, drawing.running_mean(accuracy, width), color=ACCURACY, linewidth=2, label=score_name)
     if np.isfinite(relative).any():
         smooth = drawing.running_mean(relative, width)
         label = "semantic scale, relative to the largest"
         axes.plot(rank, smooth, color=SCALE, linewidth=2, linestyle=(0, (4, 1.5)), label=label)
-    _rank_axis(axes, counts)
+    _rank_axis(axes, counts, sizes_name)
     axes.set_ylim(0, 1.03)
     axes.yaxis.set_major_formatter(ticker.PercentFormatter(1, decimals=0))
-    drawing.title(axes, f"Accuracy by class; lines are means of {width} neighbours", legend_lines=2)
+    drawing.title(axes, f"{_capital(score_name)} by class; lines are means of {width} neighbours", legend_lines=2)
     drawing.legend(axes, columns=1)
     return figure
 
@@ -386,12 +404,16 @@ def _names_around(axes: Axes, angles: np.ndarray, names: list[str]) -> None:
         axes.text(angle, 1.13, name, color=INK, fontsize=SMALL, parse_math=False, **place)
 
 
-def _rank_axis(axes: Axes, counts: np.ndarray) -> None:
+def _rank_axis(axes: Axes, counts: np.ndarray, sizes_name: str) -> None:
     """An x axis of ranks by ``counts``, which are sorted."""
     ticks = np.unique(np.linspace(0, len(counts) - 1, 6).round().astype(int))
     axes.set_xticks(ticks + 1, [f"{i + 1}\n({counts[i]:g})" for i in ticks])
     axes.set_xlim(0.5, len(counts) + 0.5)
-    axes.set_xlabel("rank of the class by training samples (samples)")
+    axes.set_xlabel(f"rank of the class by {sizes_name} (how many)")
+
+
+def _capital(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}"
 
 
 def _relative(values: np.ndarray) -> np.ndarray:

@@ -10,22 +10,14 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import dsb_jax
-from dsb_jax.evaluation import curves, page, plots, reading, runs
+from dsb_jax.evaluation import curves, page, plots, reading, runs, searched
 from dsb_jax.evaluation.runs import Run
 
-_PER_CLASS = {  # key in results.json: heading in the table, format
-    "accuracy": ("accuracy", "{:.1%}"),
-    "samples": ("training samples", "{:,.0f}"),
-    "test_samples": ("test samples", "{:,.0f}"),
-    "volume": ("volume (bits)", "{:.2f}"),
-    "scale": ("semantic scale", "{:.3f}"),
-    "weight": ("weight", "{:.3f}"),
-}
 _MEASURES = {  # key in results.json: heading, explanation
-    "samples": ("training samples N", "How many samples of the class the model was trained on."),
+    "samples": ("{} N", "How many there are of the class."),
     "effective_number": (
         "effective number E_n",
-        "Training samples with diminishing returns: each further one of a class counts a little less.",
+        "The same with diminishing returns: each further one of a class counts a little less.",
     ),
     "interclass": ("distance weight W", "How far the class's centre lies from those of the other classes."),
     "volume": ("volume S′", "How much room the class's features take up: its diversity on its own."),
@@ -35,6 +27,7 @@ _SPACES = {
     "pool": "in the feature pool, as training left it",
     "feature": "in the features of the training images under the final model",
     "sample": "in the training images themselves",
+    "searched": "in the embeddings of the images searched",
 }
 _STARTS_SHOWN = 5
 
@@ -71,10 +64,14 @@ def _body(run: Run) -> str:
         page.section("Training", page.plots(_over_time(run))),
         page.section("Training images", _training_images(run)),
         page.section(
-            "What accuracy goes with", page.plots(_by_class(run)), _correlation_table(run), _correlations_by_alpha(run)
+            f"What {run.task.score} goes with",
+            page.plots(_by_class(run)),
+            _correlation_table(run),
+            _correlations_by_alpha(run),
         ),
         page.section("What is taken for what", page.plots(_confusion(run)), _hardest_pairs(run)),
-        page.section("Classes", _class_table(run)),
+        page.section("What is found", searched.queries(run), page.plots(searched.embedding_map(run))),
+        page.section("Classes", _class_table(run), _trained_class_table(run)),
         page.section("How it was made", _command(run), _stages(run), _environment(run), _configuration(run)),
     )
     return "\n".join(filter(None, sections))
@@ -93,11 +90,14 @@ means anything.{profile}</p>"""
 def _facts(run: Run) -> dict[str, str]:
     results = run.results
     split = f" ({results['eval_split']} split)" if "eval_split" in results else ""
-    facts = {f"top-1 accuracy{split}": f"{results['top1']:.1%}"}
-    groups = {"head": "head (> 100 samples)", "middle": "middle (20–100)", "tail": "tail (< 20)"}
-    facts |= {label: f"{run.shots[key]:.1%}" for key, label in groups.items() if math.isfinite(run.shots[key])}
+    words = {"top1": f"top-1 accuracy{split}", "head": "head (> 100 samples)"}
+    words |= {"middle": "middle (20–100)", "tail": "tail (< 20)"}
+    figures = {key: value for key, value in run.figures.items() if math.isfinite(value)}
+    facts = {words.get(key, run.task.figures[key]): f"{value:.1%}" for key, value in figures.items()}
+    trained = f"{len(run.trained_names):,}" if run.task.trained else ""
     facts |= {
         "classes": f"{len(run.class_names):,}",
+        **({"classes trained": trained} if trained else {}),
         "steps": f"{results['steps']:,}",
         "epochs": _epochs(run),
     }
@@ -119,11 +119,13 @@ def _duration(seconds: float) -> str:
 def _over_time(run: Run) -> dict[str, tuple[str, Figure]]:
     training, tests = run.training, run.tests
     drawn = {}
-    balanced = np.ptp(run.per_class["samples"]) == 0
+    samples = run.trained["samples"]
+    balanced = np.ptp(samples) == 0
     coloured = "" if balanced else "; blue classes have many training samples, orange ones few"
+    of_tests = run.task.score_name if run.task.trained else "both"
     if len(training["epoch"]) or len(tests["epoch"]):
         drawn["curves"] = (
-            "Loss and accuracy on training batches and on the test set, and the learning rate, by epoch.",
+            f"Loss and accuracy on training batches, {of_tests} on the test set, and the learning rate, by epoch.",
             curves.training_curves(
                 epochs=training["epoch"],
                 loss=training["loss"],
@@ -131,7 +133,8 @@ def _over_time(run: Run) -> dict[str, tuple[str, Figure]]:
                 learning_rate=training["learning_rate"],
                 test_epochs=tests["epoch"],
                 test_loss=tests["test_loss"],
-                test_accuracy=tests["test_accuracy"],
+                test_accuracy=tests["score"],
+                score_name=run.task.score_name,
             ),
         )
     for key, name in {"weights": "class weight", "scales": "semantic scale"}.items():
@@ -142,8 +145,8 @@ def _over_time(run: Run) -> dict[str, tuple[str, Figure]]:
                     tests["epoch"],
                     tests[key],
                     measure_name=name,
-                    counts=run.per_class["samples"],
-                    class_names=run.class_names,
+                    counts=samples,
+                    class_names=run.trained_names,
                 ),
             )
     return drawn
@@ -156,54 +159,68 @@ def _training_images(run: Run) -> str:
     columns = (run.examples.images, run.examples.labels, run.examples.other_labels, run.examples.shares)
     cells = []
     for image, label, other, share in zip(*columns, strict=True):
-        name = run.class_names[label]
+        name = run.trained_names[label]
         if share < 1:
-            name = f"{share:.0%} {name}, {1 - share:.0%} {run.class_names[other]}"
+            name = f"{share:.0%} {name}, {1 - share:.0%} {run.trained_names[other]}"
         cells.append(f"<figure>{page.picture(image, name)}<figcaption>{escape(name)}</figcaption></figure>")
     return f"""<p>Images of the first batch as the model saw them, cropped and augmented, with their classes.</p>
 <div class="grid">{"".join(cells)}</div>"""
 
 
 def _by_class(run: Run) -> dict[str, tuple[str, Figure]]:
-    names, columns = run.class_names, run.per_class
-    accuracy, samples, scale = columns["accuracy"], columns["samples"], columns["scale"]
+    names, task, scores, sizes, scale = run.class_names, run.task, run.scores, run.sizes, run.per_class["scale"]
+    words = {"score_name": task.score_name, "sizes_name": task.sizes_name}
     drawn = {
         "classes": (
-            "Accuracy of each class, from most to fewest training samples.",
-            plots.accuracy_by_class(accuracy, samples, scales=scale, class_names=names),
+            f"{task.score_name.capitalize()} of each class, from most to fewest {task.sizes_name}.",
+            plots.accuracy_by_class(scores, sizes, scales=scale, class_names=names, **words),
         )
     }
-    if np.isfinite(scale).any() and len(names) > 2:
-        all_shown = len(names) <= plots.RADAR_CLASSES
-        chosen = (
-            "Classes go" if all_shown else f"{plots.RADAR_CLASSES} of the {len(names):,} classes, evenly chosen, go"
-        )
-        drawn["radar"] = (
-            f"Semantic scale and training samples. {chosen} clockwise from most to fewest training samples.",
-            plots.scales_and_samples(scale, samples, class_names=names),
-        )
+    drawn |= _radar(run)
     measures = {
-        "samples": (samples, "training samples N"),
-        "effective": (np.asarray(dsb_jax.effective_number(samples)), "effective number E_n"),
-        "volume": (columns["volume"], "volume S′ (bits)"),
+        "samples": (sizes, f"{task.sizes_name} N"),
+        "effective": (np.asarray(dsb_jax.effective_number(sizes)), "effective number E_n"),
+        "volume": (run.per_class["volume"], "volume S′ (bits)"),
         "scale": (scale, "semantic scale S"),
     }
     for key, (measure, name) in measures.items():
         if np.isfinite(measure).any():
             drawn[key] = (
-                f"Class accuracy against {name}; each point is a class.",
-                plots.accuracy_against(measure, accuracy, measure_name=name, class_names=names),
+                f"Class {task.score} against {name}; each point is a class.",
+                plots.accuracy_against(
+                    measure, scores, measure_name=name, class_names=names, score_name=task.score_name
+                ),
             )
     return drawn
 
 
+def _radar(run: Run) -> dict[str, tuple[str, Figure]]:
+    """Of the classes that were trained."""
+    names, scale, samples = run.trained_names, run.trained["scale"], run.trained["samples"]
+    if len(names) < 3 or not np.isfinite(scale).any():
+        return {}
+    all_shown = len(names) <= plots.RADAR_CLASSES
+    of = "training classes" if run.task.trained else "classes"
+    chosen = (
+        f"{of.capitalize()} go" if all_shown else f"{plots.RADAR_CLASSES} of the {len(names):,} {of}, evenly chosen, go"
+    )
+    return {
+        "radar": (
+            f"Semantic scale and training samples. {chosen} clockwise from most to fewest training samples.",
+            plots.scales_and_samples(scale, samples, class_names=names),
+        )
+    }
+
+
 def _correlation_table(run: Run) -> str:
     rows = [
-        (heading, _coefficient(run.correlations[key]), explanation) for key, (heading, explanation) in _MEASURES.items()
+        (heading.format(run.task.sizes_name), _coefficient(run.correlations[key]), explanation)
+        for key, (heading, explanation) in _MEASURES.items()
     ]
-    return f"""<p>Pearson's r between the accuracy of a class and each measure of it: 1 where accuracy rises in a
-straight line with the measure, 0 where there is no such relation, −1 where it falls. It is undefined for a measure
-that is the same for all classes, or was not taken. W, S′ and S are of the training images under the final
+    images = "images searched" if run.task.trained else "training images"
+    return f"""<p>Pearson's r between the {run.task.score} of a class and each measure of it: 1 where {run.task.score}
+rises in a straight line with the measure, 0 where there is no such relation, −1 where it falls. It is undefined for a
+measure that is the same for all classes, or was not taken. W, S′ and S are of the {images} under the final
 model{_alpha(run)}.</p>
 {page.table(["measure", "r", "meaning"], rows, texts=[2])}"""
 
@@ -262,7 +279,7 @@ def _confusion(run: Run) -> dict[str, tuple[str, Figure]]:
             plots.confusion_matrix(
                 run.confusions.labels,
                 run.confusions.predictions,
-                run.per_class["samples"],
+                run.sizes,
                 class_names=run.class_names,
             ),
         )
@@ -293,14 +310,35 @@ def _pair(run: Run, true: int, predicted: int, images: np.ndarray) -> str:
 
 
 def _class_table(run: Run) -> str:
-    rows = (
-        (name, *(page.number(run.per_class[key][i], form) for key, (_, form) in _PER_CLASS.items()))
-        for i, name in enumerate(run.class_names)
+    if run.task.trained:
+        words = f"Volume and scale are of the images searched under the final model{_alpha(run)}."
+    else:
+        words = (
+            f"Volume and scale are of the training images under the final model{_alpha(run)}; the weight is the last "
+            "step's."
+        )
+    return _classes(words, "class", run.class_names, run.per_class, run.task.columns)
+
+
+def _trained_class_table(run: Run) -> str:
+    """Of retrieval, the classes that were trained, which have other images or are others."""
+    if not run.task.trained:
+        return ""
+    words = (
+        "The classes that were trained. Volume and scale are of the training images under the final "
+        f"model{_alpha(run)}; the weight is the last step's."
     )
-    return f"""<p>Volume and scale are of the training images under the final model{_alpha(run)}; the weight is the last
-step's.
+    return _classes(words, "training class", run.trained_names, run.trained, run.task.trained)
+
+
+def _classes(words, heading, names, values, columns) -> str:
+    rows = (
+        (name, *(page.number(values[key][i], form) for key, (_, form) in columns.items()))
+        for i, name in enumerate(names)
+    )
+    return f"""<p>{words}
 Press a heading to sort by it.</p>
-{page.sortable_table(["class", *(heading for heading, _ in _PER_CLASS.values())], rows)}"""
+{page.sortable_table([heading, *(name for name, _ in columns.values())], rows)}"""
 
 
 def _command(run: Run) -> str:

@@ -12,14 +12,16 @@ from typing import Any
 
 import numpy as np
 
-PER_CLASS = ("accuracy", "samples", "test_samples", "volume", "scale", "weight")
-SHOTS = ("head", "middle", "tail")
+from dsb_jax.evaluation import tasks
+from dsb_jax.evaluation.tasks import Task
+
 CORRELATIONS = ("samples", "effective_number", "interclass", "volume", "scale")
 
-_TRAINING = {"epoch": True, "loss": True, "accuracy": True, "train_seconds": True}  # whether every line has it
-_TRAINING |= {"learning_rate": False, "skipped": False}
-_TESTS = {"epoch": True, "test_accuracy": True, "test_loss": False}
-_TESTS_BY_CLASS = {"weights": True, "class_accuracy": False, "volumes": False, "scales": False}
+# Columns of metrics.jsonl, and whether every line has them.
+_TRAINING = {"epoch": True, "loss": True, "train_seconds": True}
+_TRAINING |= {"accuracy": False, "learning_rate": False, "skipped": False}
+_TESTS = {"epoch": True, "test_loss": False}
+_TESTS_BY_CLASS = {"weights": True, "volumes": False, "scales": False}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +59,23 @@ class Examples:
 
 
 @dataclasses.dataclass(frozen=True)
+class Queries:
+    """Some test images with those that are nearest to them, and a map of embeddings.
+
+    Attributes:
+      labels: classes, int ``[Q, 1 + K]``, that of the query first.
+      images: uint8 ``[Q, 1 + K, H, W, channels]``.
+      map: ``[n, 2]``, where other test images lie.
+      map_labels: their classes, int ``[n]``.
+    """
+
+    labels: np.ndarray
+    images: np.ndarray
+    map: np.ndarray
+    map_labels: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
 class Run:
     """A finished run. NaN stands for null and for what was not measured.
 
@@ -64,32 +83,51 @@ class Run:
       path: the workdir.
       results: ``results.json`` as it is.
       config: ``config.json`` as it is.
-      class_names: in the order of the labels.
-      per_class: a column ``[C]`` for each name in `PER_CLASS`.
-      shots: accuracy of head, middle and tail.
-      correlations: r of class accuracy with each of `CORRELATIONS`.
+      task: what the run is judged by.
+      figures: a number for each of the task's.
+      class_names: of the classes that are tested, in the order of the labels.
+      per_class: a column ``[C]`` for each of the task's.
+      trained_names: of the classes that are trained, the same ones or others.
+      trained: a column ``[T]`` of these for samples, volume, scale and weight.
+      correlations: r of the classes' scores with each of `CORRELATIONS`.
       by_space: r by space (pool, feature, sample), as `metrics.correlations_by_alpha` has it; a space that was not
         measured is absent.
       training: columns ``[T]`` of the training lines in ``metrics.jsonl``.
-      tests: columns ``[E]`` of the evaluations, ``[E, C]`` for weights, class_accuracy, volumes and scales.
+      tests: columns ``[E]`` of the evaluations, of which ``score`` is the task's, ``[E, T]`` for weights, volumes and
+        scales.
       environment: an entry for each start of the run; none where it was not kept.
       confusions: None where they were not kept.
+      queries: likewise, of retrieval.
       examples: likewise.
     """
 
     path: pathlib.Path
     results: dict[str, Any]
     config: dict[str, Any]
+    task: Task
+    figures: dict[str, float]
     class_names: tuple[str, ...]
     per_class: dict[str, np.ndarray]
-    shots: dict[str, float]
+    trained_names: tuple[str, ...]
+    trained: dict[str, np.ndarray]
     correlations: dict[str, float]
     by_space: dict[str, dict[str, Any]]
     training: dict[str, np.ndarray]
     tests: dict[str, np.ndarray]
     environment: list[dict[str, Any]]
     confusions: Confusions | None
+    queries: Queries | None
     examples: Examples | None
+
+    @property
+    def scores(self) -> np.ndarray:
+        """How well the model does with each class that is tested, ``[C]``."""
+        return self.per_class[self.task.score]
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """By which those classes are put in order, ``[C]``."""
+        return self.per_class[self.task.sizes]
 
     @property
     def stages(self) -> list[dict[str, Any]]:
@@ -118,32 +156,40 @@ def load(workdir: str | os.PathLike[str]) -> Run:
     workdir = pathlib.Path(workdir)
     path = workdir / "results.json"
     results = _object(_parse(_read(path), str(path)), str(path))
-    _check_results(results, path)
-    classes = results["per_class"]
+    task = _checked_task(results, path)
+    tested = _columns(results["per_class"], task.columns, f"{path}: {{!r}} of class {{!r}}")
+    if np.isnan(tested[task.sizes]).any():
+        raise ValueError(f"{path}: {task.sizes!r} must be given for every class in 'per_class'")
+    names = trained_names = tuple(results["per_class"])
+    trained = tested
+    if task.trained:
+        of_trained = results["training_classes"]
+        trained_names = tuple(of_trained)
+        trained = _columns(of_trained, task.trained, f"{path}: {{!r}} of training class {{!r}}")
+    training, tests = _load_metrics(workdir / "metrics.jsonl", task.curve, len(trained_names))
+    config = workdir / "config.json"
 
     def numbers(part: dict, keys: Iterable[str], what: str) -> dict[str, float]:
         return {key: _number(part.get(key), f"{path}: {key!r} of {what}") for key in keys}
 
-    rows = [numbers(entry, PER_CLASS, f"class {name!r}") for name, entry in classes.items()]
-    per_class = {key: np.array([row[key] for row in rows]) for key in PER_CLASS}
-    if np.isnan(per_class["samples"]).any():
-        raise ValueError(f"{path}: 'samples' must be given for every class in 'per_class'")
-    training, tests = _load_metrics(workdir / "metrics.jsonl", len(classes))
-    config = workdir / "config.json"
     return Run(
         path=workdir,
         results=results,
         config=_object(_parse(_read(config), str(config)), str(config)),
-        class_names=tuple(classes),
-        per_class=per_class,
-        shots=numbers(results, SHOTS, "the run"),
+        task=task,
+        figures=numbers(results, task.figures, "the run"),
+        class_names=names,
+        per_class=tested,
+        trained_names=trained_names,
+        trained=trained,
         correlations=numbers(results["correlations"], CORRELATIONS, "'correlations'"),
         by_space=_spaces(results.get("correlations_by_space", {}), path),
         training=training,
         tests=tests,
         environment=_load_environment(workdir / "environment.json"),
-        confusions=_load_confusions(workdir / "confusions.npz", len(classes)),
-        examples=_load_examples(workdir / "examples.npz", len(classes)),
+        confusions=_load_confusions(workdir / "confusions.npz", len(names)),
+        queries=_load_queries(workdir / "retrieval.npz", len(names)),
+        examples=_load_examples(workdir / "examples.npz", len(trained_names)),
     )
 
 
@@ -160,11 +206,17 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return pairs
 
 
-def _check_results(results: dict[str, Any], path: pathlib.Path) -> None:
+def _checked_task(results: dict[str, Any], path: pathlib.Path) -> Task:
+    """What the run is judged by; raises ValueError unless the results are those of such a run."""
+    try:
+        task = tasks.of(results)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    of_classes = ("per_class", "training_classes") if task.trained else ("per_class",)
     wanted = {
         **dict.fromkeys(("dataset", "method", "command"), (str, "a string")),
-        **dict.fromkeys(("top1", "steps", "epochs"), (int | float, "a number")),
-        **dict.fromkeys(("per_class", "correlations"), (dict, "an object")),
+        **dict.fromkeys((next(iter(task.figures)), "steps", "epochs"), (int | float, "a number")),
+        **dict.fromkeys((*of_classes, "correlations"), (dict, "an object")),
     }
     for key, (kind, described) in wanted.items():
         if not isinstance(results.get(key), kind):
@@ -179,9 +231,18 @@ def _check_results(results: dict[str, Any], path: pathlib.Path) -> None:
         for stage in stages
     ):
         raise ValueError(f"{path}: 'stages' must be a list of objects with 'method' and 'epochs', got {stages!r:.60}")
-    classes = results["per_class"]
-    if not classes or not all(isinstance(entry, dict) for entry in classes.values()):
-        raise ValueError(f"{path}: 'per_class' must hold an object for each class")
+    for key in of_classes:
+        if not results[key] or not all(isinstance(entry, dict) for entry in results[key].values()):
+            raise ValueError(f"{path}: {key!r} must hold an object for each class")
+    return task
+
+
+def _columns(classes: dict[str, dict], keys: Iterable[str], what: str) -> dict[str, np.ndarray]:
+    """``[C]`` for each key; ``what`` is how an error calls the key of a class."""
+    return {
+        key: np.array([_number(entry.get(key), what.format(key, name)) for name, entry in classes.items()])
+        for key in keys
+    }
 
 
 def _spaces(by_space: Any, path: pathlib.Path) -> dict[str, dict[str, Any]]:
@@ -198,16 +259,18 @@ def _spaces(by_space: Any, path: pathlib.Path) -> dict[str, dict[str, Any]]:
     return spaces
 
 
-def _load_metrics(path: pathlib.Path, num_classes: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+def _load_metrics(
+    path: pathlib.Path, score: str, num_classes: int
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     training: dict[str, list] = {key: [] for key in _TRAINING}
-    tests: dict[str, list] = {key: [] for key in _TESTS | _TESTS_BY_CLASS}
+    tests: dict[str, list] = {key: [] for key in {score: True} | _TESTS | _TESTS_BY_CLASS}
     for number, line in enumerate(_read(path).removesuffix("\n").split("\n"), start=1):
         if number == 1 and not line:
             break  # the file is empty
         where = f"{path}, line {number}"
         record = _object(_parse(line, where), where)
-        tested = "test_accuracy" in record
-        columns, required = (tests, _TESTS | _TESTS_BY_CLASS) if tested else (training, _TRAINING)
+        tested = score in record
+        columns, required = (tests, _TESTS | _TESTS_BY_CLASS | {score: True}) if tested else (training, _TRAINING)
         for key, column in columns.items():
             if required[key] and key not in record:
                 raise ValueError(f"{where} lacks {key!r}")
@@ -215,6 +278,7 @@ def _load_metrics(path: pathlib.Path, num_classes: int) -> tuple[dict[str, np.nd
                 column.append(_numbers(record.get(key), num_classes, f"{where}: {key!r}"))
             else:
                 column.append(_number(record.get(key), f"{where}: {key}"))
+    tests["score"] = tests.pop(score)
     shapes = {key: (-1, num_classes) if key in _TESTS_BY_CLASS else (-1,) for key in (*training, *tests)}
     return tuple(
         {key: np.array(column, float).reshape(shapes[key]) for key, column in part.items()}
@@ -245,6 +309,20 @@ def _load_confusions(path: pathlib.Path, num_classes: int) -> Confusions | None:
     return Confusions(
         labels, predictions, pairs, tuple(some[:number] for some, number in zip(images, shown, strict=True))
     )
+
+
+def _load_queries(path: pathlib.Path, num_classes: int) -> Queries | None:
+    arrays = _arrays(path, [field.name for field in dataclasses.fields(Queries)])
+    if arrays is None:
+        return None
+    queries = Queries(**arrays)
+    fits = queries.images.ndim == 5 and queries.images.dtype == np.uint8 and queries.images.shape[-1] in (1, 3)
+    fits = fits and queries.labels.shape == queries.images.shape[:2] and queries.map.shape[1:] == (2,)
+    if not fits or queries.map_labels.shape != queries.map.shape[:1]:
+        shapes = ", ".join(f"{name} {array.dtype} {array.shape}" for name, array in arrays.items())
+        raise ValueError(f"{path} does not hold queries with what is near and a map, but {shapes}")
+    _check_classes(path, np.concatenate([queries.labels.ravel(), queries.map_labels]), num_classes)
+    return queries
 
 
 def _load_examples(path: pathlib.Path, num_classes: int) -> Examples | None:

@@ -11,7 +11,7 @@ from dsb_jax.models import heads, zoo
 from dsb_jax.models.branches import Branches
 from dsb_jax.models.classifier import Classifier
 from dsb_jax.models.experts import Experts, Router
-from dsb_jax.models.projection import Projection
+from dsb_jax.models.projection import Embedding, Projection
 
 
 def create(
@@ -24,6 +24,8 @@ def create(
     experts: int | None = None,
     routers: bool = False,
     branches: int | None = None,
+    embedding: int | None = None,
+    embedding_norm: bool = False,
     projection: int | None = None,
     projection_layers: int = 2,
     **options: Any,
@@ -44,6 +46,10 @@ def create(
         they are narrower: 192 and 384 channels in the last two stages, or 24 and 48 in those for small images.
       routers: Whether experts have routers, by which an image is evaluated with no more of them than it needs.
       branches: 2 for two branches of their own last block under one head; see `Branches`.
+      embedding: Width of a dense layer between the backbone and the head, whose outputs, at length 1, are then the
+        features: the embeddings of metric learning. None by default.
+      embedding_norm: Whether the layer has normalised features before it, and no bias; see
+        :class:`dsb_jax.models.projection.Embedding`.
       projection: Width of embeddings that the model gives besides, of length 1, made of the features for losses that
         compare examples; none by default.
       projection_layers: Dense layers of that, with ReLU between them.
@@ -67,17 +73,23 @@ def create(
     validation.integer("num_classes", num_classes, lowest=2)
     backbone = zoo.backbone(name, num_classes, **options)
     new_head = functools.partial(heads.create, head, num_classes, scale=head_scale, **(head_options or {}))
-    extras = {"experts": experts, "branches": branches, "projection": projection}
+    extras = {"experts": experts, "branches": branches, "embedding": embedding, "projection": projection}
     if len(given := [f"{key}={value}" for key, value in extras.items() if value is not None]) > 1:
-        raise ValueError(f"a model has experts, branches or a projection, got {' and '.join(given)}")
+        raise ValueError(f"a model has experts, branches, an embedding or a projection, got {' and '.join(given)}")
+    if embedding_norm and embedding is None:
+        raise ValueError("embedding_norm is of the features below an embedding: embedding must be its width, got none")
     if routers and experts is None:
         raise ValueError("routers choose among experts: experts must be an integer >= 2, got routers=True without")
     if experts is not None:
         return _experts(backbone, new_head, experts, routers, name)
     if branches is not None:
         return _branches(backbone, new_head, branches, name)
-    made = None if projection is None else _projection(projection, projection_layers)
-    return Classifier(backbone=backbone, head=new_head(), projection=made)
+    return Classifier(
+        backbone=backbone,
+        head=new_head(),
+        embedding=None if embedding is None else _embedding(embedding, embedding_norm),
+        projection=None if projection is None else _projection(projection, projection_layers),
+    )
 
 
 def _experts(backbone, new_head, number, routers, name):
@@ -94,6 +106,11 @@ def _branches(backbone, new_head, number, name):
     trunk, tail = _parts(backbone, "parts_of_branches", f"branches={number}", name)
     tail = tail.clone(in_channels=None)
     return Branches(trunk, (tail.clone(), tail.clone()), new_head())
+
+
+def _embedding(dim: int, layer_norm: bool) -> Embedding:
+    validation.positive_int("embedding", dim)
+    return Embedding(dim, bool(layer_norm))
 
 
 def _projection(dim: int, layers: int) -> Projection:

@@ -15,7 +15,7 @@ class Outputs(NamedTuple):
 
     Attributes:
       logits: ``[batch, classes]``, float32.
-      features: ``[batch, dim]``, float32: what the last layer saw.
+      features: ``[batch, dim]``, float32: what the last layer saw; of a model with an embedding, that, of length 1.
       classifier: ``[classes, dim]``, float32: the last layer's weights, a row for each class; of a head with several
         centres per class ``[classes, centers, dim]``.
       experts: of a model with several experts, these three of each, with a leading axis for the experts.
@@ -35,13 +35,14 @@ class Outputs(NamedTuple):
 
 
 class Classifier(nn.Module):
-    """``head(backbone(images))``, and ``projection(backbone(images))``; the parameters lie under the same names.
+    """``head(embedding(backbone(images)))``, and a ``projection`` of the same features, where there are such.
 
-    Whatever the backbone computes in, the others compute in float32.
+    The parameters lie under these names. Whatever the backbone computes in, the others compute in float32.
     """
 
     backbone: nn.Module
     head: nn.Module
+    embedding: nn.Module | None = None
     projection: nn.Module | None = None
 
     def __call__(self, images: jax.Array, *, train: bool) -> Outputs:
@@ -63,9 +64,11 @@ class Classifier(nn.Module):
         if isinstance(features, tuple):
             features, auxiliary = features
         features = features.astype(jnp.float32)
-        embedding = None if self.projection is None else self.projection(features)
+        if self.embedding is not None:
+            features = self.embedding(features)
+        projected = None if self.projection is None else self.projection(features)
         logits = self.classify(features, train=train)
-        return Outputs(logits, features, weights_of(self.head), embedding=embedding, auxiliary=auxiliary)
+        return Outputs(logits, features, weights_of(self.head), embedding=projected, auxiliary=auxiliary)
 
     def classify(self, features: jax.Array, *, train: bool) -> jax.Array:
         """The logits ``[batch, classes]`` of features ``[batch, dim]``."""

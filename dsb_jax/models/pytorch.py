@@ -60,7 +60,7 @@ def from_torch(
     """
     tensors = read(weights) if isinstance(weights, str | os.PathLike) else weights
     require_reference(name)
-    if parts := {"experts", "branches", "projection"} & options.keys():
+    if parts := {"experts", "branches", "embedding", "projection"} & options.keys():
         raise ValueError(f"PyTorch's {name} has a backbone and a head alone, got {', '.join(sorted(parts))}")
     if num_classes is None:
         num_classes = _classes(name, tensors)
@@ -78,8 +78,8 @@ def to_torch(name: str, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
     Args:
       name: One of :func:`dsb_jax.models.names`.
-      variables: ``params`` and ``batch_stats`` of a model without experts, branches and projection. A last layer
-        without bias is as in Cao et al.'s code, ``[dim, classes]``, others are ``[classes, dim]``.
+      variables: ``params`` and ``batch_stats`` of a model without experts, branches, embedding and projection. A last
+        layer without bias is as in Cao et al.'s code, ``[dim, classes]``, others are ``[classes, dim]``.
 
     Returns:
       Arrays by PyTorch's names, with the counters of batch normalisation at 0.

@@ -23,6 +23,8 @@ _OPTIONS = ("auxiliary", "frozen_norm", "remat", "stem", "zero_init")
 # What :func:`dsb_jax.models.create` takes besides.
 _OF_CLASSIFIERS = (
     "branches",
+    "embedding",
+    "embedding_norm",
     "experts",
     "head",
     "head_options",

@@ -42,6 +42,11 @@ def base_config() -> ConfigDict:
     """
     config = ConfigDict()
 
+    # What counts: classification (which class an image is of) | retrieval (whether an image's nearest are of its class,
+    # of classes that mostly are none of those that were trained).
+    config.task = "classification"
+    config.retrieval = ConfigDict({"ks": (1, 2, 4, 8)})  # k of Recall@k
+
     config.dataset = "digits"  # python -m dsb_jax.data lists all
     config.protocol = config_dict.placeholder(str)  # how it is divided, where there is more than one way
     config.eval_split = config_dict.placeholder(str)  # on which results are reported: test | val, as the dataset has it
@@ -97,6 +102,10 @@ def base_config() -> ConfigDict:
     # Of a tau_normalized head: 0 leaves the class weights their lengths, 1 takes them away. Kang et al., 2020,
     # choose it on validation data.
     config.head_tau = 1.0
+    # Width of a dense layer between backbone and head, whose outputs, at length 1, are the embeddings of metric
+    # learning; none by default.
+    config.embedding = config_dict.placeholder(int)
+    config.embedding_norm = False  # with a normalisation of layers before it, and no bias, as in NormSoftmax
     config.dtype = "float32"  # in which the backbone computes
 
     # What a batch is trained on: supervised is the loss alone; `objectives.names()` lists all; "a+b" is a around b.
@@ -182,6 +191,7 @@ def base_config() -> ConfigDict:
     config.reinitialize = ""  # … but for these
     # Instead of a run, a .safetensors file of PyTorch's weights, as torchvision and timm name them.
     config.init_from = config_dict.placeholder(str)
+    config.init_bgr = False  # whether they are of images whose channels are blue, green and red, as Caffe's are
     config.trainable = "*"  # the others stay as they are
     config.teacher = config_dict.placeholder(str)  # workdir of a run whose model an objective learns from
     # Runs that each begin with the parameters of the one before: `stages.names()`, or settings of every stage as in
@@ -192,6 +202,7 @@ def base_config() -> ConfigDict:
     config.epochs = 30
     config.optimizer = "sgd"  # sgd | adam
     config.learning_rate = 0.1
+    config.head_learning_rate = config_dict.placeholder(float)  # of the head, such as proxies and centres; the same
     config.schedule = "linear"  # linear | cosine | exponential | step | constant
     config.decay_rate = 0.98  # exponential: factor of every epoch
     config.milestones = (160, 180)  # step: epochs after which the rate falls …

@@ -28,6 +28,7 @@ _logger = logging.getLogger(__name__)
 
 _LONG_TAILS = ("none", "exponential", "balanced", "mnist_lt_1", "mnist_lt_2")
 _DATA = ("prepared", "synthetic")
+_TASKS = ("classification", "retrieval")
 _DSB_START_EPOCH = 5  # n of the paper …
 _DSB_FILL_EPOCHS = 1  # … where features are not random at first, the pool only has to be filled with them
 _POOL_DTYPES = ("float32", "bfloat16", "float16")
@@ -123,6 +124,7 @@ def build(config: ConfigDict, *, before: EarlierRun | None = None) -> Experiment
         initial = earlier_runs.at(config.initial, setting="initial")
     _check_numbers(config, initial)
     train, test = _splits(config)
+    _check_task(config, test)
     indices, held_out = _hold_out(config, train, _training_rows(config, train))
     counts = np.bincount(train.labels[indices], minlength=train.num_classes)
     if config.batch_size > len(indices):
@@ -134,6 +136,10 @@ def build(config: ConfigDict, *, before: EarlierRun | None = None) -> Experiment
     model, preprocessing = _model(config, train.num_classes), _preprocessing(config, train.image_shape[-1], counts)
     teacher = _teacher(config, before, train, preprocessing)
     begins = initial is not None or config.init_from is not None
+    if config.frozen_norm and not begins:
+        _logger.warning("frozen_norm=True goes by running statistics, of no images where init_from is not set")
+    if config.init_bgr and config.init_from is None:
+        raise ValueError("init_bgr says of which images the weights of init_from are, and init_from is not set")
     inherits = _inherits_features(config, begins, model, train)
     taught_by = teacher and (teacher[0].config, teacher[1])
     if initial is None and config.objective.split("+")[-1] == "ride_routing":
@@ -164,6 +170,31 @@ def build(config: ConfigDict, *, before: EarlierRun | None = None) -> Experiment
         teacher=teacher,
         numbers=_numbers(config, train, test),
     )
+
+
+def _check_task(config, test):
+    """Of retrieval, that every test image has another one to be found with it."""
+    if config.task == "classification":
+        if config.objective.split("+")[-1] == "circle":
+            raise ValueError(
+                "objective 'circle' is of pairs of images alone, which trains no classifier: task must be 'retrieval', "
+                "or objective 'circle+supervised'"
+            )
+        return
+    ks = config.retrieval.ks
+    if not ks:
+        raise ValueError("retrieval.ks must hold an integer >= 1 or several, got none")
+    for k in ks:
+        validation.positive_int("retrieval.ks", k)
+    if max(ks) >= len(test):
+        raise ValueError(f"retrieval.ks must be below the {len(test)} images that are searched, got {max(ks)}")
+    alone = np.flatnonzero(np.bincount(test.labels, minlength=test.num_classes) == 1)
+    if len(alone):
+        raise ValueError(
+            f"task 'retrieval' looks for another image of the same class, and of {len(alone)} classes there is one in "
+            f"{test.split} of {config.dataset}, of {test.class_names[alone[0]]!r} first; long tails are of training "
+            "images alone"
+        )
 
 
 def _check_numbers(config, initial):
@@ -220,10 +251,15 @@ def _splits(config):
         raise ValueError("eval_split must be another one than train")
     if spec is not None:
         spec.part(evaluation, config.protocol)  # raises for a split that it has not, before anything is read
-    if spec is not None and not spec.protocol(config.protocol).same_classes:
+    if config.task not in _TASKS:
+        raise validation.unknown_name("task", config.task, _TASKS)
+    if config.task == "classification" and spec is not None and not spec.protocol(config.protocol).same_classes:
         fitting = [name for name, protocol in spec.protocols.items() if protocol.same_classes]
-        instead = f"; it needs protocol={' or '.join(fitting)}" if fitting else ""
-        raise ValueError(f"{config.dataset} tests classes that are not trained, which no classifier does{instead}")
+        instead = f" or protocol={' or '.join(fitting)}" if fitting else ""
+        raise ValueError(
+            f"{config.dataset} tests classes that are not trained, which no classifier does; "
+            f"it needs task=retrieval{instead}"
+        )
     seed = config.subset_seed if config.subset_seed is not None else config.seed
     sizes = {name: config[name] for name in ("image_size", "shorter_side")}
     crops = {"random_crop": config.random_crop, "crop_scale": tuple(config.crop_scale)}
@@ -386,7 +422,12 @@ def _schedule(config, steps, examples):
 
 def _optimizer(config, schedule):
     names = ("momentum", "adam_beta2", "adam_epsilon", "weight_decay", "decay", "decay_on", "clip_norm")
-    return optimizers.optimizer(config.optimizer, schedule, **{name: config[name] for name in names})
+    of_head, rate = None, config.head_learning_rate
+    if rate is not None:
+        factor = validation.positive("head_learning_rate", rate) / config.learning_rate
+        of_head = lambda step: factor * schedule(step)  # noqa: E731
+    options = {name: config[name] for name in names}
+    return optimizers.optimizer(config.optimizer, schedule, head_schedule=of_head, **options)
 
 
 def _preprocessing(config, channels, counts):
@@ -415,7 +456,8 @@ def _model(config, num_classes):
             f"auxiliary=True adds the loss of classifiers halfway, which objective={config.objective} does not: "
             f"objective must be {' or '.join(_WITH_AUXILIARY)}, or auxiliary False"
         )
-    options |= {name: config[name] for name in ("zero_init", "frozen_norm", "remat", "auxiliary")}
+    of_model = ("embedding", "embedding_norm", "zero_init", "frozen_norm", "remat", "auxiliary")
+    options |= {name: config[name] for name in of_model}
     options |= {"head_options": building.head_options(config, head)} | needed
     with section(config, config.objective.split("+")[-1], building.HEAD_SECTIONS.get(head, head)):
         return models.create(config.model, num_classes, head=head, head_scale=scale, dtype=config.dtype, **options)
@@ -437,8 +479,12 @@ def _head(config, needed):
 
 
 def _pool_dim(config, model, image_shape):
-    """Of experts, which may have fewer features than the default asks for, as many as there are."""
-    if not isinstance(model, models.Experts) or config.dsb.dim != base_config().dsb.dim:
+    """Of experts and embeddings, which may have fewer features than the default asks for, as many as there are."""
+    if config.dsb.dim != base_config().dsb.dim:
+        return config.dsb.dim
+    if config.embedding is not None:
+        return min(config.dsb.dim, config.embedding)
+    if not isinstance(model, models.Experts):
         return config.dsb.dim
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     outputs, _ = jax.eval_shape(functools.partial(model.init_with_output, train=False), jax.random.key(0), images)

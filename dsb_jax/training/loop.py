@@ -7,15 +7,15 @@ import logging
 import os
 import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from dsb_jax.evaluation import metrics, report
-from dsb_jax.training import diagnosis, earlier_runs, methods, parameters, pretrained, processes, stages
+from dsb_jax.evaluation import report
+from dsb_jax.training import diagnosis, earlier_runs, methods, parameters, pretrained, processes, stages, tasks
 from dsb_jax.training import experiment as experiments
 from dsb_jax.training import results as final
 from dsb_jax.training.checkpoints import Checkpoints, Restored
@@ -154,7 +154,7 @@ def _train(
         run.train(enter(profile))
         results = run.finish()
     skipped = f", {results['skipped_steps']} of {results['steps']} steps left out" if results["skipped_steps"] else ""
-    _logger.info("top-1 %.2f %%%s, report: %s", 100 * results["top1"], skipped, files.path / "report.html")
+    _logger.info("%s%s, report: %s", run.task.headline(results), skipped, files.path / "report.html")
     return results
 
 
@@ -224,6 +224,7 @@ class _Run:
         termination: Termination | SharedTermination,
     ) -> None:
         self.config, self.experiment, self.program = config, experiment, program
+        self.task = tasks.create(config, experiment)
         self.files, self.checkpoints, self.events = files, checkpoints, events
         self.watchdog, self.termination = watchdog, termination
         self.state, self.step = program.initial, 0
@@ -232,7 +233,7 @@ class _Run:
         self.skipped = 0  # steps left out
         self.window: list[dict[str, Any]] = []  # metrics of the steps since the last line
         self.due: collections.deque[tuple[int, list[dict[str, Any]]]] = collections.deque()  # full windows by last step
-        self.tested: tuple[int, dict[str, np.ndarray]] | None = None  # the last evaluation's outputs, and its step
+        self.tested: tuple[int, Mapping[str, np.ndarray]] | None = None  # the last evaluation's outputs, and its step
 
     def start(self, restored: Restored | None) -> None:
         """At the first step, or where a checkpoint was saved."""
@@ -279,11 +280,13 @@ class _Run:
 
     def finish(self) -> dict[str, Any]:
         """Results and report of the final state, which is saved: whatever stops this, it can be done again."""
-        predictions = self._test()["prediction"]
+        outputs = self._test()
         self.files.write_arrays("examples.npz", **self.program.first_images(self.state, _EXAMPLES))
         if processes.is_first():
-            self.files.write_arrays("confusions.npz", **final.confusions(self.experiment, predictions))
-        results = final.results(self.config, self.experiment, self.program, self.state, predictions, self._check)
+            for name, arrays in self.task.files(outputs).items():
+                self.files.write_arrays(name, **arrays)
+        parts = (self.config, self.experiment, self.program, self.state, self.task)
+        results = final.results(*parts, outputs, self._check)
         if processes.is_first():
             self.files.write_json("results.json", results)
             report.write(self.files.path)
@@ -298,17 +301,17 @@ class _Run:
         return self.experiment.epoch(self.step if step is None else step, self.config.batch_size)
 
     def _evaluate_and_save(self):
-        epoch, last, accuracy = int(self._epoch()), self.step == self.experiment.steps, None
+        epoch, last, score = int(self._epoch()), self.step == self.experiment.steps, None
         if epoch > self.measured:
             if self.program.follows(epoch):
                 self._follow(epoch)
             self.measured = epoch
         if epoch >= self.evaluated + self.config.eval_every or (last and epoch > self.evaluated):
-            accuracy = self._evaluate()
+            score = self._evaluate()
             self.evaluated = epoch
         if epoch >= self.saved + self.config.save_every or (last and epoch > self.saved):
             self.saved = epoch
-            self._save(accuracy)
+            self._save(score)
 
     def _record(self, outputs):
         """Keeps a step's metrics. A line is written when steps after it are under way, so that none waits for it."""
@@ -371,34 +374,25 @@ class _Run:
         self.progress.pause(time.perf_counter() - begin)
 
     def _evaluate(self):
-        """Test accuracy by class, and what the balancer makes of the classes."""
+        """How well the model does, and what the balancer makes of the classes."""
         self._write_due_lines()
         jax.block_until_ready(self.state)  # steps still under way are training time
         begin = time.perf_counter()
-        outputs = self._test()
-        labels, num_classes = self.experiment.test.labels, len(self.experiment.counts)
-        confusion = metrics.confusion_matrix(labels, outputs["prediction"], num_classes)
-        accuracy, loss = float(np.trace(confusion) / confusion.sum()), float(np.mean(outputs["loss"]))
+        measured = self.task.measured(self._test())
         summary = jax.device_get(self.program.summary(self.state.balancing))
-        self._write(
-            step=self.step,
-            epoch=self._epoch(),
-            test_accuracy=accuracy,
-            test_loss=loss,
-            class_accuracy=metrics.class_accuracy(confusion),
-            **{name: summary[name] for name in _SUMMARY if name in summary},
-        )
-        _logger.info("epoch %.2f: test accuracy %.4f, loss %.4f", self._epoch(), accuracy, loss)
+        balancing = {name: summary[name] for name in _SUMMARY if name in summary}
+        self._write(step=self.step, epoch=self._epoch(), **measured, **balancing)
+        _logger.info("epoch %.2f: %s", self._epoch(), self.task.text(measured))
         self.progress.pause(time.perf_counter() - begin)
-        return accuracy
+        return self.task.score(measured)
 
     def _test(self):
-        """What the evaluation step gives for the test examples, computed once per step of training."""
+        """The task's outputs of the test examples, computed once per step of training."""
         if self.tested is None or self.tested[0] != self.step:
-            self.tested = self.step, self.program.test(self.state, self._check)
+            self.tested = self.step, self.task.outputs(self.program, self.state, self._check)
         return self.tested[1]
 
-    def _save(self, accuracy=None):
+    def _save(self, score=None):
         """State and clock, if the steps that no line has yet went well."""
         self._write_due_lines()
         self.window = _fetched(self.window)
@@ -414,7 +408,7 @@ class _Run:
             "lines": self.files.lines,
             "train_seconds": self.progress.seconds,
         }
-        self.checkpoints.save(self.step, self.state, clock, score=accuracy)
+        self.checkpoints.save(self.step, self.state, clock, score=score)
         self.progress.pause(time.perf_counter() - begin)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from dsb_jax import validation
+from dsb_jax.training.sharding import HEAD
 
 _SCHEDULES = ("constant", "cosine", "exponential", "linear", "step")
 _OPTIMIZERS = ("adam", "sgd")
@@ -98,6 +99,7 @@ def optimizer(
     name: str,
     schedule: optax.Schedule,
     *,
+    head_schedule: optax.Schedule | None = None,
     momentum: float = 0.9,
     adam_beta2: float = 0.999,
     adam_epsilon: float = 1e-8,
@@ -119,6 +121,7 @@ def optimizer(
     Args:
       name: ``"sgd"`` or ``"adam"``.
       schedule: the rate by step.
+      head_schedule: that of the parameters under ``head``, such as proxies and centres; the same by default.
       momentum: ``μ`` of SGD, ``β₁`` of Adam, in [0, 1).
       adam_beta2: ``β₂``, in [0, 1).
       adam_epsilon: ``ε``.
@@ -156,7 +159,10 @@ def optimizer(
     else:
         direction = optax.trace(momentum) if momentum else optax.identity()
     steered = (decayed, direction) if decay == "l2" else (direction, decayed)
-    return optax.chain(clipped, *steered, optax.scale_by_learning_rate(schedule))
+    scaled = optax.scale_by_learning_rate(schedule)
+    if head_schedule is not None:
+        scaled = optax.partition({"head": optax.scale_by_learning_rate(head_schedule), "others": scaled}, _parts)
+    return optax.chain(clipped, *steered, scaled)
 
 
 def first_step(epoch: float, steps_per_epoch: float) -> int:
@@ -187,6 +193,13 @@ def _check_milestones(milestones, warmup_epochs):
 
 def _kernels(params):
     return jax.tree.map(lambda leaf: leaf.ndim >= 2, params)
+
+
+def _parts(params):
+    """Of every parameter, whether it is of a head: there are several where a model has several experts."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: "head" if any(getattr(key, "key", None) == HEAD for key in path) else "others", params
+    )
 
 
 def _below_one(name, value):

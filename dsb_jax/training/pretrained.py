@@ -13,13 +13,15 @@ from dsb_jax.training import parameters
 _logger = logging.getLogger(__name__)
 
 _SHOWN = 6
+_ANEW = ("embedding", "projection")  # parts that no file has
 
 
 def variables(config: ConfigDict, shapes: dict[str, Any]) -> dict[str, Any]:
     """What of a model's variables is in the file ``config.init_from``, under the names of torchvision or timm.
 
     The last layer, and others of classes halfway, begin anew where they have other classes or another form, and so do
-    what ``config.reinitialize`` names and a projection. What was loaded, begins anew or is left over goes to the log.
+    what ``config.reinitialize`` names, an embedding and a projection. What was loaded, begins anew or is left over goes
+    to the log.
 
     Args:
       config: the run's settings.
@@ -33,7 +35,7 @@ def variables(config: ConfigDict, shapes: dict[str, Any]) -> dict[str, Any]:
         the model, or the model has experts or branches.
     """
     others = {path[0] for path in flax.traverse_util.flatten_dict(shapes["params"])} - {models.BACKBONE, "head"}
-    if others - {"projection"}:
+    if others - set(_ANEW):
         raise ValueError(
             f"init_from fills a model of one backbone, and that of objective={config.objective} has besides "
             f"{', '.join(sorted(others))}: init_from must be left out"
@@ -41,7 +43,8 @@ def variables(config: ConfigDict, shapes: dict[str, Any]) -> dict[str, Any]:
     pytorch.require_reference(config.model)
     tensors = pytorch.read(config.init_from)
     wanted = {name: dict(tree) for name, tree in shapes.items() if name in ("params", "batch_stats")}
-    wanted["params"].pop("projection", None)
+    for part in _ANEW:
+        wanted["params"].pop(part, None)
     found, missing, left = pytorch.matched(config.model, wanted, tensors)
     anew = {path for tree in wanted.values() for path in parameters.chosen(config.reinitialize, parameters.flat(tree))}
     found = {path: value for path, value in found.items() if "/".join(path[1:]) not in anew}
@@ -56,8 +59,15 @@ def variables(config: ConfigDict, shapes: dict[str, Any]) -> dict[str, Any]:
             f"({'; '.join(wrong[:_SHOWN])}{more}); reinitialize names what is to begin anew, as "
             "reinitialize=backbone/conv1/* under another stem"
         )
+    if config.init_bgr:
+        found = {path: value[:, :, ::-1] if _of_colours(path, value) else value for path, value in found.items()}
     _report(config.init_from, found, shapes, left)
     return flax.traverse_util.unflatten_dict(found)
+
+
+def _of_colours(path, value):
+    """Whether a variable is the kernel of the first convolution, of three channels."""
+    return path[-1] == "kernel" and value.ndim == 4 and value.shape[2] == 3
 
 
 def _of_classes(path):

@@ -140,9 +140,11 @@ class Program:
             "shares": seen.get("share", np.ones(len(pixels), np.float32)),
         }
 
-    def test(self, state: TrainState, check: Callable[[], None]) -> dict[str, np.ndarray]:
-        """``prediction`` and ``loss`` of every test example; ``check`` is called before every batch."""
-        return self._outputs(state, self._test, ("prediction", "loss"), check, "Testing")
+    def test(self, state: TrainState, names: Sequence[str], check: Callable[[], None]) -> dict[str, np.ndarray]:
+        """What the evaluation step gives under these names, of every test example; ``check`` is called before every
+        batch.
+        """
+        return self._outputs(state, self._test, names, check, "Testing")
 
     @property
     def holds_out(self) -> bool:
@@ -196,7 +198,7 @@ class Program:
 
     def training_features(self, state: TrainState, check: Callable[[], None]) -> np.ndarray:
         """Features of the training examples, pooled as the balancer pools them, in the order of ``indices``."""
-        return self._outputs(state, self._train, ("features",), check, "Measuring features")["features"]
+        return self._outputs(state, self._train, ("pooled",), check, "Measuring features")["pooled"]
 
     def training_pixels(self, check: Callable[[], None]) -> np.ndarray:
         """The training examples in sample space, in the order of ``indices``."""
@@ -213,8 +215,8 @@ class Program:
         for batch in announced(self._in_order(examples), self._batch_count(examples), what):
             check()
             outputs = self._eval_step(state, _arrays(batch))
-            if "features" in names:
-                outputs["features"] = dsb_jax.pool_features(outputs["features"], self._config.dsb.dim)
+            if "pooled" in names:
+                outputs["pooled"] = dsb_jax.pool_features(outputs["features"], self._config.dsb.dim)
             parts.append({name: outputs[name] for name in names})
             masks.append(batch["mask"])
             if len(parts) > _STEPS_BEHIND:
