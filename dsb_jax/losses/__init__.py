@@ -18,7 +18,7 @@ from dsb_jax import validation
 from dsb_jax.losses import inputs
 from dsb_jax.losses.adjusted import balanced_softmax, logit_adjusted, seesaw
 from dsb_jax.losses.binary import distribution_balanced, sigmoid_focal
-from dsb_jax.losses.classification import cross_entropy, focal, ldam
+from dsb_jax.losses.classification import arcface, cross_entropy, focal, ldam
 from dsb_jax.losses.contrastive import circle, paco
 from dsb_jax.losses.label_distribution import lade, lade_regularizer
 from dsb_jax.losses.margin import domain_balancing, domain_frequency
@@ -26,12 +26,13 @@ from dsb_jax.losses.mean_scores import equilibrium, mean_score_update
 from dsb_jax.losses.metric import (
     center_cosine_loss,
     center_loss,
-    norm_softmax,
     soft_triple,
     soft_triple_regularizer,
 )
+from dsb_jax.losses.proxies import norm_softmax, proxy_anchor
 
 __all__ = [
+    "arcface",
     "balanced_softmax",
     "center_cosine_loss",
     "center_loss",
@@ -52,6 +53,7 @@ __all__ = [
     "names",
     "norm_softmax",
     "paco",
+    "proxy_anchor",
     "seesaw",
     "sigmoid_focal",
     "soft_triple",
@@ -59,6 +61,7 @@ __all__ = [
 ]
 
 _LOSSES = {
+    "arcface": arcface,
     "balanced_softmax": balanced_softmax,
     "cross_entropy": cross_entropy,
     "distribution_balanced": distribution_balanced,
@@ -69,7 +72,7 @@ _LOSSES = {
     "seesaw": seesaw,
     "sigmoid_focal": sigmoid_focal,
 }
-_ON_COSINES = frozenset({"ldam"})
+_ON_COSINES = frozenset({"arcface", "ldam"})
 
 
 def names() -> list[str]:
@@ -77,7 +80,7 @@ def names() -> list[str]:
 
     Example:
       >>> names()[:4]
-      ['balanced_softmax', 'cross_entropy', 'distribution_balanced', 'focal']
+      ['arcface', 'balanced_softmax', 'cross_entropy', 'distribution_balanced']
     """
     return sorted(_LOSSES)
 

@@ -4,6 +4,7 @@ All are functions ``(logits [batch, classes], labels [batch]) -> [batch]`` and t
 see :mod:`dsb_jax.losses.inputs`.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -11,6 +12,8 @@ import jax.numpy as jnp
 
 from dsb_jax import validation
 from dsb_jax.losses import inputs
+
+_LARGEST_ANGLE = math.pi / 2
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, *, label_smoothing: float = 0.0) -> jax.Array:
@@ -116,3 +119,51 @@ def ldam(
     margins = max_margin * (jnp.min(counts) / counts) ** 0.25
     true_class = jax.nn.one_hot(labels, cosines.shape[1], dtype=cosines.dtype)
     return -inputs.log_likelihood(scale * (cosines - margins[None, :] * true_class), labels)
+
+
+def arcface(cosines: jax.Array, labels: jax.Array, *, margin: float = 0.5, scale: float = 64.0) -> jax.Array:
+    """ArcFace: cross-entropy that asks for an angle to the true class smaller by a margin than to the others.
+
+    With θ the angle of features to the weights of the true class y, ``-log softmax(scale · s)_y``, where s are the
+    cosines but for ``s_y = cos(θ + margin)``. Where θ + margin is more than π, and that would rise again, it is
+    ``cos θ - margin sin(margin)``, which is less than at any smaller θ. Value and gradient are finite for all cosines;
+    where θ is 0 or π, and the sine has no slope, its gradient counts as 0. A cosine that rounding has brought beyond 1
+    counts as one of 1 in the sine.
+
+    Args:
+      cosines: Cosines of features with class weights ``[batch, classes]``, as of a cosine head with scale 1.
+      labels: Class indices ``[batch]``, integers.
+      margin: Angle in radians, in [0, π/2]: with a larger one, s_y would no longer fall with θ.
+      scale: Inverse temperature, > 0.
+
+    Returns:
+      The loss of every example in nats, ``[batch]``.
+
+    Raises:
+      ValueError: on a wrong shape, dtype or hyper-parameter, or a label outside ``[0, classes)``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> cosines = jnp.array([[0.5, 0.0], [0.5, 0.5]])  # the angle is π/3, and with the margin π/2
+      >>> loss = arcface(cosines, jnp.array([0, 1]), margin=jnp.pi / 6, scale=1.0)
+      >>> [f"{value:.3f}" for value in loss]  # log 2 and log(1 + e^½)
+      ['0.693', '0.974']
+
+    Source: Deng et al., ArcFace: Additive Angular Margin Loss for Deep Face Recognition, 2019, Eq. 3; beyond π as in
+    their code.
+    """
+    cosines, labels = inputs.scores_and_labels(cosines, labels, name="cosines")
+    validation.in_range("margin", margin, 0, _LARGEST_ANGLE)
+    validation.positive("scale", scale)
+    true_class = jax.nn.one_hot(labels, cosines.shape[1], dtype=bool)
+    return -inputs.log_likelihood(scale * jnp.where(true_class, _at_wider_angle(cosines, margin), cosines), labels)
+
+
+def _at_wider_angle(cosines: jax.Array, margin: float) -> jax.Array:
+    """cos(θ + margin) of cos θ, and beyond π what goes on falling."""
+    # By sums of angles: an arc cosine has no finite slope at the ends, and neither has the root, which is left out.
+    between = jnp.abs(cosines) < 1
+    inside = jnp.where(between, cosines, 0.0)
+    sines = jnp.where(between, jnp.sqrt((1 - inside) * (1 + inside)), 0.0)
+    widened = cosines * math.cos(margin) - sines * math.sin(margin)
+    return jnp.where(cosines > -math.cos(margin), widened, cosines - margin * math.sin(margin))

@@ -1,9 +1,9 @@
 """Losses of metric learning: embeddings near what stands for their class, and far from what stands for others.
 
 All are functions ``(embeddings [batch, dim], labels [batch], ...) -> [batch]``. Embeddings are taken as they come, of
-length 1 where the method has them so; proxies, and the centres that compete for an embedding, are brought to length 1
-here. What is narrower than float32 is upcast to it; float64, of either argument, is kept. A label outside
-``[0, classes)`` raises where its value can be read; under ``jit`` its loss is NaN, and its gradient zero.
+length 1 where the method has them so; the centres that compete for an embedding are brought to length 1 here. What is
+narrower than float32 is upcast to it; float64, of either argument, is kept. A label outside ``[0, classes)`` raises
+where its value can be read; under ``jit`` its loss is NaN, and its gradient zero.
 """
 
 import jax
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from dsb_jax import validation
 from dsb_jax.losses.classification import cross_entropy
-from dsb_jax.losses.embeddings import checked, comparable, normalized, similarity
+from dsb_jax.losses.embeddings import checked, comparable, normalized
 from dsb_jax.losses.inputs import LARGEST_MARGIN
 
 _NEAREST, _FARTHEST = 1e-12, 1e12  # what center_loss clamps to
@@ -101,43 +101,6 @@ def soft_triple_regularizer(centers: jax.Array) -> jax.Array:
     cosine = jnp.einsum("cjd,ckd->cjk", centers, centers, precision=jax.lax.Precision.HIGHEST)
     distance = jnp.sqrt(2.0 + _INSIDE_ROOT - 2.0 * jnp.minimum(cosine, 1.0))  # rounding may leave more than 1
     return jnp.sum(jnp.triu(distance, 1)) / (classes * per_class * (per_class - 1))
-
-
-def norm_softmax(
-    embeddings: jax.Array, labels: jax.Array, *, proxies: jax.Array, temperature: float = 0.05
-) -> jax.Array:
-    """Normalised softmax: cross-entropy of the similarities to one proxy per class.
-
-    With the proxies w_c at length 1, ``-log softmax(x·w_c / temperature)_y``.
-
-    Args:
-      embeddings: ``[batch, dim]``, floating, of length 1 in the method.
-      labels: Class indices ``[batch]``, integers.
-      proxies: ``[classes, dim]``, floating, of any length.
-      temperature: Temperature σ, > 0.
-
-    Returns:
-      The loss of every example in nats, ``[batch]``.
-
-    Raises:
-      ValueError: on a wrong shape, dtype or ``temperature``, or a label outside ``[0, classes)``.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> proxies = jnp.array([[2.0, 0.0], [0.0, 3.0]])
-      >>> loss = norm_softmax(jnp.array([[1.0, 0.0]]), jnp.array([0]), proxies=proxies, temperature=1.0)
-      >>> [f"{value:.3f}" for value in loss]  # log(1 + 1/e)
-      ['0.313']
-
-    Source: Zhai & Wu, Classification is a Strong Baseline for Deep Metric Learning, 2019.
-    """
-    embeddings, proxies = comparable(
-        embeddings=checked("embeddings", embeddings, "batch, dim"),
-        proxies=checked("proxies", proxies, "classes, dim", filled=True),
-    )
-    validation.positive("temperature", temperature)
-    labels = validation.labels(labels, proxies.shape[0], samples=embeddings.shape[0])
-    return cross_entropy(similarity(embeddings, normalized(proxies)) / temperature, labels)
 
 
 def center_loss(features: jax.Array, labels: jax.Array, *, centers: jax.Array) -> jax.Array:
