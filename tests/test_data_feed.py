@@ -135,8 +135,8 @@ def test_a_resident_set_needs_nothing_of_the_host():
 
 @pytest.mark.parametrize("where", [None, "sharded"])
 def test_samplers_are_the_same_from_either_place(where):
-    further = ("plain", "reversed", "class_aware", "progressively_balanced", "environments")
-    options = {"seed": 7, "sampling": ("class_balanced", *further), "options": {"epochs": 3, "examples_per_class": 2}}
+    further = ("plain", "reversed", "class_aware", "pk", "progressively_balanced", "environments")
+    options = {"seed": 7, "sampling": ("class_balanced", *further), "options": {"epochs": 3, "examples_per_class": 4}}
     options |= {"environments": {"second": np.arange(53)}, "weights": np.arange(53)}
     taken = [
         list(itertools.islice(make(sharding=where and sharding()).shuffled(16, **options), 4))
@@ -151,7 +151,7 @@ def test_samplers_are_the_same_from_either_place(where):
     np.testing.assert_array_equal(taken[0][0]["plain"]["label"], plain["label"])
 
 
-@pytest.mark.parametrize("name", ["class_balanced", "class_aware", "environments", "semantic_scale"])
+@pytest.mark.parametrize("name", ["class_balanced", "class_aware", "pk", "environments", "semantic_scale"])
 @pytest.mark.parametrize("make", [resident, streamed])
 def test_a_sampler_goes_on_at_any_step(make, name):
     options = {"seed": 7, "sampling": (name,), "weights": np.arange(53)}

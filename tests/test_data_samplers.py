@@ -3,6 +3,8 @@
 import concurrent.futures
 import itertools
 
+import hypothesis
+import hypothesis.strategies as st
 import numpy as np
 import pytest
 import scipy.stats
@@ -14,7 +16,7 @@ LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(5), COUNTS))
 
 
 WEIGHTS = np.random.default_rng(1).uniform(0.5, 2.0, len(LABELS))
-OPTIONS = {"epochs": 4, "weights": WEIGHTS}
+OPTIONS = {"epochs": 4, "weights": WEIGHTS, "examples_per_class": 16}
 
 
 def drawn(name, batches=400, batch_size=50, seed=3, **options):
@@ -85,6 +87,77 @@ def test_the_class_aware_sampler_takes_all_classes_in_turn_and_all_images_of_eac
         every = np.broadcast_to(np.flatnonzero(label == LABELS), passes.shape)
         np.testing.assert_array_equal(np.sort(passes, axis=1), every)
         assert count < 3 or len({tuple(order) for order in passes.tolist()}) > len(passes) // 2
+
+
+def pk_batches(labels, classes_per_batch, per_class, batches, seed=0, first=0):
+    """Positions ``[batches, classes_per_batch, per_class]``."""
+    draw = samplers.pk(labels, classes_per_batch * per_class, seed=seed, examples_per_class=per_class)
+    rows = np.stack([draw(step) for step in range(first, first + batches)])
+    assert rows.dtype == np.int32
+    return rows.reshape(batches, classes_per_batch, per_class)
+
+
+@st.composite
+def cases_of_pk(draw):
+    """Labels of classes of 0 to 9 examples, how many classes a batch has, and how many examples of each."""
+    counts = draw(st.lists(st.integers(0, 9), min_size=1, max_size=12).filter(any))
+    labels = np.random.default_rng(draw(st.integers(0, 99))).permutation(np.repeat(np.arange(len(counts)), counts))
+    return labels, draw(st.integers(1, np.count_nonzero(counts))), draw(st.integers(1, 6))
+
+
+@hypothesis.settings(max_examples=50, deadline=None)
+@hypothesis.given(cases_of_pk(), st.integers(0, 2**40), st.integers(0, 2**40))
+def test_a_pk_batch_has_different_classes_and_as_many_examples_of_each(case, seed, first):
+    labels, classes_per_batch, per_class = case
+    counts = np.bincount(labels)
+    for batch in pk_batches(labels, classes_per_batch, per_class, 5, seed, first):
+        of_group = labels[batch]
+        np.testing.assert_array_equal(of_group, np.broadcast_to(of_group[:, :1], of_group.shape))
+        assert len(set(of_group[:, 0].tolist())) == classes_per_batch
+        for label, group in zip(of_group[:, 0], batch, strict=True):
+            times = np.unique(group, return_counts=True)[1]
+            assert len(times) == min(per_class, counts[label])
+            assert times.max() - times.min() <= 1
+
+
+@hypothesis.settings(max_examples=50, deadline=None)
+@hypothesis.given(cases_of_pk(), st.integers(0, 2**40))
+def test_the_classes_of_pk_take_turns(case, seed):
+    labels, classes_per_batch, per_class = case
+    present = np.unique(labels)
+    # As often as all have sat out equally often.
+    batches = len(present) // classes_per_batch * len(present) // np.gcd(len(present), len(present) % classes_per_batch)
+    rows = pk_batches(labels, classes_per_batch, per_class, 2 * batches, seed)
+    come = np.cumsum((labels[rows[:, :, 0]][:, :, None] == present).sum(axis=1), axis=0)
+    assert np.max(np.ptp(come, axis=1)) <= 2
+    np.testing.assert_array_equal(np.ptp(come[batches - 1 :: batches], axis=1), 0)
+
+
+def test_pk_shuffles_classes_and_the_images_of_each():
+    """Of five classes three in a batch: every pair of classes meets as often, and images of a class are alike."""
+    rows = pk_batches(LABELS, 3, 3, 4000)
+    come = LABELS[rows[:, :, 0]]
+    assert scipy.stats.chisquare(np.bincount(come.ravel(), minlength=5)).pvalue > 0.99
+    pairs = dict.fromkeys(itertools.combinations(range(5), 2), 0)
+    for batch in np.sort(come, axis=1).tolist():
+        for pair in itertools.combinations(batch, 2):
+            pairs[pair] += 1
+    assert scipy.stats.chisquare(list(pairs.values())).pvalue > 1e-4
+    for label in range(5):
+        of_class = np.bincount(rows.ravel(), minlength=len(LABELS))[label == LABELS]
+        assert scipy.stats.chisquare(of_class).pvalue > 1e-4
+    # Where none sits out, thirteen groups of the class of 40 come before one of its images comes again.
+    groups = LABELS[(every := pk_batches(LABELS, 5, 3, 26))[:, :, 0]] == 2
+    passes = every[groups].reshape(2, 39)
+    assert [len(set(once)) for once in passes.tolist()] == [39, 39]
+    assert (passes[0] != passes[1]).any()
+
+
+def test_pk_of_many_classes_needs_no_other_batch():
+    labels = np.repeat(np.arange(10_000), 3)
+    far = pk_batches(labels, 32, 4, 2, first=10**9)
+    assert len(set(labels[far[0, :, 0]])) == len(set(labels[far[1, :, 0]])) == 32
+    np.testing.assert_array_equal(pk_batches(labels, 32, 4, 1, first=10**9 + 1)[0], far[1])
 
 
 def test_classes_without_images_are_passed_over():
@@ -191,6 +264,17 @@ def test_threads_make_an_epoch_once(monkeypatch):
         (
             lambda: samplers.class_aware(LABELS, 8, seed=0, examples_per_class=0),
             "examples_per_class must be an integer",
+        ),
+        (lambda: samplers.pk(LABELS, 8, seed=0, examples_per_class=0), "examples_per_class must be an integer >= 1"),
+        (lambda: samplers.pk(LABELS, 0, seed=0), "batch_size must be an integer >= 1, got 0"),
+        (lambda: samplers.pk(LABELS, 8, seed=-1), "seed must be an integer >= 0, got -1"),
+        (
+            lambda: samplers.create("pk", LABELS, 64, seed=0, examples_per_class=3),
+            "batch_size must be a multiple of examples_per_class = 3 for sampler 'pk', got 64",
+        ),
+        (
+            lambda: samplers.pk(np.array([0, 2, 2, 9]), 16, seed=0),
+            r"draws batch_size / examples_per_class = 16 / 4 = 4 different classes, got 3 that have examples",
         ),
         (lambda: samplers.environments(WEIGHTS, 1, seed=0), "batch_size must be an integer >= 2, got 1"),
         (

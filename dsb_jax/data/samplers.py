@@ -5,6 +5,7 @@ makes anew at the start of some epochs. With the weights as they are, they too d
 """
 
 import functools
+import math
 import threading
 from collections.abc import Callable, Sequence
 
@@ -29,9 +30,9 @@ def names() -> list[str]:
 
     Example:
       >>> names()[:4]
-      ['class_aware', 'class_balanced', 'environments', 'plain']
+      ['class_aware', 'class_balanced', 'environments', 'pk']
     """
-    return sorted(["plain", "class_aware", "progressively_balanced", *_POWERS, *_FOLLOWING])
+    return sorted(["plain", "class_aware", "pk", "progressively_balanced", *_POWERS, *_FOLLOWING])
 
 
 def following(sampling: Sequence[str]) -> str | None:
@@ -75,13 +76,13 @@ def create(
     Args:
       name: ``"plain"``, see :func:`order`; ``"class_balanced"``, where all classes are as likely; ``"square_root"``,
         where a class is as likely as the root of its size says; ``"reversed"``, as the inverse of its size says;
-        ``"class_aware"``, see :func:`class_aware`; ``"progressively_balanced"``, see :func:`progressively_balanced`;
-        ``"environments"``, see :func:`environments`; ``"semantic_scale"``, by ``weights``, and as long as they are all
-        equal the plain order.
+        ``"class_aware"``, see :func:`class_aware`; ``"pk"``, see :func:`pk`; ``"progressively_balanced"``, see
+        :func:`progressively_balanced`; ``"environments"``, see :func:`environments`; ``"semantic_scale"``, by
+        ``weights``, and as long as they are all equal the plain order.
       labels: of the examples, integers ``[n]``.
       batch_size: how many examples a batch has.
       seed: not negative.
-      examples_per_class: of the class-aware sampler.
+      examples_per_class: of the class-aware sampler, and K of ``"pk"``.
       epochs: of the whole run, for the progressively balanced sampler.
       weights: of the examples, numbers >= 0 ``[n]``, for a sampler that follows the model; all equal by default.
 
@@ -106,6 +107,8 @@ def create(
             return order(samples, batch_size, seed=seed)
         case "class_aware":
             return class_aware(labels, batch_size, seed=seed, examples_per_class=examples_per_class)
+        case "pk":
+            return pk(labels, batch_size, seed=seed, examples_per_class=examples_per_class)
         case "progressively_balanced":
             if epochs is None:
                 raise ValueError("sampler 'progressively_balanced' needs epochs, the length of the run; got none")
@@ -357,11 +360,7 @@ def class_aware(labels: np.ndarray, batch_size: int, *, seed: int, examples_per_
     validation.positive_int("batch_size", batch_size)
     validation.integer("seed", seed, lowest=0)
     validation.positive_int("examples_per_class", examples_per_class)
-    rows = np.argsort(labels, kind="stable").astype(np.int32)
-    classes = [part for part in np.split(rows, np.cumsum(np.bincount(labels))[:-1]) if len(part)]
-
-    def shuffled(array: np.ndarray, *which: int) -> np.ndarray:
-        return np.random.default_rng([*words(seed), *which]).permutation(array)
+    classes, shuffled = _of_classes(labels), functools.partial(_shuffled, seed)
 
     @functools.lru_cache(maxsize=2)
     def classes_of(cycle: int) -> np.ndarray:
@@ -389,6 +388,115 @@ def class_aware(labels: np.ndarray, batch_size: int, *, seed: int, examples_per_
         return np.concatenate([group(number) for number in groups])[offset : offset + batch_size]
 
     return batch
+
+
+def pk(labels: np.ndarray, batch_size: int, *, seed: int, examples_per_class: int = 4) -> Sampler:
+    """P classes in every batch, none of them twice, and K examples of each, one after the other.
+
+    The C classes that have examples are shuffled and cut into batches, then again in another order, and so on. Where P
+    does not divide C, C mod P classes sit out each cycle, and take turns at it: at no time have two classes come in
+    numbers of batches that differ by more than 2, and whenever all have sat out equally often, they do not differ.
+
+    The n examples of a class are shuffled and cut into ⌊n / K⌋ groups of K, then again in another order, and so on: no
+    batch has one twice. Of a class with fewer than K, a batch has all of them in random order, and again from the
+    first one on until there are K.
+
+    Args:
+      labels: integers ``[n]``.
+      batch_size: P · K.
+      seed: not negative.
+      examples_per_class: K, at least 1.
+
+    Returns:
+      A function from the number of a batch, an integer >= 0, to its positions, int32 ``[batch_size]``.
+
+    Raises:
+      ValueError: an argument out of range, a batch size that K does not divide, or more than C classes in a batch.
+
+    Example:
+      >>> labels = np.repeat([0, 1, 2], 4)
+      >>> labels[pk(labels, 6, seed=0, examples_per_class=3)(0)].tolist()
+      [1, 1, 1, 2, 2, 2]
+
+    Source: Hermans et al., In Defense of the Triplet Loss for Person Re-Identification, 2017, Sec. 2; Zhai & Wu,
+    Classification is a Strong Baseline for Deep Metric Learning, 2019, with 25 classes and 3 examples of each. That
+    all take turns is ours: of independent draws some classes would come several times before others.
+    """
+    validation.positive_int("batch_size", batch_size)
+    validation.integer("seed", seed, lowest=0)
+    classes, shuffled = _of_classes(labels), functools.partial(_shuffled, seed)
+    number = len(classes)
+    per_batch = classes_per_batch(number, batch_size, examples_per_class)
+    batches, resting = divmod(number, per_batch)
+    # Cycles after which all have sat out equally often, and those who do are chosen anew.
+    cycles = number // math.gcd(number, resting)
+
+    @functools.lru_cache(maxsize=2)
+    def turns_of(turn: int) -> np.ndarray:
+        return shuffled(np.arange(number), *words(turn), 1)
+
+    @functools.lru_cache(maxsize=2)
+    def classes_of(cycle: int) -> np.ndarray:
+        turn, place = divmod(cycle, cycles)
+        return shuffled(np.roll(turns_of(turn), -place * resting)[resting:], *words(cycle), 0)
+
+    # Of each class the order that is under way, and the next one, to which other threads may have come.
+    @functools.lru_cache(maxsize=2 * number)
+    def examples_of(label: int, order: int) -> np.ndarray:
+        return shuffled(classes[label], *words(order), 2 + label)
+
+    def group(label: int, cycle: int) -> np.ndarray:
+        """A class's examples in a cycle; those of one that it sits out are not moved on to the next."""
+        order, place = divmod(cycle, max(len(classes[label]) // examples_per_class, 1))
+        first = place * examples_per_class
+        return np.resize(examples_of(label, order)[first : first + examples_per_class], examples_per_class)
+
+    def batch(step: int) -> np.ndarray:
+        cycle, place = divmod(step, batches)
+        chosen = classes_of(cycle)[place * per_batch : (place + 1) * per_batch]
+        return np.concatenate([group(label, cycle) for label in chosen.tolist()])
+
+    return batch
+
+
+def classes_per_batch(classes: int, batch_size: int, examples_per_class: int) -> int:
+    """P of the sampler ``"pk"``.
+
+    Args:
+      classes: how many have examples.
+      batch_size: P · K.
+      examples_per_class: K.
+
+    Raises:
+      ValueError: a batch size that K does not divide, or more classes in a batch than there are.
+
+    Example:
+      >>> classes_per_batch(100, 75, 3)
+      25
+    """
+    validation.positive_int("examples_per_class", examples_per_class)
+    per_batch, rest = divmod(batch_size, examples_per_class)
+    if rest:
+        raise ValueError(
+            f"batch_size must be a multiple of examples_per_class = {examples_per_class} for sampler 'pk', "
+            f"got {batch_size}"
+        )
+    if per_batch > classes:
+        raise ValueError(
+            f"sampler 'pk' draws batch_size / examples_per_class = {batch_size} / {examples_per_class} = {per_batch} "
+            f"different classes, got {classes} that have examples"
+        )
+    return per_batch
+
+
+def _of_classes(labels: np.ndarray) -> list[np.ndarray]:
+    """The positions of each class that has some, int32."""
+    rows = np.argsort(labels, kind="stable").astype(np.int32)
+    return [part for part in np.split(rows, np.cumsum(np.bincount(labels))[:-1]) if len(part)]
+
+
+def _shuffled(seed: int, array: np.ndarray, *which: int) -> np.ndarray:
+    return np.random.default_rng([*words(seed), *which]).permutation(array)
 
 
 def _weights(weights, samples=None):

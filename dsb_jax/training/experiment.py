@@ -129,6 +129,8 @@ def build(config: ConfigDict, *, before: EarlierRun | None = None) -> Experiment
     counts = np.bincount(train.labels[indices], minlength=train.num_classes)
     if config.batch_size > len(indices):
         raise ValueError(f"batch_size must be at most the {len(indices)} training examples, got {config.batch_size}")
+    if config.sampler == "pk":
+        samplers.classes_per_batch(np.count_nonzero(counts), config.batch_size, config.examples_per_class)
     placement = _placement(config, train.num_classes)
     steps = math.ceil(config.epochs * len(indices) / config.batch_size)
     alpha = config.dsb.alpha if config.dsb.alpha is not None else 2.0 if _is_long_tailed(config) else 1.0
