@@ -21,6 +21,7 @@ COUNTS = np.array([500, 120, 30, 7, 1])
 PRIOR = COUNTS / COUNTS.sum()
 MEAN_SCORES = np.array([0.9, 0.5, 0.03, 0.2, 0.01])
 ALL = {
+    "arcface": losses.arcface,
     "cross_entropy": losses.cross_entropy,
     "cross_entropy_smoothed": functools.partial(losses.cross_entropy, label_smoothing=0.1),
     "focal_0.5": functools.partial(losses.focal, gamma=0.5),
@@ -204,6 +205,8 @@ def oracle(name, logits, labels, constant=None):
         return binary_focal(logits, target, gamma=2.0 if name == "sigmoid_focal" else 0.0).sum(1)
     if name == "distribution_balanced":
         return distribution_balanced(logits, labels)
+    if name == "arcface":
+        return arcface(logits, labels)
     shift = {
         "balanced_softmax": np.log(COUNTS),
         "logit_adjusted": 0.7 * np.log(PRIOR),
@@ -241,6 +244,21 @@ def distribution_balanced(logits, labels, kappa=0.05, scale=2.0):
     return 2.0 * loss / len(COUNTS)
 
 
+def arcface(cosines, labels, margin=0.5, scale=64.0):
+    """Example by example, by the angle; of what is beyond 1, the sine is 0."""
+    loss = np.zeros(len(labels))
+    for i, (row, label) in enumerate(zip(cosines, labels, strict=True)):
+        scores = scale * row
+        if np.arccos(np.clip(row[label], -1, 1)) > np.pi - margin:
+            scores[label] = scale * (row[label] - margin * np.sin(margin))
+        elif abs(row[label]) < 1:
+            scores[label] = scale * np.cos(np.arccos(row[label]) + margin)
+        else:
+            scores[label] = scale * row[label] * np.cos(margin)
+        loss[i] = np.logaddexp.reduce(scores) - scores[label]
+    return loss
+
+
 def seesaw_factors(p, labels):
     factors = np.ones_like(p)
     for (i, j), _ in np.ndenumerate(p):
@@ -264,7 +282,7 @@ def regularizer_of_lade(logits, labels, prior, penalty, prior_eps=0.0, count_eps
 
 @pytest.mark.parametrize("name", ALL)
 def test_value_and_gradient_equal_the_formula(name, dtype):
-    logits, labels = batch(scale=0.5 if name == "ldam" else 3.0)
+    logits, labels = batch(scale=0.5 if name in ("arcface", "ldam") else 3.0)
     loss = functools.partial(ALL[name], labels=labels)
     value = loss(jnp.asarray(logits, dtype))
     gradient = jax.grad(lambda z: jnp.sum(loss(z)))(jnp.asarray(logits, dtype))
@@ -295,6 +313,42 @@ def test_ldam_margins_fall_with_the_fourth_root_of_the_count():
     loss = losses.ldam(jnp.zeros((5, 5)), labels, counts=COUNTS, max_margin=0.3, scale=1.0)
     margins = -jnp.log(4.0 / (jnp.exp(loss) - 1.0))
     np.testing.assert_allclose(-margins, -0.3 * (1 / COUNTS) ** 0.25, rtol=2e-6)
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.5, 1.5, np.pi / 2])
+def test_arcface_falls_with_the_angle_over_the_whole_half_circle(margin, dtype):
+    """From the loss of two classes follows the score of the true one: that of the wider angle, up to π."""
+    angles = np.linspace(0.0, np.pi, 401)
+    cosines = jnp.asarray(np.stack([np.cos(angles), np.zeros(401)], axis=1), dtype)
+    loss = losses.arcface(cosines, jnp.zeros(401, jnp.int32), margin=margin, scale=1.0)
+    assert loss.dtype == dtype
+    score = -np.log(np.expm1(np.asarray(loss, np.float64)))
+    assert np.all(np.diff(score) < (1e-6 if dtype == np.float32 else 1e-12))
+    below = angles < np.pi - margin - 1e-3
+    atol = 1e-3 if dtype == np.float32 else 1e-7  # where cosines are rounded, angles near 0 are by the root of that
+    np.testing.assert_allclose(score[below], np.cos(angles + margin)[below], rtol=0, atol=atol)
+    beyond = angles > np.pi - margin + 1e-3
+    np.testing.assert_allclose(score[beyond], (np.cos(angles) - margin * np.sin(margin))[beyond], rtol=0, atol=atol)
+
+
+def test_arcface_at_the_ends(variant):
+    """The sine is 0 there and counts as having no slope; and beyond by rounding, nothing else happens."""
+    own = np.array([1.0, np.nextafter(np.float32(1), np.float32(0)), 1.0 + 1e-6, -1.0, -1.0 - 1e-6], np.float32)
+    cosines, labels = jnp.asarray(np.stack([own, np.zeros(5, np.float32)], axis=1)), jnp.zeros(5, jnp.int32)
+    loss = functools.partial(losses.arcface, labels=labels, scale=2.0)
+    value, gradient = variant(lambda z: (loss(z), jax.grad(lambda z: jnp.sum(loss(z)))(z)))(cosines)
+    ends = np.array([np.cos(0.5)] * 3 + [-1 - 0.5 * np.sin(0.5)] * 2)
+    np.testing.assert_allclose(value, np.log1p(np.exp(-2 * ends)), rtol=1e-3)
+    chex.assert_tree_all_finite(gradient)
+    slope = np.array([np.cos(0.5), 1.0])
+    np.testing.assert_allclose(gradient[jnp.array([0, 3]), 0], -2 * slope / (1 + np.exp(2 * ends[[0, 3]])), rtol=1e-5)
+    assert gradient[1, 0] < -100  # of the sine
+
+
+def test_arcface_without_a_margin_is_cross_entropy_of_scaled_cosines():
+    cosines, labels = batch(scale=0.4)
+    expected = losses.cross_entropy(10.0 * cosines, labels)
+    np.testing.assert_allclose(losses.arcface(cosines, labels, margin=0.0, scale=10.0), expected, rtol=1e-5)
 
 
 def test_seesaw_takes_no_gradient_of_its_factors():
@@ -377,6 +431,8 @@ def test_a_shift_of_all_logits_changes_nothing(loss, logits, labels, shift):
         pytest.skip("a sigmoid is of one logit, whatever the others are")
     if is_one_of(loss, losses.lade):
         pytest.skip("the penalty is there to keep the logits where they are")
+    if is_one_of(loss, losses.arcface):
+        pytest.skip("a shift of cosines changes angles")
     with jax.enable_x64(True):
         np.testing.assert_allclose(loss(logits + shift, labels), loss(logits, labels), rtol=1e-9, atol=1e-9)
 
@@ -653,6 +709,7 @@ def test_create_passes_hyper_parameters_on():
 
 def test_only_margins_on_cosines_want_a_cosine_head():
     assert {name: losses.head(name) for name in losses.names()} == {
+        "arcface": "cosine",
         "balanced_softmax": "linear",
         "cross_entropy": "linear",
         "distribution_balanced": "linear",
@@ -695,6 +752,9 @@ def test_create_takes_a_prior_of_its_own():
         ({"name": "ldam", "counts": [1, 2], "max_margin": float("nan")}, r"max_margin must be .* in \[0, 2\]"),
         ({"name": "ldam", "counts": [1, 2], "max_margin": 7.0}, r"max_margin must be .* in \[0, 2\], got 7.0"),
         ({"name": "ldam", "counts": [1, 2], "scale": 0.0}, "scale must be a finite number > 0, got 0.0"),
+        ({"name": "arcface", "margin": -0.1}, r"margin must be .* in \[0, 1.5708\], got -0.1"),
+        ({"name": "arcface", "margin": 28.6}, r"margin must be .* in \[0, 1.5708\], got 28.6"),
+        ({"name": "arcface", "scale": 0.0}, "scale must be a finite number > 0, got 0.0"),
         ({"name": "lade"}, "loss 'lade' needs counts, the training samples per class"),
         ({"name": "seesaw"}, "loss 'seesaw' needs counts"),
         ({"name": "lade", "counts": [[1, 2]]}, r"counts must have shape \[classes\], got \(1, 2\)"),

@@ -1,4 +1,4 @@
-"""Normalised softmax and the center losses against the official numbers, float64 NumPy, and bad input."""
+"""Normalised softmax, Proxy Anchor and the center losses against the official numbers, float64 NumPy, and bad input."""
 
 import functools
 
@@ -15,6 +15,7 @@ pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
 ALL = {
     "norm_softmax": (losses.norm_softmax, "proxies", "embeddings"),
+    "proxy_anchor": (losses.proxy_anchor, "proxies", "embeddings"),
     "center_loss": (losses.center_loss, "centers", "features"),
     "center_cosine_loss": (losses.center_cosine_loss, "centers", "features"),
 }
@@ -35,6 +36,8 @@ def call(name, embeddings, labels, points, **hyper):
 
 def oracle(name, embeddings, labels, points):
     """The formula, example by example."""
+    if name == "proxy_anchor":
+        return proxy_anchor_parts(embeddings, labels, points)
     values = []
     for x, label in zip(embeddings, labels, strict=True):
         own = points[label]
@@ -46,6 +49,36 @@ def oracle(name, embeddings, labels, points):
         else:
             values.append(1 - x @ own / np.linalg.norm(x) / np.linalg.norm(own))
     return np.array(values)
+
+
+def proxy_anchor_parts(embeddings, labels, proxies):
+    """Each example's part, as the docstring has it."""
+    parts, present = [], len(set(labels.tolist()))
+    push = np.mean([of_proxy(embeddings, labels, proxies, p)[1] for p in range(len(proxies))])
+    for label in labels.tolist():
+        alike = np.sum(labels == label)
+        pull = of_proxy(embeddings, labels, proxies, label)[0]
+        parts.append(len(labels) / present / alike * pull + push)
+    return np.array(parts)
+
+
+def published_proxy_anchor(embeddings, labels, proxies, **hyper):
+    """Eq. 4 of the paper, proxy by proxy."""
+    both = [of_proxy(embeddings, labels, proxies, p, **hyper) for p in range(len(proxies))]
+    pull = [both[p][0] for p in sorted(set(labels.tolist()))]
+    return sum(pull) / len(pull) + sum(push for _, push in both) / len(proxies)
+
+
+def of_proxy(embeddings, labels, proxies, p, margin=0.1, scale=32.0):
+    """What pulls examples to a proxy, and what pushes others."""
+    pull, push = 1.0, 1.0
+    for x, label in zip(embeddings, labels, strict=True):
+        s = x @ proxies[p] / np.linalg.norm(x) / np.linalg.norm(proxies[p])
+        if label == p:
+            pull += np.exp(-scale * (s - margin))
+        else:
+            push += np.exp(scale * (s + margin))
+    return np.log(pull), np.log(push)
 
 
 # --- Against the official implementations -----------------------------------------------------------------------------
@@ -125,10 +158,99 @@ def test_what_does_not_depend_on_lengths():
     embeddings, labels, points = batch()
     lengths = np.arange(1.0, 5.0)[:, None]
     with jax.enable_x64(True):
-        for name in ("norm_softmax", "center_cosine_loss"):
+        for name in ("norm_softmax", "proxy_anchor", "center_cosine_loss"):
             before = call(name, embeddings, labels, points)
             np.testing.assert_allclose(call(name, embeddings, labels, lengths * points), before, rtol=1e-12)
         np.testing.assert_allclose(call("center_cosine_loss", 7 * embeddings, labels, points), before, rtol=1e-12)
+
+
+@pytest.mark.parametrize("hyper", [{}, {"margin": 0.3, "scale": 4.0}], ids=["default", "other"])
+@pytest.mark.parametrize("classes", [1, 2, 4, 9])
+def test_the_mean_of_proxy_anchor_is_the_published_loss(classes, hyper):
+    """Also where the batch lacks some of the classes."""
+    embeddings, labels, proxies = batch(examples=7, classes=classes)
+    with jax.enable_x64(True):
+        value = jnp.mean(losses.proxy_anchor(embeddings, labels, proxies=proxies, **hyper))
+    np.testing.assert_allclose(value, published_proxy_anchor(embeddings, labels, proxies, **hyper), rtol=1e-12)
+
+
+def test_proxy_anchor_does_not_depend_on_lengths():
+    embeddings, labels, proxies = batch()
+    with jax.enable_x64(True):
+        before = losses.proxy_anchor(embeddings, labels, proxies=proxies)
+        longer = np.arange(1.0, 7.0)[:, None] * embeddings
+        np.testing.assert_allclose(losses.proxy_anchor(longer, labels, proxies=proxies), before, rtol=1e-12)
+
+
+def test_examples_that_are_masked_take_no_part_whatever_they_hold():
+    embeddings, labels, proxies = batch(examples=9)
+    mask = np.arange(9) % 3 != 1
+    spoilt = np.where(mask[:, None], embeddings, np.nan)
+    marked = np.where(mask, labels, -7).astype(np.int32)
+    with jax.enable_x64(True):
+
+        def mean(x, w, **given):
+            of_each = losses.proxy_anchor(x, proxies=w, **given)
+            return jnp.sum(of_each) / 6, of_each
+
+        of_all = jax.value_and_grad(functools.partial(mean, labels=marked, mask=mask), argnums=(0, 1), has_aux=True)
+        of_kept = jax.value_and_grad(functools.partial(mean, labels=labels[mask]), argnums=(0, 1), has_aux=True)
+        (value, of_each), gradients = of_all(jnp.asarray(spoilt), proxies)
+        (expected, _), slopes = of_kept(jnp.asarray(embeddings[mask]), proxies)
+    np.testing.assert_allclose(value, expected, rtol=1e-12)
+    np.testing.assert_allclose(value, published_proxy_anchor(embeddings[mask], labels[mask], proxies), rtol=1e-12)
+    np.testing.assert_array_equal(of_each[~mask], 0.0)
+    np.testing.assert_array_equal(gradients[0][~mask], 0.0)
+    np.testing.assert_allclose(gradients[0][mask], slopes[0], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(gradients[1], slopes[1], rtol=1e-9, atol=1e-12)
+
+
+def test_proxy_anchor_of_nothing_is_zero(variant):
+    embeddings, labels, proxies = batch()
+    loss = functools.partial(losses.proxy_anchor, labels=labels, proxies=proxies, mask=np.zeros(6, bool))
+    value, gradient = variant(lambda x: (loss(x), jax.grad(lambda x: jnp.sum(loss(x)))(x)))(jnp.asarray(embeddings))
+    np.testing.assert_array_equal(value, 0.0)
+    np.testing.assert_array_equal(gradient, 0.0)
+
+
+def test_proxy_anchor_is_as_without_examples_whose_traced_labels_are_no_class():
+    embeddings, labels, proxies = batch()
+    marked = labels.copy()
+    marked[[1, 4]] = -1, 4
+    kept = np.isin(np.arange(6), (1, 4), invert=True)
+    value = jax.jit(functools.partial(losses.proxy_anchor, proxies=proxies))(embeddings, jnp.asarray(marked))
+    expected = losses.proxy_anchor(embeddings[kept], labels[kept], proxies=proxies)
+    np.testing.assert_allclose(value[kept], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [32.0, 1e4])
+@pytest.mark.parametrize("direction", [1.0, -1.0])
+def test_saturated_proxy_anchor_is_finite(direction, scale, variant):
+    """All at their proxy and away from the others, or all at another one."""
+    labels = jnp.array([0, 0, 1, 1])
+    embeddings = direction * jnp.array([[3.0], [1.0], [-1.0], [-2.0]])
+
+    def loss(x, w):
+        return jnp.mean(losses.proxy_anchor(x, labels, proxies=w, scale=scale))
+
+    value, gradients = variant(jax.value_and_grad(loss, argnums=(0, 1)))(embeddings, jnp.array([[1.0], [-1.0]]))
+    chex.assert_tree_all_finite(gradients)
+    if direction > 0:
+        np.testing.assert_allclose(value, 2 * np.log1p(2 * np.exp(-0.9 * scale)), rtol=1e-4)
+    else:
+        np.testing.assert_allclose(value, 2 * (np.log(2) + 1.1 * scale), rtol=1e-6)
+
+
+def test_class_weights_multiply_what_pulls_and_their_mean_what_pushes():
+    embeddings, labels, proxies = batch(examples=8)
+    weights = np.array([0.3, 0.9, 1.4, 2.0])
+    both = [of_proxy(embeddings, labels, proxies, p) for p in range(4)]
+    present = sorted(set(labels.tolist()))
+    expected = np.mean([weights[p] * both[p][0] for p in present])
+    expected += np.mean(weights[labels]) * np.mean([push for _, push in both])
+    with jax.enable_x64(True):
+        value = jnp.mean(weights[labels] * losses.proxy_anchor(embeddings, labels, proxies=proxies))
+    np.testing.assert_allclose(value, expected, rtol=1e-12)
 
 
 def test_norm_softmax_is_soft_triple_with_one_centre():
@@ -213,6 +335,21 @@ def test_bad_input_raises(name, changed, message):
     arguments = dict(zip(("embeddings", "labels", "points"), batch(), strict=True)) | changed
     with pytest.raises(ValueError, match=message.replace("{x}", x).replace("{w}", w)):
         call(name, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"margin": -0.1}, r"margin must be a finite number in \[0, 1\], got -0.1"),
+        ({"margin": 1.5}, r"margin must be a finite number in \[0, 1\], got 1.5"),
+        ({"scale": 0.0}, "scale must be a finite number > 0, got 0.0"),
+        ({"mask": np.ones(5, bool)}, r"mask must be boolean of shape \(6,\), got bool \(5,\)"),
+        ({"mask": np.ones(6, np.float32)}, r"mask must be boolean of shape \(6,\), got float32 \(6,\)"),
+    ],
+)
+def test_proxy_anchor_refuses(changed, message, variant):
+    with pytest.raises(ValueError, match=message):
+        variant(lambda: call("proxy_anchor", *batch(), **changed))()
 
 
 @pytest.mark.parametrize("bad", [0.0, -1.0, float("nan"), "1"])

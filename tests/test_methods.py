@@ -28,6 +28,7 @@ METHODS = {
     "CE": "",
     "Focal": "loss=focal",
     "LDAM": "loss=ldam",
+    "ArcFace": "loss=arcface",
     "BS": "loss=balanced_softmax",
     "LA": "loss=logit_adjusted",
     "LADE": "loss=lade",
@@ -39,6 +40,7 @@ METHODS = {
     "DomB": "objective=domain_balancing",
     "NSM": "objective=norm_softmax",
     "ST": "objective=soft_triple",
+    "PA": "objective=proxy_anchor",
     "BBN": "objective=bbn",
     "RIDE": "objective=ride,loss=ldam",
     "PaCo": "objective=paco,paco.queue_size=256",
@@ -47,7 +49,8 @@ METHODS = {
     "MBJ+RIDE": "objective=mbj+ride,loss=ldam,mbj.start_epoch=0",
     "CE+IFL": "objective=ifl,ifl.milestones=(0.5,),ifl.center_weights=(0.0,0.01)",
     "BS+IFL": "objective=ifl,loss=balanced_softmax",
-    "CE+Circle": "objective=circle",
+    "CE+Circle": "objective=circle+supervised",
+    "NSM+Circle": "objective=circle+norm_softmax",
     # Of those in stages the last one, after the plain run as the first.
     "DIVE-BS": "stages=dive",
     "BALMS": "stages=balms",
@@ -144,6 +147,29 @@ def test_a_method_trains_plain_and_balanced_and_goes_on_where_it_was(method, ear
     assert evaluated(balanced, state) < untrained
 
 
+@pytest.mark.slow
+def test_circle_alone_trains_plain_and_balanced_and_goes_on_where_it_was(earlier, tmp_path):
+    """Without a classifier that could be evaluated, the loss of the batches says whether it does."""
+    arguments = "objective=circle,sampler=pk,examples_per_class=8"
+    config, plain, _ = made(arguments, "uniform", earlier)
+    assert methods.name(config) == "Circle"
+    head = jax.device_get(plain.initial.params["head"])
+    trained, unweighted, _ = run(plain, plain.initial, range(STEPS))
+    assert np.mean(unweighted[-4:]) < np.mean(unweighted[:4])
+    kernels = [jax.tree.leaves(params["head"])[-1] for params in ({"head": head}, trained.params)]
+    cosine = np.vdot(*kernels) / np.linalg.norm(kernels[0]) / np.linalg.norm(kernels[1])
+    np.testing.assert_allclose(cosine, 1.0, atol=1e-6)  # it has but decayed
+
+    config, balanced, traces = made(arguments, "dsb", earlier)
+    assert methods.name(config) == "DSB-Circle"
+    values, weights, _ = restored_on_the_way(balanced, tmp_path)
+    assert len(traces) == 1
+    np.testing.assert_array_equal(weights[:START], 1.0)
+    np.testing.assert_allclose(values[:START], unweighted[:START], rtol=1e-4)
+    assert np.ptp(weights[START]) > 0.1
+    assert abs(values[START] - unweighted[START]) > 1e-4 * unweighted[START]
+
+
 @pytest.mark.parametrize("method", slow_but(("CDB-CE",), WITH_OTHER_BALANCERS))
 def test_a_method_trains_with_another_balancer(method, earlier, tmp_path):
     config, program, traces = made(*WITH_OTHER_BALANCERS[method], earlier)
@@ -220,9 +246,11 @@ SETTINGS = {
     "domain_balancing.epsilon": ("domain_balancing", "epsilon", 0.5),
     "loce.decay": ("loce", "decay", 0.8),
     "loce.initial": ("loce", "initial", 0.1),
+    "proxy_anchor.margin": ("proxy_anchor", "margin", 0.2),
+    "proxy_anchor.scale": ("proxy_anchor", "scale", 16.0),
     "circle.margin": ("circle", "margin", 0.25),
     "circle.scale": ("circle", "scale", 256.0),
-    "circle.weight": ("circle", "weight", 0.1),
+    "circle.weight": ("circle+supervised", "weight", 0.1),
     "ride.diversity": ("ride", "diversity", -0.45),
     "ride.temperature": ("ride", "temperature", 2.0),
     "ride.distillation": ("ride", "distillation", 0.5),
@@ -247,6 +275,30 @@ def test_settings_reach_the_objective(setting):
         for more in (f",{setting}={value}", "")
     )
     assert getattr(built, attribute) == value != getattr(default, attribute)
+
+
+def test_settings_reach_circle_loss_beside_another_one():
+    arguments = "objective=circle+norm_softmax,circle.margin=0.25,circle.scale=256,sampler=class_aware"
+    built = methods.objective(digits(arguments), np.array([90, 10]), 10.0)
+    assert (built.circle.margin, built.circle.scale, built.samplers) == (0.25, 256.0, ("class_aware",))
+    assert isinstance(built.inner, objectives.NormSoftmax)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "scale"),
+    [
+        ("", 1.0),
+        ("head=cosine", 1.0),
+        ("objective=circle", 1.0),
+        ("loss=arcface", 64.0),
+        ("loss=arcface,arcface.scale=9,objective=ride", 9.0),
+        ("loss=ldam", 30.0),
+        ("objective=circle+norm_softmax", 20.0),
+        ("objective=proxy_anchor", 32.0),
+    ],
+)
+def test_what_logits_are_multiplied_by(arguments, scale):
+    np.testing.assert_allclose(building.logit_scale(digits(arguments)), scale)
 
 
 @pytest.mark.parametrize(("name", "value"), [("alpha", 0.3), ("temperature", 2.0), ("power", 1.0)])

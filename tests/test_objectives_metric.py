@@ -1,4 +1,4 @@
-"""NormSoftmax and SoftTriple as objectives, through their heads, and Circle, against the official codes' numbers."""
+"""NormSoftmax, SoftTriple and Proxy Anchor as objectives, through their heads, and Circle, alone and beside another."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,16 @@ import pytest
 
 from dsb_jax import losses, models
 from dsb_jax.models import heads
-from dsb_jax.objectives import Circle, DomainBalancing, NormSoftmax, SoftTriple, Supervised, total_loss
+from dsb_jax.objectives import (
+    Circle,
+    CircleExtension,
+    DomainBalancing,
+    NormSoftmax,
+    ProxyAnchor,
+    SoftTriple,
+    Supervised,
+    total_loss,
+)
 
 RNG = jax.random.key(0)
 LENGTHS = np.random.default_rng(3).uniform(0.3, 4.0, (32, 1))
@@ -118,6 +127,7 @@ def test_a_mixed_image_has_a_term_for_each_of_its_labels(kind, golden, norm_soft
             r"norm_softmax needs .* \[classes, dim\], head='cosine'; got None",
         ),
         (NormSoftmax(), (5, 2, 3), r"head='cosine'; got \(5, 2, 3\)"),
+        (ProxyAnchor(), None, r"proxy_anchor needs .* \[classes, dim\], head='cosine'; got None"),
         (SoftTriple(), None, r"soft_triple needs .* \[classes, centers, dim\], head='soft_triple'; got None"),
         (SoftTriple(), (5, 3), r"head='soft_triple'; got \(5, 3\)"),
     ],
@@ -131,7 +141,7 @@ def test_a_model_without_what_they_compare_with_is_refused(objective, classifier
         objective(lambda images: outputs, batch, (), RNG)
 
 
-@pytest.mark.parametrize("objective", [NormSoftmax(), DomainBalancing()])
+@pytest.mark.parametrize("objective", [NormSoftmax(), DomainBalancing(), ProxyAnchor()])
 def test_a_linear_head_is_refused(objective):
     """Its class weights have the shape of a cosine head's, and its logits are no cosines."""
     images = jnp.ones((2, 8, 8, 1))
@@ -145,11 +155,87 @@ def test_a_linear_head_is_refused(objective):
                 objective.init(RNG, variables, outputs)
 
 
+def test_proxy_anchor_is_the_loss_of_the_batch_and_reports_that_of_each_example_alone(norm_softmax):
+    file, objective = norm_softmax, ProxyAnchor(margin=0.2, scale=8.0)
+    weights = np.random.default_rng(0).uniform(0.5, 2.0, 10)
+    (value, (result, outputs)), gradients = run(objective, heads.CosineHead(10), file, np.float32, weights)
+    embeddings, labels, proxies = file["embeddings"], file["labels"].astype(np.int32), file["weight"]
+    hyper = {"margin": 0.2, "scale": 8.0}
+    parts = losses.proxy_anchor(embeddings, labels, proxies=proxies, **hyper)
+    np.testing.assert_allclose(value, np.mean(weights[labels] * parts), rtol=1e-5)
+    (term,) = result.terms
+    np.testing.assert_allclose(term.losses, parts, rtol=1e-5)
+    np.testing.assert_array_equal(term.labels, labels)
+    assert all(np.any(np.asarray(gradient) != 0) for gradient in gradients)  # of features, and of proxies
+    np.testing.assert_allclose(result.features, embeddings, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(result.logits, 8.0 * outputs.logits, rtol=1e-6)
+    alone = [losses.proxy_anchor(embeddings[i : i + 1], labels[i : i + 1], proxies=proxies, **hyper)[0] for i in (0, 7)]
+    np.testing.assert_allclose(objective.loss(outputs.logits, labels)[np.array([0, 7])], alone, rtol=1e-5)
+
+
+def test_proxy_anchor_leaves_out_what_is_masked_and_refuses_what_is_mixed(norm_softmax):
+    features, kernel = (jnp.asarray(norm_softmax[key], jnp.float32) for key in ("embeddings", "kernel"))
+    labels, kept = jnp.asarray(norm_softmax["labels"].astype(np.int32)), np.arange(32) < 20
+
+    def parts(rows, **more):
+        outputs = models.Outputs(heads.CosineHead(10).apply({"params": {"kernel": kernel}}, features), features)
+        seen = models.Outputs(outputs.logits[rows], features[rows], kernel.T)
+        batch = {"image": "the images", "label": labels[rows]} | more
+        return ProxyAnchor()(lambda images: seen, batch, (), RNG).terms[0].losses
+
+    rows = jnp.arange(32)
+    masked = parts(rows, mask=jnp.asarray(kept))
+    np.testing.assert_allclose(masked[:20], parts(rows[:20]), rtol=1e-5)
+    np.testing.assert_array_equal(masked[20:], 0.0)
+    with pytest.raises(ValueError, match="proxy_anchor compares images by their class, and mixed ones have two"):
+        parts(rows, share=jnp.ones(32), other_label=labels)
+
+
+def test_circle_alone_is_the_official_loss_of_each_anchor_and_leaves_the_logits_be(golden):
+    file = golden("circle_pml_m04_g80")
+    features, labels = jnp.asarray(file["embeddings"], jnp.float32), jnp.asarray(file["labels"].astype(np.int32))
+    batch, objective = {"image": "the images", "label": labels}, Circle()
+    weights = np.linspace(0.5, 1.5, 100)
+
+    def loss(features, logits):
+        outputs = models.Outputs(logits, features, jnp.ones((100, features.shape[1])))
+        result = objective(lambda images: outputs, batch, objective.init(RNG, {}, outputs), RNG)
+        return total_loss(result.terms, jnp.asarray(weights, jnp.float32)), result
+
+    logits = jnp.zeros((32, 100))
+    (value, result), gradients = jax.value_and_grad(loss, (0, 1), has_aux=True)(jnp.asarray(LENGTHS) * features, logits)
+    official = file["loss_per_anchor"][:, 0]
+    np.testing.assert_allclose(value, np.mean(weights[file["labels"]] * official), rtol=1e-5)
+    (term,) = result.terms
+    np.testing.assert_allclose(term.losses, official, rtol=1e-5, atol=1e-5)
+    assert (term.scale, result.logits, result.classifier) == (1.0, None, None)
+    np.testing.assert_allclose(jnp.linalg.norm(result.features, axis=1), 1.0, rtol=1e-6)
+    assert bool(jnp.any(gradients[0] != 0))
+    np.testing.assert_array_equal(gradients[1], 0.0)
+    with pytest.raises(ValueError, match="circle compares images by their class, and mixed ones have two"):
+        objective(None, batch | {"share": jnp.ones(32)}, (), RNG)
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (lambda: Circle(margin=2.0), r"margin must be .* in \[0, 1\], got 2.0"),
+        (lambda: Circle(scale=0.0), "scale must be .* > 0, got 0.0"),
+        (lambda: CircleExtension(Circle(), weight=-1.0), "weight must be .* >= 0, got -1.0"),
+        (lambda: ProxyAnchor(margin=2.0), r"margin must be .* in \[0, 1\], got 2.0"),
+        (lambda: ProxyAnchor(scale=0.0), "scale must be .* > 0, got 0.0"),
+    ],
+)
+def test_bad_numbers_are_refused(made, message):
+    with pytest.raises(ValueError, match=message):
+        made()
+
+
 def test_circle_adds_the_official_loss_of_each_anchor(golden):
     file = golden("circle_pml_m04_g80")
     features, labels = jnp.asarray(file["embeddings"], jnp.float32), jnp.asarray(file["labels"].astype(np.int32))
     outputs = models.Outputs(jnp.zeros((32, 100)), features)
-    objective = Circle(Supervised(losses.create("cross_entropy")), weight=0.5)
+    objective = CircleExtension(Supervised(losses.create("cross_entropy")), weight=0.5)
     batch = {"image": "the images", "label": labels}
     result = objective(lambda images: outputs, batch, objective.init(RNG, {}, outputs), RNG)
     own, of_anchors = result.terms
@@ -164,7 +250,7 @@ def test_circle_adds_the_official_loss_of_each_anchor(golden):
 def test_circle_leaves_out_what_is_masked_and_refuses_what_is_mixed(golden):
     file = golden("circle_pml_m04_g80")
     features, labels = jnp.asarray(file["embeddings"], jnp.float32), jnp.asarray(file["labels"].astype(np.int32))
-    objective = Circle(Supervised(losses.create("cross_entropy")))
+    objective = CircleExtension(Supervised(losses.create("cross_entropy")))
     kept = np.arange(32) < 20
 
     def of_anchors(rows, **more):

@@ -141,8 +141,9 @@ def test_every_loss_goes_with_every_balancer(loss, balancer):
     assert bool(len(built.held_out)) == held_out
     np.testing.assert_array_equal(built.counts, COUNTS - np.rint(COUNTS / 10).clip(1) if held_out else COUNTS)
     assert held_out or built.steps == STEPS
-    assert isinstance(built.model.head, heads.CosineHead if loss == "ldam" else heads.LinearHead)
+    assert isinstance(built.model.head, heads.CosineHead if losses.head(loss) == "cosine" else heads.LinearHead)
     suffix = {
+        "arcface": "ArcFace",
         "balanced_softmax": "BS",
         "cross_entropy": "CE",
         "distribution_balanced": "DB",

@@ -25,8 +25,10 @@ deconfound_tde     the model's                         the loss
 loce,              the model's                         the loss
 domain_balancing
 norm_softmax       of length 1, as the loss has them   the loss
+proxy_anchor       of length 1, as the loss has them   each example's part of the loss of the batch
 soft_triple        of length 1, as the loss has them   the loss                                       τ times the
                                                                                                       regularizer
+circle             of length 1, as the loss has them   each anchor, by its own label
 circle around a    as a has them                       those of a; each anchor, by its own label      those of a
 mbj around a       as a has them                       those of a; those of remembered features and   those of a
                                                        of earlier last layers, by their own labels
@@ -46,8 +48,9 @@ from dsb_jax.objectives.dive import Dive
 from dsb_jax.objectives.extension import Extension
 from dsb_jax.objectives.invariant import InvariantFeatures
 from dsb_jax.objectives.memory import MemoryJitter, memory_capacity
-from dsb_jax.objectives.metric import Circle, NormSoftmax, SoftTriple
+from dsb_jax.objectives.metric import NormSoftmax, ProxyAnchor, SoftTriple
 from dsb_jax.objectives.paco import GPaco, Paco
+from dsb_jax.objectives.pairs import Circle, CircleExtension
 from dsb_jax.objectives.regularized import Regularized
 from dsb_jax.objectives.ride import Ride, RideRouting
 from dsb_jax.objectives.supervised import Supervised
@@ -57,6 +60,7 @@ __all__ = [
     "BBN",
     "Balms",
     "Circle",
+    "CircleExtension",
     "Dive",
     "DomainBalancing",
     "Extension",
@@ -67,6 +71,7 @@ __all__ = [
     "NormSoftmax",
     "Objective",
     "Paco",
+    "ProxyAnchor",
     "Regularized",
     "Result",
     "Ride",
@@ -95,6 +100,7 @@ _NAMES = (
     "mbj",
     "norm_softmax",
     "paco",
+    "proxy_anchor",
     "ride",
     "ride_routing",
     "soft_triple",

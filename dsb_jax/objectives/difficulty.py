@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from dsb_jax import losses, validation
 from dsb_jax.losses.inputs import LARGEST_MARGIN
-from dsb_jax.objectives.metric import require_cosines
+from dsb_jax.objectives.metric import class_weights, require_cosines
 from dsb_jax.objectives.supervised import Supervised
 from dsb_jax.objectives.terms import Result, majority_labels
 
@@ -146,11 +146,9 @@ class DomainBalancing:
         return state
 
     def _frequency(self, outputs):
-        if outputs.classifier is None or outputs.classifier.ndim != 2:
-            got = None if outputs.classifier is None else outputs.classifier.shape
-            raise ValueError(
-                f"domain_balancing needs a model with class weights [classes, dim], head='cosine'; got {got}"
-            )
         return losses.domain_frequency(
-            outputs.classifier, neighbours=self.neighbours, scale=self.scale, epsilon=self.epsilon
+            class_weights("domain_balancing", outputs),
+            neighbours=self.neighbours,
+            scale=self.scale,
+            epsilon=self.epsilon,
         )

@@ -1,4 +1,4 @@
-"""Objectives of metric learning: features are compared with each other, or with what the last layer has of classes."""
+"""Objectives of metric learning that compare features with what the last layer has of classes."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,55 +10,8 @@ import jax.numpy as jnp
 from dsb_jax import losses, validation
 from dsb_jax.losses.embeddings import normalized
 from dsb_jax.losses.inputs import LARGEST_MARGIN
-from dsb_jax.objectives.extension import Extension
 from dsb_jax.objectives.supervised import Supervised
-from dsb_jax.objectives.terms import Result, Term
-
-
-@dataclasses.dataclass(frozen=True)
-class Circle(Extension):
-    """The terms of ``inner``, and circle loss of the features that it puts into the pool.
-
-    So features of one class come together and others part, whatever the classifier makes of them. An anchor's loss has
-    the weight of its class. The batch should hold several examples of a class: ``class_aware`` draws four at a time.
-
-    Attributes:
-      inner: the other objective.
-      margin: m, in [0, 1].
-      scale: γ, > 0.
-      weight: factor of the circle loss, >= 0. As an anchor's loss is up to about γ, it is ``1/γ`` by default.
-
-    Raises:
-      ValueError: on a number out of range; from a call, on mixed images.
-
-    Example:
-      >>> objective = Circle(Supervised(losses.create("cross_entropy")))
-      >>> objective.margin, objective.scale
-      (0.4, 80.0)
-
-    Source: Sun et al., Circle Loss: A Unified Perspective of Pair Similarity Optimization, 2020; that it stands beside
-    a classification loss, and its factor, are ours.
-    """
-
-    margin: float = 0.4
-    scale: float = 80.0
-    weight: float = 1 / 80
-
-    def __post_init__(self) -> None:
-        validation.in_range("margin", self.margin, 0, 1)
-        validation.positive("scale", self.scale)
-        validation.at_least("weight", self.weight, 0)
-
-    def __call__(self, forward: Callable[..., Any], batch: dict[str, jax.Array], state: Any, rng: jax.Array) -> Result:
-        """One term more than ``inner`` has."""
-        if "share" in batch:
-            raise ValueError(
-                "circle compares images by their class, and mixed ones have two: mixup and cutmix must be 0"
-            )
-        result = self.inner(forward, batch, state, rng)
-        hyper = {"margin": self.margin, "scale": self.scale}
-        of_anchors = losses.circle(result.features, result.labels, mask=result.mask, **hyper)
-        return result._replace(terms=[*result.terms, Term(of_anchors, result.labels, self.weight)])
+from dsb_jax.objectives.terms import Result, Term, result_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,14 +52,14 @@ class NormSoftmax:
     def init(self, rng: jax.Array, variables: Any, outputs: Any) -> Any:
         """It has no state."""
         del rng
-        self._proxies(outputs)
+        class_weights("norm_softmax", outputs)
         require_cosines("norm_softmax", variables)
         return ()
 
     def __call__(self, forward: Callable[..., Any], batch: dict[str, jax.Array], state: Any, rng: jax.Array) -> Result:
         """A term for each label of an image."""
         outputs = forward(batch["image"])
-        proxies, features = self._proxies(outputs), normalized(outputs.features)
+        proxies, features = class_weights("norm_softmax", outputs), normalized(outputs.features)
 
         def loss(logits, labels):
             return losses.norm_softmax(features, labels, proxies=proxies, temperature=self.temperature)
@@ -120,12 +73,73 @@ class NormSoftmax:
         del params
         return state
 
-    @staticmethod
-    def _proxies(outputs):
-        if outputs.classifier is None or outputs.classifier.ndim != 2:
-            got = None if outputs.classifier is None else outputs.classifier.shape
-            raise ValueError(f"norm_softmax needs a model with class weights [classes, dim], head='cosine'; got {got}")
-        return outputs.classifier
+
+@dataclasses.dataclass(frozen=True)
+class ProxyAnchor:
+    """Proxy Anchor: the class weights, as proxies, pull the batch's examples of their class and push the others.
+
+    It needs the class weights, ``outputs.classifier``, and that the model's logits are cosines: those are what
+    evaluation predicts by. The loss is of a whole batch of images that are not mixed; what a class weight then
+    multiplies says :func:`dsb_jax.losses.proxy_anchor`. It wants batches with several examples of a class, as
+    ``class_aware`` and ``pk`` draw. Evaluation reports the loss of each example as a batch of its own. The features
+    that enter the pool are at length 1, as the loss sees them.
+
+    Attributes:
+      margin: δ, in [0, 1].
+      scale: α, > 0.
+      samplers: of the batches.
+
+    Example:
+      >>> objective = ProxyAnchor(margin=0.0, scale=1.0)
+      >>> cosines = jnp.array([[1.0, 0.0]])
+      >>> [f"{value:.3f}" for value in objective.loss(cosines, jnp.array([0]))]  # log(1 + 1/e) + (log 2)/2
+      ['0.660']
+
+    Raises:
+      ValueError: on a number out of range; from ``init``, if the model's head is another; from a call, on mixed images.
+
+    Source: Kim et al., Proxy Anchor Loss for Deep Metric Learning, 2020; their proxies have a rate of learning of their
+    own, 100 times that of the model.
+    """
+
+    margin: float = 0.1
+    scale: float = 32.0
+    samplers: tuple[str, ...] = ("plain",)
+    views: int = 1
+
+    def __post_init__(self) -> None:
+        validation.in_range("margin", self.margin, 0, 1)
+        validation.positive("scale", self.scale)
+
+    def loss(self, logits: jax.Array, labels: jax.Array) -> jax.Array:
+        """``[batch]``, of cosines ``[batch, classes]``, each example alone."""
+        true_class = jax.nn.one_hot(labels, logits.shape[1], dtype=bool)
+        of_proxy = jax.nn.softplus(self.scale * (self.margin + jnp.where(true_class, -logits, logits)))
+        return jnp.sum(jnp.where(true_class, of_proxy, of_proxy / logits.shape[1]), axis=1)
+
+    def init(self, rng: jax.Array, variables: Any, outputs: Any) -> Any:
+        """It has no state."""
+        del rng
+        class_weights("proxy_anchor", outputs)
+        require_cosines("proxy_anchor", variables)
+        return ()
+
+    def __call__(self, forward: Callable[..., Any], batch: dict[str, jax.Array], state: Any, rng: jax.Array) -> Result:
+        """A term with each example's part of the loss of the batch."""
+        del rng
+        require_one_class("proxy_anchor", batch)
+        outputs, labels = forward(batch["image"]), batch["label"]
+        proxies, features = class_weights("proxy_anchor", outputs), normalized(outputs.features)
+        hyper = {"margin": self.margin, "scale": self.scale, "mask": batch.get("mask")}
+        parts = losses.proxy_anchor(features, labels, proxies=proxies, **hyper)
+        # Of the logits a balancer may ask, and softmax makes scores of these.
+        seen = outputs._replace(features=features, logits=self.scale * outputs.logits)
+        return result_of([Term(parts, labels)], seen, batch, state)
+
+    def after_update(self, state: Any, params: Any) -> Any:
+        """Nothing follows the parameters."""
+        del params
+        return state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,3 +233,17 @@ def require_cosines(name: str, variables: Any) -> None:
             f"objective {name!r} needs logits that are cosines, got a linear head: models.create(…, head='cosine') "
             "makes one, and in a config head=cosine"
         )
+
+
+def class_weights(name: str, outputs: Any) -> jax.Array:
+    """The class weights ``[classes, dim]``; raises ValueError if the model has others or none."""
+    if outputs.classifier is None or outputs.classifier.ndim != 2:
+        got = None if outputs.classifier is None else outputs.classifier.shape
+        raise ValueError(f"{name} needs a model with class weights [classes, dim], head='cosine'; got {got}")
+    return outputs.classifier
+
+
+def require_one_class(name: str, batch: dict[str, jax.Array]) -> None:
+    """Raises ValueError if the images are mixed."""
+    if "share" in batch:
+        raise ValueError(f"{name} compares images by their class, and mixed ones have two: mixup and cutmix must be 0")

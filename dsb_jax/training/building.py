@@ -17,6 +17,7 @@ from dsb_jax.losses.inputs import prior_of
 from dsb_jax.objectives import Objective
 from dsb_jax.objectives.balms import META
 from dsb_jax.training import optimizers, parameters
+from dsb_jax.training.config import base_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,9 +83,9 @@ def logit_scale(config: ConfigDict) -> float:
     match config.objective.split("+")[-1]:
         case "norm_softmax":
             return 1 / config.norm_softmax.temperature
-        case "domain_balancing" | "soft_triple" as section:
+        case "domain_balancing" | "proxy_anchor" | "soft_triple" as section:
             return config[section].scale
-    return config.ldam.scale if config.loss == "ldam" else 1.0
+    return config[config.loss].scale if losses.head(config.loss) == "cosine" else 1.0
 
 
 def _supervised(config, context):
@@ -159,6 +160,7 @@ def environment_epochs(config: ConfigDict) -> tuple[int, ...]:
 
 def _ifl(config, context, inner):
     """Around what works with cosines, their distance is of directions too, as in the original."""
+    _require_classifier("objective 'ifl'", config)
     last = config.objective.split("+")[-1]
     on_cosines = losses.head(config.loss) == "cosine" or last in ("ride", *_ON_COSINES)
     distance = config.ifl.distance if config.ifl.distance is not None else "cosine" if on_cosines else "squared"
@@ -286,14 +288,45 @@ def _soft_triple(config, context):
     return objectives.SoftTriple(**hyper, samplers=context.samplers)
 
 
-def _circle(config, context, inner):
-    del context
+def _proxy_anchor(config, context):
+    _refuse_parts("objective 'proxy_anchor'", config)
+    _refuse_mixed("proxy_anchor", config)
+    return objectives.ProxyAnchor(**config.proxy_anchor, samplers=context.samplers)
+
+
+def _circle(config, context):
+    """Circle loss alone."""
+    if config.balancer in _OF_A_CLASSIFIER:
+        _require_classifier(f"balancer {config.balancer!r}", config)
+    usual = base_config().circle.weight
+    if config.circle.weight != usual:
+        raise ValueError(
+            f"weight must be left at {usual} where circle loss is alone, got {config.circle.weight}; beside another "
+            "one it has that weight, as in objective=circle+supervised"
+        )
+    return _pairs(config, context.samplers)
+
+
+def _circle_extension(config, context, inner):
+    return objectives.CircleExtension(inner, _pairs(config, context.samplers), config.circle.weight)
+
+
+def _pairs(config, samplers):
     _refuse_parts("objective 'circle'", config)
     _refuse_mixed("circle", config)
-    return objectives.Circle(inner, **config.circle)
+    return objectives.Circle(config.circle.margin, config.circle.scale, samplers)
+
+
+def _require_classifier(what, config):
+    if config.objective.split("+")[-1] == "circle":
+        raise ValueError(
+            f"{what} goes by what a classifier says, and circle loss alone trains none: the objective must have "
+            f"another one last, as in 'circle+supervised', got {config.objective!r}"
+        )
 
 
 def _mbj(config, context, inner):
+    _require_classifier("objective 'mbj'", config)
     hyper = config.mbj
     validation.at_least("start_epoch", hyper.start_epoch, 0)
     validation.positive("interval", hyper.interval)
@@ -312,10 +345,12 @@ def _projection(config, layers):
 
 
 _COSINES = {"head": "cosine", "head_scale": 1.0}
-_ON_COSINES = ("domain_balancing", "norm_softmax", "soft_triple")
+_ON_COSINES = ("domain_balancing", "norm_softmax", "proxy_anchor", "soft_triple")
+_OF_A_CLASSIFIER = ("class_difficulty", "domain_frequency", "loce")  # balancers
 OBJECTIVES = {
     "balms": Method(_balms, "BALMS", has_loss=True),
     "bbn": Method(_bbn, "BBN+{loss}", model=lambda config: {"branches": 2}),
+    "circle": Method(_circle, "Circle", has_loss=True),
     "deconfound_tde": Method(_deconfound_tde, "TDE+{loss}", model=lambda config: {"head": "causal"}),
     "dive": Method(_dive, "DIVE-{loss}"),
     "domain_balancing": Method(_domain_balancing, "DomB", has_loss=True, model=lambda config: _COSINES),
@@ -323,6 +358,7 @@ OBJECTIVES = {
     "loce": Method(_loce, "LOCE", has_loss=True),
     "norm_softmax": Method(_norm_softmax, "NSM", has_loss=True, model=lambda config: _COSINES),
     "paco": Method(_paco, "PaCo", has_loss=True, model=lambda config: _projection(config.paco, layers=2)),
+    "proxy_anchor": Method(_proxy_anchor, "PA", has_loss=True, model=lambda config: _COSINES),
     "ride": Method(
         _ride,
         "RIDE+{loss}",
@@ -340,9 +376,10 @@ OBJECTIVES = {
     ),
     "supervised": Method(_supervised, "{loss}"),
 }
-# What extends another objective: "ifl+ride" is invariant feature learning around RIDE.
+# What extends another objective: "ifl+ride" is invariant feature learning around RIDE. Circle loss that stands last is
+# the objective of that name instead.
 EXTENSIONS = {
-    "circle": Method(_circle, "{inner}+Circle"),
+    "circle": Method(_circle_extension, "{inner}+Circle"),
     "ifl": Method(_ifl, "{inner}+IFL"),
     "mbj": Method(_mbj, "MBJ+{inner}"),
 }

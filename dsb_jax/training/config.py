@@ -85,11 +85,12 @@ def base_config() -> ConfigDict:
     config.remix = False  # labels of mixed images in favour of the rarer class, where one is …
     config.remix_kappa = 3.0  # … so many times as large as the other, which has a share of the image …
     config.remix_tau = 0.5  # … of more than 1 - this
-    # How examples are drawn: plain (each once an epoch) | class_balanced | class_aware | square_root | reversed |
-    # progressively_balanced | semantic_scale (classes at rates proportional to the balancer's weights, anew each epoch
-    # from start_epoch on, plain before; the loss then has no weights, which would count twice)
+    # How examples are drawn: plain (each once an epoch) | class_balanced | class_aware | pk (batch_size /
+    # examples_per_class different classes in every batch) | square_root | reversed | progressively_balanced |
+    # semantic_scale (classes at rates proportional to the balancer's weights, anew each epoch from start_epoch on,
+    # plain before; the loss then has no weights, which would count twice)
     config.sampler = "plain"
-    config.examples_per_class = 4  # of class_aware, one after the other
+    config.examples_per_class = 4  # of class_aware and pk, one after the other
 
     config.model = "resnet8"
     config.stem = config_dict.placeholder(str)  # of models that have both: cifar | imagenet
@@ -97,7 +98,9 @@ def base_config() -> ConfigDict:
     config.frozen_norm = False  # batch normalisation goes by its running statistics in training too
     config.remat = False  # the backward pass computes the inside of blocks again, for memory
     config.auxiliary = False  # of googlenet: two further classifiers halfway
-    config.head = config_dict.placeholder(str)  # what objective and loss want: cosine for ldam, mostly linear
+    config.head = config_dict.placeholder(
+        str
+    )  # what objective and loss want: cosine for arcface and ldam, mostly linear
     config.head_scale = 30.0  # of a cosine head under a loss that has no scale of its own
     # Of a tau_normalized head: 0 leaves the class weights their lengths, 1 takes them away. Kang et al., 2020,
     # choose it on validation data.
@@ -109,11 +112,13 @@ def base_config() -> ConfigDict:
     config.dtype = "float32"  # in which the backbone computes
 
     # What a batch is trained on: supervised is the loss alone; `objectives.names()` lists all; "a+b" is a around b.
+    # circle is that loss alone where it stands last, without a classifier.
     config.objective = "supervised"
     config.loss = "cross_entropy"
     config.cross_entropy = ConfigDict({"label_smoothing": 0.0})
     config.focal = ConfigDict({"gamma": 2.0, "detach_modulator": False})
     config.balanced_softmax = ConfigDict()
+    config.arcface = ConfigDict({"margin": 0.5, "scale": 64.0})
     config.ldam = ConfigDict({"max_margin": 0.5, "scale": 30.0})
     config.logit_adjusted = ConfigDict({"tau": 1.0})
     config.lade = ConfigDict({"weight": 0.1, "penalty": 0.1})
@@ -156,11 +161,12 @@ def base_config() -> ConfigDict:
     config.deconfound_tde = ConfigDict({"heads": 2, "tau": 16.0, "alpha": 3.0, "gamma": 1 / 32, "mu": 0.9})
     config.domain_balancing = ConfigDict({"margin": 0.35, "scale": 30.0, "neighbours": 10})
     config.domain_balancing.epsilon = config_dict.placeholder(float)  # what makes the mean indicator 1
-    config.circle = ConfigDict({"margin": 0.4, "scale": 80.0, "weight": 1 / 80})
+    config.circle = ConfigDict({"margin": 0.4, "scale": 80.0, "weight": 1 / 80})  # weight: of "circle+…" alone
     # In epochs: what the memory of features holds, when it begins to count, and how often a last layer is kept.
     config.mbj = ConfigDict({"history": 5.0, "start_epoch": 5.0, "interval": 1.0})
     config.mbj.update({"weight": 1.0, "head_weight": 0.5, "power": 1.0, "snapshots": 4})
     config.norm_softmax = ConfigDict({"temperature": 0.05})
+    config.proxy_anchor = ConfigDict({"margin": 0.1, "scale": 32.0})
     config.soft_triple = ConfigDict({"scale": 20.0, "gamma": 0.1, "tau": 0.2, "margin": 0.01, "centers": 10})
 
     # dsb | uniform | inverse_frequency | inverse_sqrt_frequency | class_balanced | effective_number, the same |

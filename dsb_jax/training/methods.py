@@ -12,6 +12,7 @@ from dsb_jax.training import building, stages
 from dsb_jax.training.config import section
 
 _LOSS_NAMES = {
+    "arcface": "ArcFace",
     "balanced_softmax": "BS",
     "cross_entropy": "CE",
     "distribution_balanced": "DB",
@@ -120,23 +121,25 @@ def _taught(config, model):
 def _parts(config):
     """The names of the objective and of those that extend it, from the inside out: ``"a+b+c"`` is a around b around c.
 
+    What can but extend another one is around the plain objective where none follows.
+
     Raises:
       ValueError: on a name that is none or stands in the wrong place, or a loss that the objective has no use for.
     """
     *outer, last = config.objective.split("+")
-    if last in building.EXTENSIONS:
+    if last in building.EXTENSIONS and last not in building.OBJECTIVES:
         outer, last = [*outer, last], "supervised"
     if last not in building.OBJECTIVES:
         raise validation.unknown_name("objective", last, objectives.names())
     for extension in outer:
-        if extension in building.OBJECTIVES:
+        if extension in building.OBJECTIVES and extension not in building.EXTENSIONS:
             raise ValueError(
                 f"objective {extension!r} extends no other; what does comes first, as in 'ifl+ride', "
                 f"got {config.objective!r}"
             )
         if extension not in building.EXTENSIONS:
             raise validation.unknown_name("objective that extends another", extension, building.EXTENSIONS)
-        if outer.count(extension) > 1:
+        if [*outer, last].count(extension) > 1:
             raise ValueError(f"objective {extension!r} extends another once, got {config.objective!r}")
     if building.OBJECTIVES[last].has_loss and config.loss != "cross_entropy":
         raise ValueError(
