@@ -162,7 +162,8 @@ def _training_images(run: Run) -> str:
         name = run.trained_names[label]
         if share < 1:
             name = f"{share:.0%} {name}, {1 - share:.0%} {run.trained_names[other]}"
-        cells.append(f"<figure>{page.picture(image, f"training image: {name}")}<figcaption>{escape(name)}</figcaption></figure>")
+        picture = page.picture(image, f"training image: {name}")
+        cells.append(f"<figure>{picture}<figcaption>{escape(name)}</figcaption></figure>")
     return f"""<p>Images of the first batch as the model saw them, cropped and augmented, with their classes.</p>
 <div class="grid">{"".join(cells)}</div>"""
 
