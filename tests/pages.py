@@ -109,6 +109,38 @@ def a_run(num_classes=10, epochs=4, seed=0):
     return results, metrics, {"seed": seed, "optimizer": {"name": "sgd", "milestones": [1, 2], "note": "<i>"}}
 
 
+def a_retrieval_run(num_classes=10, epochs=4, seed=0):
+    """The same of a run of retrieval, which was trained on three other classes."""
+    results, metrics, config = a_run(num_classes, epochs, seed)
+    trained = {f"trained {i}": {"samples": 9 - i, "volume": 3.0 + i, "scale": 0.3, "weight": 1.0} for i in range(3)}
+    per_class = {
+        name: {"recall": entry["accuracy"]} | {key: entry[key] for key in ("test_samples", "volume", "scale")}
+        for name, entry in results["per_class"].items()
+    }
+    found = {"recall_at_1": 0.612, "recall_at_10": 0.801, "map_at_r": 0.303, "r_precision": 0.404, "nmi": 0.555}
+    results = {key: value for key, value in results.items() if key not in ("top1", "head", "middle", "tail")}
+    results |= {"task": "retrieval", "method": "DSB-NSM", "per_class": per_class, "training_classes": trained, **found}
+    lines = []
+    for line in metrics:
+        if "test_accuracy" in line:
+            line = {"step": line["step"], "epoch": line["epoch"], **found, "weights": [1.0, 0.9, 1.1]}
+        lines.append({key: value for key, value in line.items() if key != "accuracy"})
+    return results, lines, config
+
+
+def queries(num_classes=10, seed=0):
+    """The arrays of retrieval.npz: four queries with three neighbours each, and a map of two classes."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, num_classes, (4, 4)).astype(np.int32)
+    labels[:2, 1] = labels[:2, 0]
+    return {
+        "labels": labels,
+        "images": rng.integers(0, 256, (4, 4, 8, 8, 1), np.uint8),
+        "map": rng.normal(size=(30, 2)).astype(np.float32),
+        "map_labels": rng.integers(0, 2, 30).astype(np.int32),
+    }
+
+
 def spaces(seed=0):
     """Correlations by space and alpha, as results.json has them."""
     rng = np.random.default_rng(seed)

@@ -171,6 +171,37 @@ def test_the_settings_of_an_optimizer_all_matter():
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam"])
+@pytest.mark.parametrize("decay", ["l2", "decoupled"])
+def test_a_head_may_have_a_rate_of_its_own(name, decay):
+    """It moves as in a run that has this rate for all, and the others as in one without it; also heads of experts."""
+    rng = np.random.default_rng(0)
+    shapes = {"backbone": {"kernel": (3, 2)}, "head": {"kernel": (2, 4)}, "experts_0": {"head": {"kernel": (2, 3)}}}
+    theta, *gradients = (
+        jax.tree.map(
+            lambda shape: rng.normal(size=shape).astype(np.float32), shapes, is_leaf=lambda x: type(x) is tuple
+        )
+        for _ in range(4)
+    )
+
+    def trained(rate, head_rate=None):
+        head = head_rate and optax.linear_schedule(head_rate, 0.0, 10)
+        options = {"weight_decay": 0.1, "decay": decay}
+        optimizer = optimizers.optimizer(name, optax.linear_schedule(rate, 0.0, 10), head_schedule=head, **options)
+        params, state = jax.tree.map(jnp.asarray, theta), optimizer.init(theta)
+        for gradient in gradients:
+            updates, state = optimizer.update(jax.tree.map(jnp.asarray, gradient), state, params)
+            params = optax.apply_updates(params, updates)
+        return params
+
+    slow, fast, both = trained(0.01), trained(0.2), trained(0.01, 0.2)
+    chex.assert_trees_all_close(both["backbone"], slow["backbone"], rtol=1e-6)
+    # Each parameter moves by itself, so that the two runs differ in nothing else.
+    chex.assert_trees_all_close(both["head"], fast["head"], rtol=1e-6)
+    chex.assert_trees_all_close(both["experts_0"], fast["experts_0"], rtol=1e-6)
+    assert np.abs(both["head"]["kernel"] - slow["head"]["kernel"]).max() > 0.01
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
 def test_half_precision_gradients_do_not_narrow_the_state(name):
     optimizer = optimizers.optimizer(name, optax.constant_schedule(0.1), weight_decay=0.1, clip_norm=1.0)
     params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}

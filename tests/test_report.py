@@ -10,7 +10,19 @@ import re
 import cv2
 import numpy as np
 import pytest
-from pages import ALPHAS, a_run, class_names, confusions, number, read_page, spaces, training_images, write_run
+from pages import (
+    ALPHAS,
+    a_retrieval_run,
+    a_run,
+    class_names,
+    confusions,
+    number,
+    queries,
+    read_page,
+    spaces,
+    training_images,
+    write_run,
+)
 
 from dsb_jax.evaluation import report
 
@@ -149,7 +161,7 @@ def test_training_images_are_shown_with_their_classes(tmp_path):
     wanted = [names[label] for label in arrays["labels"]]
     for row, (own, other) in ((3, (75, 25)), (4, (25, 75))):
         wanted[row] = f"{own}% {wanted[row]}, {other}% {names[arrays['other_labels'][row]]}"
-    assert [picture["alt"] for picture in pictures] == wanted
+    assert [picture["alt"] for picture in pictures] == [f"training image: {name}" for name in wanted]
     for picture, image in zip(pictures, arrays["images"], strict=True):
         np.testing.assert_array_equal(decoded(picture), image[..., 0])
     assert "<h2>Training images</h2>" in text
@@ -512,3 +524,56 @@ def test_the_report_replaces_an_older_one_and_leaves_nothing_beside_it(render, t
         "config.json",
         "report.html",
     }
+
+
+# Retrieval.
+
+
+@pytest.mark.parametrize("num_classes", [2, 10, 300])
+def test_a_run_of_retrieval_says_what_it_found(tmp_path, num_classes):
+    results, metrics, config = a_retrieval_run(num_classes)
+    np.savez(tmp_path / "retrieval.npz", **queries(num_classes))
+    text, page = write_report(tmp_path, results, metrics, config)
+    assert "DSB-NSM on digits" in page.text
+    for value in ("61.2%", "80.1%", "30.3%", "40.4%", "55.5%"):
+        assert value in page.text
+    assert headings(text)[:2] == ["Training", "What recall goes with"]
+    assert f"for 61.2% of the {20 * num_classes:,} images searched the image nearest to it is of the same" in reading(
+        text
+    )
+    tested, trained = page.table("class"), page.table("training class")
+    assert tested[0] == ["class", "recall@1", "images searched", "volume (bits)", "semantic scale"]
+    assert [row[0] for row in tested[1:]] == class_names(num_classes)
+    assert trained[0] == ["training class", "training samples", "volume (bits)", "semantic scale", "weight"]
+    assert len(trained) == 4
+    labels = queries(num_classes)["labels"]
+    marks = [attributes["class"] for attributes in page.all("figure") if attributes.get("class") in ("right", "wrong")]
+    assert marks == ["right" if near == own else "wrong" for own, *others in labels for near in others]
+    assert "by t-SNE" in text
+    assert "accuracy" not in reading(text)
+
+
+@pytest.mark.usefixtures("without_plots")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"task": "retreival"}, "'task' must be classification, or retrieval with recall_at_1 or others"),
+        ({"training_classes": []}, "'training_classes' must be an object"),
+        ({"training_classes": {}}, "'training_classes' must hold an object for each class"),
+        ({"recall_at_1": "high"}, "'recall_at_1' must be a number"),
+    ],
+)
+def test_results_of_retrieval_that_are_none(tmp_path, change, message):
+    results, metrics, config = a_retrieval_run()
+    with pytest.raises(ValueError, match=message):
+        write_report(tmp_path, results | change, metrics, config)
+
+
+@pytest.mark.usefixtures("without_plots")
+@pytest.mark.parametrize(
+    "change", [{"map": np.zeros(3)}, {"map_labels": np.zeros(2, np.int32)}, {"labels": np.full((4, 4), 10, np.int32)}]
+)
+def test_queries_that_are_none(tmp_path, change):
+    np.savez(tmp_path / "retrieval.npz", **queries() | change)
+    with pytest.raises(ValueError, match=r"retrieval\.npz"):
+        write_report(tmp_path, *a_retrieval_run())

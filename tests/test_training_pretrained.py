@@ -51,6 +51,29 @@ def test_grey_images_and_other_classes_take_all_but_the_last_layer(weights, file
     )
 
 
+def test_an_embedding_begins_anew_above_a_backbone_that_is_loaded(file, caplog):
+    with caplog.at_level(logging.INFO, "dsb_jax"):
+        found = variables(file, embedding=4, task="retrieval")
+    assert found["params"].keys() == {"backbone"}
+    (told,) = (record.message for record in caplog.records if "init_from" in record.message)
+    assert "initialised anew: embedding/output/bias, embedding/output/kernel, head/bias, head/kernel;" in told
+
+
+def test_weights_for_blue_green_and_red_are_turned_round(tmp_path):
+    made = models.create("resnet8", 10).init(jax.random.key(5), jnp.zeros((1, 8, 8, 3)), train=False)
+    save_file(models.to_torch("resnet8", made), tmp_path / "bgr.safetensors")
+    shapes = jax.eval_shape(lambda: made)
+    plain, turned = (
+        pretrained.variables(digits(init_from=str(tmp_path / "bgr.safetensors"), init_bgr=bgr, **FAST), shapes)
+        for bgr in (False, True)
+    )
+    images = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
+    model = models.create("resnet8", 10)
+    expected = model.apply(plain, images[..., ::-1], train=False).logits
+    np.testing.assert_allclose(model.apply(turned, images, train=False).logits, expected, rtol=1e-5, atol=1e-6)
+    assert np.abs(model.apply(plain, images, train=False).logits - expected).max() > 1e-3
+
+
 def test_a_head_of_the_same_form_is_taken(tmp_path):
     made = models.create("resnet8", 10).init(jax.random.key(5), jnp.zeros((1, 8, 8, 1)), train=False)
     save_file(models.to_torch("resnet8", made), tmp_path / "ten.safetensors")

@@ -182,12 +182,15 @@ def cluster(embeddings: ArrayLike, num_clusters: int, *, seed: int = 0) -> np.nd
       (True, False)
     """
     from sklearn.cluster import KMeans, MiniBatchKMeans  # takes a second to import, and only clustering needs it
+    from threadpoolctl import threadpool_limits
 
     points = np.asarray(search.directions(embeddings))
     if validation.positive_int("num_clusters", num_clusters) > len(points):
         raise ValueError(f"num_clusters must be at most the number of samples, {len(points)}, got {num_clusters}")
     method = KMeans if len(points) <= LARGEST_KMEANS else MiniBatchKMeans
-    fitted = method(num_clusters, n_init=10, random_state=validation.integer("seed", seed, lowest=0)).fit(points)
+    estimator = method(num_clusters, n_init=10, random_state=validation.integer("seed", seed, lowest=0))
+    with threadpool_limits(1):  # several add up in any order, and where others are at work they wait for each other
+        fitted = estimator.fit(points)
     return fitted.labels_.astype(np.int64)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 from sklearn.manifold import TSNE
+from threadpoolctl import threadpool_limits
 
 import dsb_jax
 from dsb_jax.evaluation import metrics, retrieval
@@ -165,5 +166,7 @@ def _map(embeddings, seed):
     if perplexity < 1:
         return np.zeros((len(embeddings), 2), np.float32)
     _logger.info("Mapping %d embeddings", len(embeddings))
-    points = TSNE(perplexity=perplexity, metric="cosine", init="random", random_state=seed).fit_transform(embeddings)
+    estimator = TSNE(perplexity=perplexity, metric="cosine", init="random", random_state=seed)
+    with threadpool_limits(1):  # as for clusters
+        points = estimator.fit_transform(embeddings)
     return np.asarray(points, np.float32)
