@@ -7,9 +7,8 @@ differ. As the paper's optimizer is SoftTriple's, so is here what its code has b
 and centres 0.01, a tenth of both after every 20 epochs, ε = 0.01, weight decay 1e-4, frozen batch statistics.
 NormSoftmax has σ = 0.05, which is the setting's default, and in its own code a normalisation of layers below the
 embedding (``embedding_norm=True``), batches of 25 classes of 3 images
-(``sampler=pk,examples_per_class=3,batch_size=75``) and an epoch of the new layers alone
-(``stages=(epochs=1,trainable=embedding/* head/*;epochs=29)``). Crops are out of images whose shorter side has 256
-pixels.
+(``sampler=pk,examples_per_class=3,batch_size=75``) and an epoch of the new layers alone (``stages=new_layers``). Crops
+are out of images whose shorter side has 256 pixels.
 
 The weights are no part of this package: ``init_from=FILE.safetensors``, with the names that BN-Inception has in
 pretrained-models.pytorch. Those were trained on Caffe's images: ``init_bgr=True``, a mean of (128, 117, 104) of 255 and

@@ -306,3 +306,20 @@ def test_an_image_that_is_alone_does_not_search_but_is_found():
     found = evaluation.measure(embeddings, labels, ks=(1, 2), queries=[1])
     np.testing.assert_array_equal(found.first, [2])
     assert found.map_at_r == 0
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_blocks_of_queries_can_be_followed():
+    """All but the first, which compiles."""
+    embeddings, labels = clustered(np.random.default_rng(0))
+    seen = []
+
+    def progress(blocks, total):
+        for block in blocks:
+            seen.append(total)
+            yield block
+
+    followed, plain = (evaluation.measure(embeddings, labels, progress=each) for each in (progress, None))
+    np.testing.assert_array_equal(followed.first, plain.first)
+    assert len(seen) > 10
+    assert set(seen) == {len(seen)}

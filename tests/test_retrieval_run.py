@@ -4,6 +4,7 @@ import dataclasses
 import json
 import types
 
+import flax
 import jax
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import reference
 from pages import read_page
 from scipy.stats import pearsonr
 from sklearn.metrics import normalized_mutual_info_score
-from small_run import COUNTS, digits
+from small_run import COUNTS, digits, saved_arrays
 
 from dsb_jax import models, training
 from dsb_jax.evaluation import compare, retrieval
@@ -165,6 +166,30 @@ def test_classes_that_were_never_trained_are_searched():
 def test_bad_settings_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         experiment.build(digits(arguments, **FAST))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "dim"), [("embedding=8", 8), ("embedding=100", 64), ("embedding=100,dsb.dim=100", 100)]
+)
+def test_the_pool_holds_embeddings_as_they_are_or_as_many_channels_as_it_is_told(arguments, dim):
+    balancer = experiment.build(digits(arguments, **FAST | {"embedding": None})).balancer
+    assert jax.eval_shape(balancer.init).state.pool.rows.shape[-1] == dim
+
+
+@pytest.mark.slow
+def test_new_layers_are_trained_first(tmp_path):
+    """An epoch in which the backbone keeps its weights and statistics, then all, from where that left them."""
+    config = digits("stages=new_layers,model=resnet8", **FAST | {"epochs": 1})
+    training.train(config, tmp_path)
+    first, last = (saved_arrays(folder) for folder in (tmp_path / "stages" / "1", tmp_path))
+    built = experiment.build(digits("model=resnet8", **FAST))
+    images = np.zeros((1, *built.train.image_shape), np.float32)
+    start = built.model.init(jax.random.split(jax.random.key(0), 3)[1], images, train=False)
+    start = {"/".join(path): leaf for path, leaf in flax.traverse_util.flatten_dict(dict(start)).items()}
+    for path, leaf in start.items():
+        moved = not np.allclose(first[path], leaf, atol=1e-6)  # but for the rounding of what is not compiled
+        assert moved == path.startswith(("params/embedding", "params/head")), path
+    assert not np.array_equal(last["params/backbone/conv1/kernel"], first["params/backbone/conv1/kernel"])
 
 
 def test_a_class_of_which_one_image_is_searched_is_refused(monkeypatch):

@@ -5,7 +5,8 @@ neighbour like any other; of equal similarities the lower row comes first. The s
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -68,7 +69,12 @@ class Retrieval:
 
 
 def measure(
-    embeddings: ArrayLike, labels: ArrayLike, ks: Sequence[int] = (1, 2, 4, 8), *, queries: ArrayLike | None = None
+    embeddings: ArrayLike,
+    labels: ArrayLike,
+    ks: Sequence[int] = (1, 2, 4, 8),
+    *,
+    queries: ArrayLike | None = None,
+    progress: Callable[..., Iterable[Any]] | None = None,
 ) -> Retrieval:
     """Recall at several k, R-precision and MAP@R, of one search.
 
@@ -81,6 +87,7 @@ def measure(
       labels: classes ``[samples]``, any integers.
       ks: how near an image must be, positive integers below the number of samples.
       queries: rows that search, integers ``[Q]``; all by default. The others are found, but do not search.
+      progress: ``(iterable, total) -> iterable``, through which the blocks of queries pass, such as ``tqdm.tqdm``.
 
     Returns:
       :class:`Retrieval`, with vectors in the order of ``queries``.
@@ -99,7 +106,7 @@ def measure(
     embeddings, labels, ks, queries = _checked(embeddings, labels, ks, queries)
     largest_class = np.unique_counts(labels[np.isin(labels, labels[queries])]).counts.max()
     depth = max(*ks, int(largest_class) - 1)
-    first, precisions, averages = _scores(embeddings, labels, queries, depth)
+    first, precisions, averages = _scores(embeddings, labels, queries, depth, progress)
     return Retrieval(labels[queries], first, precisions, averages, ks)
 
 
@@ -221,7 +228,13 @@ def nmi(labels: ArrayLike, clusters: ArrayLike) -> float:
     return float(np.clip(normalized_mutual_info_score(labels, clusters), 0.0, 1.0))
 
 
-def _scores(embeddings: jax.Array, labels: np.ndarray, queries: np.ndarray, depth: int) -> list[np.ndarray]:
+def _scores(
+    embeddings: jax.Array,
+    labels: np.ndarray,
+    queries: np.ndarray,
+    depth: int,
+    progress: Callable[..., Iterable[Any]] | None = None,
+) -> list[np.ndarray]:
     """Of each query the rank of the first of its class, R-precision and average precision, as `Retrieval` has them.
 
     The latter two are of the ``depth`` nearest alone, which should be R or more.
@@ -239,7 +252,7 @@ def _scores(embeddings: jax.Array, labels: np.ndarray, queries: np.ndarray, dept
     def summary(found, of):
         return _score(found[1], of, ids, relevant)
 
-    first, found, average = search.by_blocks(embeddings, queries, depth, search.GALLERY_BLOCK, summary)
+    first, found, average = search.by_blocks(embeddings, queries, depth, search.GALLERY_BLOCK, summary, progress)
     return [first.astype(np.int64), found / others, average.astype(np.float64)]
 
 

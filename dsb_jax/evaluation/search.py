@@ -6,7 +6,7 @@ core on a CPU, two elsewhere) takes a small multiple of 16 MiB on a CPU and of 2
 
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -43,7 +43,12 @@ def directions(embeddings: ArrayLike) -> jax.Array:
 
 
 def by_blocks(
-    embeddings: jax.Array, queries: np.ndarray, k: int, gallery_block: int, summary: Callable[..., Any]
+    embeddings: jax.Array,
+    queries: np.ndarray,
+    k: int,
+    gallery_block: int,
+    summary: Callable[..., Any],
+    progress: Callable[..., Iterable[Any]] | None = None,
 ) -> list[np.ndarray]:
     """What ``summary`` makes of the k nearest others of the queries, block by block and put together on the host.
 
@@ -53,6 +58,7 @@ def by_blocks(
       k: how many are found, below ``samples``.
       gallery_block: how many of the gallery are compared with at once.
       summary: ``((similarities, rows) [block, k] of neighbours, rows [block] of queries) -> arrays [block, ...]``.
+      progress: ``(iterable, total) -> iterable``, through which the blocks of queries pass, such as ``tqdm.tqdm``.
 
     Returns:
       Each of the arrays, ``[Q, ...]``.
@@ -81,7 +87,8 @@ def by_blocks(
 
     results = [run(padded[0])]  # compiles for all
     with ThreadPoolExecutor(workers) as pool:
-        results += pool.map(run, padded[1:])
+        others = pool.map(run, padded[1:])
+        results += others if progress is None else progress(others, len(padded) - 1)
     return [np.concatenate(parts)[: len(queries)] for parts in zip(*results, strict=True)]
 
 

@@ -1,5 +1,6 @@
 """Retrieval: of every test image the nearest others are looked up, which should be of its class."""
 
+import functools
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,6 +16,7 @@ from dsb_jax.training import spaces
 from dsb_jax.training.classification import by_name
 from dsb_jax.training.experiment import Experiment
 from dsb_jax.training.program import Program
+from dsb_jax.training.progress import announced
 from dsb_jax.training.step import TrainState
 
 _logger = logging.getLogger(__name__)
@@ -44,7 +46,8 @@ class Retrieval:
         ``r_precisions``; ``check`` is called before every batch.
         """
         outputs = program.test(state, ("features",), check)
-        found = retrieval.measure(outputs["features"], self._test.labels, self._ks)
+        progress = functools.partial(announced, what="Searching")
+        found = retrieval.measure(outputs["features"], self._test.labels, self._ks, progress=progress)
         hits = np.column_stack([found.hits(k) for k in self._ks])
         return outputs | {
             "hits": hits,

@@ -98,6 +98,9 @@ _LISTS = {
             f"epochs=9,loss=cross_entropy,objective=balms,sampler=plain,{_CLASSIFIER},learning_rate=50%",
         ),
     ),
+    # Zhai & Wu, Classification is a Strong Baseline for Deep Metric Learning, 2019: an epoch for what is new above a
+    # backbone that has weights.
+    "new_layers": _List("{}", ("epochs=1,warmup_epochs=0,balancer=uniform,trainable=embedding/* head/*", "")),
     # Deferred re-sampling and re-weighting (Cao et al., LDAM, 2019), as the stages that they are. Within one run, whose
     # optimizer goes on, re-weighting from an epoch on is `start_epoch` (`dsb_jax.start_at`): milestones=(160,180),
     # start_epoch=160 is the published LDAM-DRW with balancer=class_balanced. A sampler cannot change within a run.
