@@ -6,9 +6,9 @@ To prepare are 2 GB:
 
   python -m dsb_jax.main --config=configs/cars196.py:data=synthetic
   python -m dsb_jax.data.prepare cars196 --archive DIR
-  python -m dsb_jax.main --config=configs/cars196.py
-  python -m dsb_jax.main --config=configs/cars196.py:balancer=uniform
-  python -m dsb_jax.main --config=configs/cars196.py:objective=soft_triple
+  python -m dsb_jax.main --config=configs/cars196.py:init_from=FILE
+  python -m dsb_jax.main --config=configs/cars196.py:balancer=uniform,init_from=FILE
+  python -m dsb_jax.main --config=configs/cars196.py:objective=soft_triple,init_from=FILE
 
 Made for a GPU.
 """
@@ -37,7 +37,7 @@ def get_config(arguments=None):
     config.optimizer = "adam"
     config.adam_epsilon = 0.01
     config.learning_rate = 1e-4
-    config.head_learning_rate = 0.01
+    config.head_rate_factor = 100.0
     config.schedule = "step"
     config.milestones = (20, 40)
     config.decay_factor = 0.1

@@ -8,9 +8,9 @@ To prepare are 2 GB:
 
   python -m dsb_jax.main --config=configs/cars196_lt.py:data=synthetic
   python -m dsb_jax.data.prepare cars196 --archive DIR
-  python -m dsb_jax.main --config=configs/cars196_lt.py
-  python -m dsb_jax.main --config=configs/cars196_lt.py:protocol=retrieval_lt_50,balancer=class_balanced
-  python -m dsb_jax.main --config=configs/cars196_lt.py:protocol=retrieval_lt_50,objective=soft_triple
+  python -m dsb_jax.main --config=configs/cars196_lt.py:init_from=FILE
+  python -m dsb_jax.main --config=configs/cars196_lt.py:protocol=retrieval_lt_50,balancer=class_balanced,init_from=FILE
+  python -m dsb_jax.main --config=configs/cars196_lt.py:protocol=retrieval_lt_50,objective=soft_triple,init_from=FILE
 
 Made for a GPU.
 """
@@ -39,7 +39,7 @@ def get_config(arguments=None):
     config.optimizer = "adam"
     config.adam_epsilon = 0.01
     config.learning_rate = 1e-4
-    config.head_learning_rate = 0.01
+    config.head_rate_factor = 100.0
     config.schedule = "step"
     config.milestones = (20, 40)
     config.decay_factor = 0.1

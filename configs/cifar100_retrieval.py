@@ -5,8 +5,8 @@ Appendix D.5.2: of each class the 600 images of the training and test files toge
 enlarged. The last command is for a small network without weights, on images of the size that they have:
 
   python -m dsb_jax.data.prepare cifar100 --archive DIR
-  python -m dsb_jax.main --config=configs/cifar100_retrieval.py
-  python -m dsb_jax.main --config=configs/cifar100_retrieval.py:objective=soft_triple
+  python -m dsb_jax.main --config=configs/cifar100_retrieval.py:init_from=FILE
+  python -m dsb_jax.main --config=configs/cifar100_retrieval.py:objective=soft_triple,init_from=FILE
   python -m dsb_jax.main --config=configs/cifar100_retrieval.py:image_size=None,shorter_side=None,random_crop=none \\
     --config.model=resnet20 --config.stem=cifar --config.frozen_norm=False --config.crop_padding=4 \\
     --config.learning_rate=0.001 --config.adam_epsilon=1e-8
@@ -38,7 +38,7 @@ def get_config(arguments=None):
     config.optimizer = "adam"
     config.adam_epsilon = 0.01
     config.learning_rate = 1e-4
-    config.head_learning_rate = 0.01
+    config.head_rate_factor = 100.0
     config.schedule = "step"
     config.milestones = (20, 40)
     config.decay_factor = 0.1

@@ -5,9 +5,11 @@ which is not stated, is all 600. The recipe is that of ``configs/cub2011.py`` an
 whose remarks hold here too; α is 2, as of all long tails.
 
   python -m dsb_jax.data.prepare cifar100 --archive DIR
-  python -m dsb_jax.main --config=configs/cifar100_retrieval_lt.py
-  python -m dsb_jax.main --config=configs/cifar100_retrieval_lt.py:protocol=retrieval_lt_50,balancer=class_balanced
-  python -m dsb_jax.main --config=configs/cifar100_retrieval_lt.py:protocol=retrieval_lt_200,objective=soft_triple
+  python -m dsb_jax.main --config=configs/cifar100_retrieval_lt.py:init_from=FILE
+  python -m dsb_jax.main --config=configs/cifar100_retrieval_lt.py:protocol=retrieval_lt_50,balancer=class_balanced \\
+    --config.init_from=FILE
+  python -m dsb_jax.main --config=configs/cifar100_retrieval_lt.py:protocol=retrieval_lt_200,objective=soft_triple \\
+    --config.init_from=FILE
 
 Made for a GPU. To prepare are 161 MB.
 """
@@ -36,7 +38,7 @@ def get_config(arguments=None):
     config.optimizer = "adam"
     config.adam_epsilon = 0.01
     config.learning_rate = 1e-4
-    config.head_learning_rate = 0.01
+    config.head_rate_factor = 100.0
     config.schedule = "step"
     config.milestones = (20, 40)
     config.decay_factor = 0.1

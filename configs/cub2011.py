@@ -10,20 +10,21 @@ embedding (``embedding_norm=True``), batches of 25 classes of 3 images
 (``sampler=pk,examples_per_class=3,batch_size=75``) and an epoch of the new layers alone (``stages=new_layers``). Crops
 are out of images whose shorter side has 256 pixels.
 
-The weights are no part of this package: ``init_from=FILE.safetensors``, with the names that BN-Inception has in
-pretrained-models.pytorch. Those were trained on Caffe's images: ``init_bgr=True``, a mean of (128, 117, 104) of 255 and
-a standard deviation of 1, which are ``mean=(0.502,0.459,0.408)`` and ``std=(0.00392,0.00392,0.00392)``.
-``model=resnet50`` takes torchvision's as they are. From random weights batch statistics must not be frozen, and
-``frozen_norm=False,learning_rate=0.001,adam_epsilon=1e-8`` is nearer to what is usual.
+The weights are no part of this package. Those of BN-Inception in pretrained-models.pytorch (with PyTorch,
+``safetensors.torch.save_file(torch.load("bn_inception-52deb4733.pth"), "FILE")``) were trained on Caffe's images, for
+which add ``init_bgr=True,mean=(0.502,0.459,0.408),std=(0.00392,0.00392,0.00392)``: blue first, (128, 117, 104) of 255
+subtracted. ``model=resnet50`` takes torchvision's as they are. From random weights batch statistics must not be frozen,
+and ``frozen_norm=False,learning_rate=0.001,adam_epsilon=1e-8`` is nearer to what is usual.
 
 To prepare are 1.2 GB:
 
   python -m dsb_jax.main --config=configs/cub2011.py:data=synthetic
   python -m dsb_jax.data.prepare cub2011 --archive DIR
-  python -m dsb_jax.main --config=configs/cub2011.py
-  python -m dsb_jax.main --config=configs/cub2011.py:balancer=uniform
-  python -m dsb_jax.main --config=configs/cub2011.py:objective=soft_triple
-  python -m dsb_jax.main --config=configs/cub2011.py:objective=circle,balancer=uniform,embedding=512,sampler=pk
+  python -m dsb_jax.main --config=configs/cub2011.py:init_from=FILE
+  python -m dsb_jax.main --config=configs/cub2011.py:balancer=uniform,init_from=FILE
+  python -m dsb_jax.main --config=configs/cub2011.py:objective=soft_triple,init_from=FILE
+  python -m dsb_jax.main --config=configs/cub2011.py:objective=circle,balancer=uniform,embedding=512,sampler=pk \\
+    --config.init_from=FILE
 
 Made for a GPU.
 """
@@ -52,7 +53,7 @@ def get_config(arguments=None):
     config.optimizer = "adam"
     config.adam_epsilon = 0.01
     config.learning_rate = 1e-4
-    config.head_learning_rate = 0.01
+    config.head_rate_factor = 100.0
     config.schedule = "step"
     config.milestones = (20, 40)
     config.decay_factor = 0.1

@@ -6,8 +6,8 @@ To prepare are at most 3 GB:
 
   python -m dsb_jax.main --config=configs/mini_imagenet_retrieval.py:data=synthetic
   python -m dsb_jax.data.prepare mini_imagenet --archive DIR
-  python -m dsb_jax.main --config=configs/mini_imagenet_retrieval.py
-  python -m dsb_jax.main --config=configs/mini_imagenet_retrieval.py:objective=soft_triple
+  python -m dsb_jax.main --config=configs/mini_imagenet_retrieval.py:init_from=FILE
+  python -m dsb_jax.main --config=configs/mini_imagenet_retrieval.py:objective=soft_triple,init_from=FILE
 
 Made for a GPU.
 """
@@ -36,7 +36,7 @@ def get_config(arguments=None):
     config.optimizer = "adam"
     config.adam_epsilon = 0.01
     config.learning_rate = 1e-4
-    config.head_learning_rate = 0.01
+    config.head_rate_factor = 100.0
     config.schedule = "step"
     config.milestones = (20, 40)
     config.decay_factor = 0.1

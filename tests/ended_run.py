@@ -83,7 +83,7 @@ def mid_evaluation(end):
     """The first batch of an evaluation is done, the second is not."""
     test = program.Program.test
 
-    def ending(self, state, check):
+    def ending(self, state, names, check):
         calls = [0]
 
         def counted():
@@ -92,7 +92,7 @@ def mid_evaluation(end):
                 end()
             check()
 
-        return test(self, state, counted)
+        return test(self, state, names, counted)
 
     program.Program.test = ending
 
@@ -107,7 +107,7 @@ MOMENTS = {
     "writing": lambda end: at(checkpoints.ocp.Checkpointer, "save", end),
     "written": lambda end: at(checkpoints.ocp.StandardCheckpointHandler, "finalize", end),
     "before save": lambda end: at(checkpoints.Checkpoints, "save", end, call=2),
-    "results": lambda end: at(results, "confusions", end),
+    "results": lambda end: at(results, "results", end),
     "results file": lambda end: at(Workdir, "write_json", end, call=3),
     "report": lambda end: at(report, "write", end),
 }

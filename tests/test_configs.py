@@ -100,6 +100,10 @@ def test_retrieval_is_of_classes_that_are_not_trained():
         "mini_imagenet_retrieval": (64, 36, 21_600),
         "sop": (11_318, 11_316, 60_502),
     }
+    for name in RETRIEVALS:
+        config = load(name)
+        assert (config.embedding, config.objective) == (512 if name == "sop" else 64, "norm_softmax")
+        assert config.start_epoch == (None if name == "sop" else 5)  # n of the paper, with trained features too
     for name in ("cars196", "cifar100_retrieval", "cub2011"):  # whose class names are known before images are here
         assert not {*sizes[name].train.class_names} & {*sizes[name].test.class_names}
 
@@ -130,6 +134,8 @@ class Recipe:
     momentum: float = 0.9
     alpha: float | None = None
     epochs: int | None = None
+    adam_epsilon: float = 1e-8
+    head_rate_factor: float = 1.0
     augmentation: frozenset[str] | None = None
 
 
@@ -141,7 +147,17 @@ MEASURED = Recipe("resnet18", "adam", 0.01, "exponential", 64, 0.0, augmentation
 SCENES = Recipe("resnet34", "adam", 0.001, "step", 100, 0.0, alpha=1.0, augmentation=NONE)
 # Sec. 5.3, Appendix D.5, and the published code of SoftTriple.
 RETRIEVAL = Recipe(
-    "bn_inception", "adam", 1e-4, None, 32, 1e-4, alpha=1.0, epochs=50, augmentation=frozenset({"crop", "flip"})
+    "bn_inception",
+    "adam",
+    1e-4,
+    "twenties",
+    32,
+    1e-4,
+    alpha=1.0,
+    epochs=50,
+    adam_epsilon=0.01,
+    head_rate_factor=100.0,
+    augmentation=frozenset({"crop", "flip"}),
 )
 RETRIEVAL_LT = dataclasses.replace(RETRIEVAL, alpha=2.0)
 
@@ -217,6 +233,7 @@ def test_rates_fall_as_in_the_paper(name):
         "cosine": {config.epochs / 2: 0.5, config.epochs / 4: (1 + math.sqrt(0.5)) / 2, config.epochs: 0.0},
         "exponential": {1: 0.98, 2: 0.98**2, 10: 0.98**10},
         "step": {49: 1.0, 50: 0.1, 99: 0.1, 100: 0.01},
+        "twenties": {19: 1.0, 20: 0.1, 39: 0.1, 40: 0.01},
         None: {},
     }[recipe.schedule]
     np.testing.assert_allclose(made.schedule(0), recipe.rate, rtol=1e-6)
@@ -226,16 +243,18 @@ def test_rates_fall_as_in_the_paper(name):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_updates_are_those_of_the_papers_optimizer(name):
+@pytest.mark.parametrize("part", ["backbone", "head"])
+def test_updates_are_those_of_the_papers_optimizer(name, part):
     """Of one parameter, twice, in float64."""
-    recipe, (config, made) = RECIPES[name], built(name)
+    recipe, (_, made) = RECIPES[name], built(name)
     theta, gradients = 2.0, (1.0, -3.0)
-    params = jnp.array([theta], jnp.float32)
+    params = {part: jnp.array([theta], jnp.float32)}
     state = made.optimizer.init(params)
     first = second = 0.0
     for number, gradient in enumerate(gradients, start=1):
-        updates, state = made.optimizer.update(jnp.array([gradient], jnp.float32), state, params)
+        updates, state = made.optimizer.update({part: jnp.array([gradient], jnp.float32)}, state, params)
         g, rate = gradient + recipe.weight_decay * theta, float(made.schedule(number - 1))
+        rate *= recipe.head_rate_factor if part == "head" else 1.0
         if recipe.optimizer == "sgd":
             first = recipe.momentum * first + g
             update = -rate * first
@@ -243,9 +262,9 @@ def test_updates_are_those_of_the_papers_optimizer(name):
             first = recipe.momentum * first + (1 - recipe.momentum) * g
             second = 0.999 * second + 0.001 * g**2
             corrected = first / (1 - recipe.momentum**number), second / (1 - 0.999**number)
-            update = -rate * corrected[0] / (math.sqrt(corrected[1]) + config.adam_epsilon)
-        np.testing.assert_allclose(updates, update, rtol=1e-4)
-        theta, params = theta + update, params + updates
+            update = -rate * corrected[0] / (math.sqrt(corrected[1]) + recipe.adam_epsilon)
+        np.testing.assert_allclose(updates[part], update, rtol=1e-4)
+        theta, params = theta + update, {part: params[part] + updates[part]}
 
 
 @pytest.mark.parametrize(

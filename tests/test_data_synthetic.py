@@ -145,7 +145,7 @@ def test_protocols_choose_classes_and_images(digits, monkeypatch):
     ("arguments", "options", "message"),
     [
         (("digits", "val"), {}, "unknown split of digits 'val'; did you mean 'train'"),
-        (("digits", "test"), {"protocol": "x"}, "unknown protocol of digits 'x'; did you mean 'classification'"),
+        (("digits", "test"), {"protocol": "x"}, "unknown protocol of digits 'x'; did you mean 'retrieval'"),
         (("digits", "test"), {"random_crop": "shift"}, "random_crop=shift needs an image_size"),
         (("digits", "test"), {"shorter_side": 9}, "shorter_side=9 needs an image_size"),
         (("digits", "test"), {"random_crop": "shfit", "image_size": 8}, "unknown random_crop 'shfit'; did you mean"),

@@ -353,8 +353,8 @@ def test_any_model_may_have_a_projection(name):
     chex.assert_trees_all_equal(variables | {"params": others}, wanted)
     outputs = jax.eval_shape(lambda v: projecting.apply(v, images, train=False), variables)
     assert width == (outputs.features.shape[1], 7)
-    assert outputs.embedding.shape == (3, 7)
-    assert jax.eval_shape(lambda v: plain.apply(v, images, train=False), wanted).embedding is None
+    assert outputs.projected.shape == (3, 7)
+    assert jax.eval_shape(lambda v: plain.apply(v, images, train=False), wanted).projected is None
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
@@ -370,7 +370,7 @@ def test_a_projection_is_dense_layers_and_a_division_by_the_length(layers):
     for name in names:
         x = x @ np.asarray(parameters[name]["kernel"], np.float64) + np.asarray(parameters[name]["bias"], np.float64)
         x = x if name == "output" else np.maximum(x, 0)
-    np.testing.assert_allclose(outputs.embedding, x / np.linalg.norm(x, axis=1, keepdims=True), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(outputs.projected, x / np.linalg.norm(x, axis=1, keepdims=True), rtol=1e-5, atol=1e-6)
     logits = models.create("lenet", 4).apply(variables, images, train=False).logits
     np.testing.assert_array_equal(outputs.logits, logits)
 
@@ -382,6 +382,6 @@ def test_an_embedding_of_nothing_has_a_finite_gradient():
     params = jax.tree.map(lambda shape: jnp.zeros(shape.shape), shapes)
 
     def total(params):
-        return jnp.sum(model.apply({"params": params}, images, train=True).embedding)
+        return jnp.sum(model.apply({"params": params}, images, train=True).projected)
 
     chex.assert_tree_all_finite(jax.jit(jax.value_and_grad(total))(params))

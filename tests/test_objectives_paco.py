@@ -37,7 +37,7 @@ def made(kind=Paco, *, batch_size=BATCH, queue_size=3 * BATCH, label_smoothing=0
 
 
 def outputs_of(embedding, logits):
-    return models.Outputs(logits, jnp.ones((len(logits), 2)), jnp.ones((logits.shape[1], 2)), embedding=embedding)
+    return models.Outputs(logits, jnp.ones((len(logits), 2)), jnp.ones((logits.shape[1], 2)), projected=embedding)
 
 
 def by_hand(queries, labels, others, of_others, logits, *, smoothing=0.0, prior=PRIOR, hyper=HYPER):
@@ -233,7 +233,7 @@ class Net(nn.Module):
         x = jnp.tanh(nn.BatchNorm(use_running_average=not train, momentum=0.9, name="bn")(x))
         embedding = nn.Dense(DIM, name="projection")(x)
         embedding /= jnp.linalg.norm(embedding, axis=1, keepdims=True)
-        return models.Outputs(nn.Dense(CLASSES, name="head")(x), x, embedding=embedding)
+        return models.Outputs(nn.Dense(CLASSES, name="head")(x), x, projected=embedding)
 
 
 def plain(images, rng):
@@ -279,7 +279,7 @@ def test_the_key_encoder_follows_the_parameters_and_sees_the_second_view():
         encoder = jax.tree.map(lambda k, q: 0.9 * k + 0.1 * q, encoder, to_numpy(state.params))
         chex.assert_trees_all_close(to_numpy(state.objective.encoder), encoder, rtol=1e-5, atol=1e-7)
         chex.assert_trees_all_close(state.batch_stats, stats, rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(state.objective.queue.keys[number % 3], keys.embedding, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(state.objective.queue.keys[number % 3], keys.projected, rtol=1e-4, atol=1e-5)
     difference = jax.tree.map(lambda k, q: np.abs(k - q).max(), encoder, to_numpy(state.params))
     assert max(jax.tree.leaves(difference)) > 0.01
 
@@ -405,7 +405,10 @@ def test_a_momentum_out_of_range_is_refused(momentum):
         ("accumulate=2", "objective '{name}' is of a whole batch: accumulate must be 1, got 2"),
         ("mixup=0.2", "objective '{name}' compares images by .* mixup and cutmix must be 0, got 0.2 and 0.0"),
         ("cutmix=1.0", "objective '{name}' compares images by .* mixup and cutmix must be 0, got 0.0 and 1.0"),
-        ("loss=focal", "objective '{name}' has a loss of its own: loss must be left at 'cross_entropy', got 'focal'"),
+        (
+            "loss=focal",
+            "objective '{name}' has a loss of its own: loss must be .* or objective be 'supervised', got 'focal'",
+        ),
         ("{name}.temperature=0.0", "temperature must be a finite number > 0, got 0.0"),
         ("{name}.queue_size=100", "queue_size must be a multiple of the batch size, 64, got 100"),
         ("{name}.dim=0", "^{name}.dim must be an integer >= 1, got 0"),

@@ -2,6 +2,7 @@
 
 import functools
 import re
+import tracemalloc
 
 import jax
 import jax.numpy as jnp
@@ -210,15 +211,42 @@ def test_one_trace(monkeypatch):
 def test_numbers_that_order_similarities_give_them_back():
     """The larger first, of equals the lower row, whatever the sign; the zeros are equal."""
     cosine = np.array([[0.5, -0.0, -1.0, 0.0, 1.0, -1e-30, -np.inf, 0.5]], np.float32)
-    keys = np.sort(search._keys(cosine, np.full((1, 1), -1, np.float32), 2**30), axis=1)
+    keys = np.sort(search._keys(cosine, np.full((1, 1), -1, np.float32), 2**30, k=8), axis=1)
     similarities, rows = search._decoded(keys)
     np.testing.assert_array_equal(similarities, np.float32([[1.0, 0.5, 0.5, 0.0, 0.0, -1e-30, -1.0]]))
     np.testing.assert_array_equal(rows - 2**30, [[4, 0, 7, 1, 3, 5, 2]])
 
 
+def test_equal_similarities_take_no_more_memory_than_others():
+    """Of a network that has collapsed: every image is as near as all others, and the lowest rows are enough."""
+    cosine = np.full((16, 2**16), 0.5, np.float32)
+    cosine[3, 100] = 0.75
+    tracemalloc.start()
+    keys = search._keys(cosine, np.full((16, 1), 0.5, np.float32), 0, k=5)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 3 * cosine.nbytes
+    rows = search._decoded(np.sort(keys, axis=1)[:, :5])[1]
+    expected = np.tile(np.arange(5), (16, 1))
+    expected[3] = [100, 0, 1, 2, 3]
+    np.testing.assert_array_equal(rows, expected)
+
+
+@pytest.mark.usefixtures("device")
+@pytest.mark.parametrize("scale", [1e-40, 3e-38, 1e38, 1e-300, 1e300])
+def test_no_length_is_too_small_or_too_large(scale):
+    dtype = np.float32 if 1e-45 < scale < 1e39 else np.float64
+    plain = np.array([[1.0, 0.25], [0.5, 1.0], [1.0, -1.0], [0.0, 1.0]])
+    scaled = np.multiply(plain, scale).astype(dtype)
+    rows, similarities = evaluation.neighbors(scaled, 3)
+    wanted = [ranking(plain, query) for query in range(4)]
+    np.testing.assert_array_equal(rows, wanted)
+    np.testing.assert_allclose(similarities, evaluation.neighbors(plain, 3)[1], atol=1e-3)
+
+
 def test_larger_sets_are_clustered_by_mini_batches(monkeypatch):
     embeddings, labels = clustered(np.random.default_rng(0), classes=4)
-    for largest in (300, 299):
+    for largest in (300 * 16 * 4, 300 * 16 * 4 - 1):
         monkeypatch.setattr(retrieval, "LARGEST_KMEANS", largest)
         clusters = evaluation.cluster(embeddings, 4)
         assert clusters.dtype == np.int64

@@ -137,7 +137,7 @@ def test_heads_are_what_the_objective_needs(arguments, head):
         ),
         (
             "objective=loce,loss=focal",
-            "objective 'loce' has a loss of its own: loss must be left at 'cross_entropy', got 'focal'",
+            "objective 'loce' has a loss of its own: loss must be left at .* or objective be 'supervised', got 'focal'",
         ),
         ("objective=loce,loce.decay=2", r"loce.decay must be .* in \[0, 1\], got 2.0"),
         ("balancer=loce,loce.initial=0", "loce.initial must be .* > 0, got 0.0"),

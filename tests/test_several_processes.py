@@ -137,6 +137,25 @@ def test_two_processes_draw_by_what_the_model_has_become_and_go_on_so(folder, ch
 
 
 @pytest.mark.slow
+def test_two_processes_search_as_one_and_find_the_same_when_started_again(folder):
+    chosen = {"task": "retrieval", "objective": "norm_softmax", "embedding": 8, "optimizer": "adam"}
+    settings = json.dumps(chosen | {"learning_rate": 0.003, "cutmix": 0.0})
+    for number in (1, 2):
+        done = start(folder / f"searched{number}", processes=number, devices=4 // number, SETTINGS=settings)
+        assert done.returncode == 0, done.stderr
+    one, two = (json.loads((folder / f"searched{number}" / "results.json").read_text()) for number in (1, 2))
+    assert abs(one["recall_at_1"] - two["recall_at_1"]) <= 0.03
+    assert one["recall_at_1"] > 0.3  # by chance a tenth
+    workdir = folder / "searched ended"
+    for moment, number in (("evaluation", "SIGTERM"), ("results", "SIGKILL")):
+        ended = start(workdir, moment, number, "1", processes=2, devices=2, SETTINGS=settings)
+        assert ended.returncode != 0
+    done = start(workdir, processes=2, devices=2, SETTINGS=settings)
+    assert done.returncode == 0, done.stderr
+    assert_as_whole(workdir, folder / "searched2")
+
+
+@pytest.mark.slow
 def test_a_run_goes_on_with_other_devices_and_processes(single, folder):
     workdir = folder / "elastic"
     ended = start(workdir, "mid-epoch", "SIGTERM", processes=1, devices=8)

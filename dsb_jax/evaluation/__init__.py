@@ -13,10 +13,10 @@ from dsb_jax.evaluation.metrics import (
     pearson,
     shot_accuracy,
 )
-from dsb_jax.evaluation.retrieval import Retrieval, cluster, measure, neighbors, nmi, recall_at_k
+from dsb_jax.evaluation.retrieval import Found, cluster, measure, neighbors, nmi, recall_at_k
 
 __all__ = [
-    "Retrieval",
+    "Found",
     "class_accuracy",
     "cluster",
     "confusion_matrix",

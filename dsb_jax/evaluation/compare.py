@@ -66,7 +66,7 @@ def _body(loaded: list[Run], grouped: list[Group]) -> str:
         page.section(
             "Differences",
             _sentences(compared),
-            _difference_table(compared),
+            _difference_table(compared, _figures(grouped)),
             page.plots(_by_class(grouped[0], compared)),
         ),
         page.section("Training", page.plots(_training(grouped))),
@@ -74,6 +74,12 @@ def _body(loaded: list[Run], grouped: list[Group]) -> str:
         page.section("Settings that differ", _setting_table(loaded)),
     )
     return "\n".join(filter(None, sections))
+
+
+def _figures(grouped: list[Group]) -> dict[str, str]:
+    """The figures that all runs have, with their headings: of retrieval they may differ."""
+    everything = [run.words.figures for group in grouped for run in group.runs]
+    return {key: name for key, name in everything[0].items() if all(key in figures for figures in everything)}
 
 
 def _rehearsals(loaded: list[Run]) -> str:
@@ -98,7 +104,7 @@ def _group_table(grouped: list[Group]) -> str:
     """Mean ± deviation of each group; nothing where no group has two runs."""
     if all(len(group.runs) == 1 for group in grouped):
         return ""
-    figures = grouped[0].runs[0].task.figures
+    figures = _figures(grouped)
     rows = (
         (
             group.label,
@@ -113,25 +119,25 @@ def _group_table(grouped: list[Group]) -> str:
 
 
 def _run_table(grouped: list[Group]) -> str:
-    task = grouped[0].runs[0].task
+    words, figures = grouped[0].runs[0].words, _figures(grouped)
     rows = (
         (
             group.label,
             str(run.results.get("seed", "–")),
-            *(page.number(100 * group.results(key)[i], "{:.1f}") for key in task.figures),
+            *(page.number(100 * group.results(key)[i], "{:.1f}") for key in figures),
             *(page.number(run.correlations[key], "{:.2f}") for key in _CORRELATIONS),
             run.path.name,
         )
         for group in grouped
         for i, run in enumerate(group.runs)
     )
-    headings = ("method", "seed", *(f"{name} (%)" for name in task.figures.values()), *_CORRELATIONS.values(), "folder")
+    headings = ("method", "seed", *(f"{name} (%)" for name in figures.values()), *_CORRELATIONS.values(), "folder")
     groups = (
         " Head, middle and tail are the classes with more than 100, 20 to 100, and fewer than 20 training samples;"
-        if "head" in task.figures
+        if "head" in figures
         else ""
     )
-    return f"""<p>Every run.{groups} r is Pearson's, of class {task.score} with {task.sizes_name} N and with semantic
+    return f"""<p>Every run.{groups} r is Pearson's, of class {words.score} with {words.sizes_name} N and with semantic
 scale S.</p>
 {page.table(headings, rows, texts=[len(headings) - 1])}"""
 
@@ -150,7 +156,7 @@ trained models, not of other seeds.{several}</p>"""
 
 def _over_seeds(comparison: Comparison) -> str:
     """The difference in the first figure, and how sure it is."""
-    key, heading = next(iter(comparison.pairs[0][0].task.figures.items()))
+    key, heading = next(iter(comparison.pairs[0][0].words.figures.items()))
     differences, number = comparison.differences(key), len(comparison.pairs)
     points = _mean_and_deviation(100 * differences, "{:+.1f}")
     text = f"{comparison.label} against {comparison.base}: {heading} {points} points"
@@ -182,10 +188,9 @@ def _verdict(p: float, number: int) -> str:
     return f"n = {number:,}, p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}, {meaning}"
 
 
-def _difference_table(compared: list[Comparison]) -> str:
+def _difference_table(compared: list[Comparison], figures: dict[str, str]) -> str:
     if not compared:
         return ""
-    figures = compared[0].pairs[0][0].task.figures
     rows = (
         (
             each.label,
@@ -201,13 +206,13 @@ def _difference_table(compared: list[Comparison]) -> str:
 
 def _by_class(base: Group, compared: list[Comparison]) -> dict[str, tuple[str, Figure]]:
     first = base.runs[0]
-    names = {"score_name": first.task.score_name, "sizes_name": first.task.sizes_name}
+    names = {"score_name": first.words.score_name, "sizes_name": first.words.sizes_name}
     drawn = {}
     for number, each in enumerate(compared):
         spread = " Lines are standard deviations over pairs." if len(each.pairs) > 1 else ""
         drawn[f"difference{number}"] = (
-            f"{first.task.score.capitalize()} of {each.label} less that of {each.base}, class by class, from most to "
-            f"fewest {first.task.sizes_name} (of {first.path.name}).{spread}",
+            f"{first.words.score.capitalize()} of {each.label} less that of {each.base}, class by class, from most to "
+            f"fewest {first.words.sizes_name} (of {first.path.name}).{spread}",
             plots.accuracy_differences(
                 each.mean_by_class,
                 first.sizes,
@@ -225,7 +230,7 @@ def _training(grouped: list[Group]) -> dict[str, tuple[str, Figure]]:
     drawn = {}
     if any(len(run.tests["epoch"]) for _, run in everything):
         curve = [(label, run.tests["epoch"], run.tests["score"]) for label, run in everything]
-        name = grouped[0].runs[0].task.score_name
+        name = grouped[0].runs[0].words.score_name
         text = f"{name.capitalize()} on the test set by epoch, a line for each run; runs of one method share a colour."
         drawn["score"] = text, curves.runs(curve, measure_name=f"test {name}", percent=True)
     if any(len(run.training["epoch"]) for _, run in everything):
@@ -248,8 +253,8 @@ def _class_table(base: Group, compared: list[Comparison]) -> str:
         )
         for i, name in enumerate(first.class_names)
     )
-    headings = ("class", first.task.sizes_name, f"{base.label} (%)", *(f"{each.label} (points)" for each in compared))
-    return f"""<p>{first.task.score_name.capitalize()} of the base in per cent, and the mean paired difference of each
+    headings = ("class", first.words.sizes_name, f"{base.label} (%)", *(f"{each.label} (points)" for each in compared))
+    return f"""<p>{first.words.score_name.capitalize()} of the base in per cent, and the mean paired difference of each
 other method from it in points. Press a heading to sort by it.</p>
 {page.sortable_table(headings, rows)}"""
 

@@ -71,9 +71,9 @@ def check_comparable(loaded: Sequence[Run]) -> None:
         one, other = first.results["dataset"], run.results["dataset"]
         if one != other:
             raise ValueError(f"runs must be of one dataset, got {one!r} in {first.path} and {other!r} in {run.path}")
-        if run.task != first.task:
-            one, other = (f"{', '.join(of.task.figures.values())} in {of.path}" for of in (first, run))
-            raise ValueError(f"runs must be of one task, got {one} and {other}")
+        if run.words.score_name != first.words.score_name:
+            one, other = (f"{of.words.score_name} in {of.path}" for of in (first, run))
+            raise ValueError(f"runs must be judged by one score of their classes, got {one} and {other}")
         if len(run.class_names) != len(first.class_names):
             one, other = len(first.class_names), len(run.class_names)
             raise ValueError(f"runs must have the same classes, got {one} in {first.path} and {other} in {run.path}")

@@ -4,13 +4,13 @@ import math
 
 import numpy as np
 
-from dsb_jax.evaluation import page, tasks
+from dsb_jax.evaluation import page, vocabulary
 from dsb_jax.evaluation.runs import Run
 
 
 def sentences(run: Run) -> list[str]:
     """How well the run does, where it fails, and what that goes with."""
-    text = _of_classification(run) if run.task is tasks.CLASSIFICATION else _of_retrieval(run)
+    text = _of_classification(run) if run.words is vocabulary.CLASSIFICATION else _of_retrieval(run)
     return text + _what_accuracy_follows(run)
 
 
@@ -30,7 +30,7 @@ def _of_classification(run: Run) -> list[str]:
 
 def _of_retrieval(run: Run) -> list[str]:
     """Among the first k, or of k = 1 the nearest."""
-    key, images = run.task.curve, np.nansum(run.per_class["test_samples"])
+    key, images = run.words.curve, np.nansum(run.per_class["test_samples"])
     k = int(key.rpartition("_")[2])
     among = "the image nearest to it is" if k == 1 else f"one of the {k} images nearest to it is"
     text = (
@@ -59,13 +59,13 @@ def _what_accuracy_follows(run: Run) -> list[str]:
 
     Fisher's z = artanh r has standard error 1/√(C - 3), and the difference of two about √(2 / (C - 3)).
     """
-    classes, score = int(np.isfinite(run.scores).sum()), run.task.score
-    names = {"samples": f"the number of {run.task.sizes_name}", "scale": "semantic scale"}
+    classes, score = int(np.isfinite(run.scores).sum()), run.words.score
+    names = {"samples": f"the number of {run.words.sizes_name}", "scale": "semantic scale"}
     r = run.correlations
     defined = [key for key in names if math.isfinite(r[key])]
     if classes < 4 or not defined:
         why = "there are fewer than four classes" if classes < 4 else "neither correlation is defined"
-        return [f"Whether {score} goes with {run.task.sizes_name} or with semantic scale cannot be said: {why}."]
+        return [f"Whether {score} goes with {run.words.sizes_name} or with semantic scale cannot be said: {why}."]
 
     z = {key: math.atanh(min(abs(r[key]), 1 - 1e-12)) for key in defined}
     error = 1.96 / math.sqrt(classes - 3)

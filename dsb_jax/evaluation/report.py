@@ -64,7 +64,7 @@ def _body(run: Run) -> str:
         page.section("Training", page.plots(_over_time(run))),
         page.section("Training images", _training_images(run)),
         page.section(
-            f"What {run.task.score} goes with",
+            f"What {run.words.score} goes with",
             page.plots(_by_class(run)),
             _correlation_table(run),
             _correlations_by_alpha(run),
@@ -93,8 +93,8 @@ def _facts(run: Run) -> dict[str, str]:
     words = {"top1": f"top-1 accuracy{split}", "head": "head (> 100 samples)"}
     words |= {"middle": "middle (20–100)", "tail": "tail (< 20)"}
     figures = {key: value for key, value in run.figures.items() if math.isfinite(value)}
-    facts = {words.get(key, run.task.figures[key]): f"{value:.1%}" for key, value in figures.items()}
-    trained = f"{len(run.trained_names):,}" if run.task.trained else ""
+    facts = {words.get(key, run.words.figures[key]): f"{value:.1%}" for key, value in figures.items()}
+    trained = f"{len(run.trained_names):,}" if run.words.trained else ""
     facts |= {
         "classes": f"{len(run.class_names):,}",
         **({"classes trained": trained} if trained else {}),
@@ -122,7 +122,7 @@ def _over_time(run: Run) -> dict[str, tuple[str, Figure]]:
     samples = run.trained["samples"]
     balanced = np.ptp(samples) == 0
     coloured = "" if balanced else "; blue classes have many training samples, orange ones few"
-    of_tests = run.task.score_name if run.task.trained else "both"
+    of_tests = run.words.score_name if run.words.trained else "both"
     if len(training["epoch"]) or len(tests["epoch"]):
         drawn["curves"] = (
             f"Loss and accuracy on training batches, {of_tests} on the test set, and the learning rate, by epoch.",
@@ -134,7 +134,7 @@ def _over_time(run: Run) -> dict[str, tuple[str, Figure]]:
                 test_epochs=tests["epoch"],
                 test_loss=tests["test_loss"],
                 test_accuracy=tests["score"],
-                score_name=run.task.score_name,
+                score_name=run.words.score_name,
             ),
         )
     for key, name in {"weights": "class weight", "scales": "semantic scale"}.items():
@@ -169,17 +169,17 @@ def _training_images(run: Run) -> str:
 
 
 def _by_class(run: Run) -> dict[str, tuple[str, Figure]]:
-    names, task, scores, sizes, scale = run.class_names, run.task, run.scores, run.sizes, run.per_class["scale"]
-    words = {"score_name": task.score_name, "sizes_name": task.sizes_name}
+    names, words, scores, sizes, scale = run.class_names, run.words, run.scores, run.sizes, run.per_class["scale"]
+    called = {"score_name": words.score_name, "sizes_name": words.sizes_name}
     drawn = {
         "classes": (
-            f"{task.score_name.capitalize()} of each class, from most to fewest {task.sizes_name}.",
-            plots.accuracy_by_class(scores, sizes, scales=scale, class_names=names, **words),
+            f"{words.score_name.capitalize()} of each class, from most to fewest {words.sizes_name}.",
+            plots.accuracy_by_class(scores, sizes, scales=scale, class_names=names, **called),
         )
     }
     drawn |= _radar(run)
     measures = {
-        "samples": (sizes, f"{task.sizes_name} N"),
+        "samples": (sizes, f"{words.sizes_name} N"),
         "effective": (np.asarray(dsb_jax.effective_number(sizes)), "effective number E_n"),
         "volume": (run.per_class["volume"], "volume S′ (bits)"),
         "scale": (scale, "semantic scale S"),
@@ -187,9 +187,9 @@ def _by_class(run: Run) -> dict[str, tuple[str, Figure]]:
     for key, (measure, name) in measures.items():
         if np.isfinite(measure).any():
             drawn[key] = (
-                f"Class {task.score} against {name}; each point is a class.",
+                f"Class {words.score} against {name}; each point is a class.",
                 plots.accuracy_against(
-                    measure, scores, measure_name=name, class_names=names, score_name=task.score_name
+                    measure, scores, measure_name=name, class_names=names, score_name=words.score_name
                 ),
             )
     return drawn
@@ -201,7 +201,7 @@ def _radar(run: Run) -> dict[str, tuple[str, Figure]]:
     if len(names) < 3 or not np.isfinite(scale).any():
         return {}
     all_shown = len(names) <= plots.RADAR_CLASSES
-    of = "training classes" if run.task.trained else "classes"
+    of = "training classes" if run.words.trained else "classes"
     chosen = (
         f"{of.capitalize()} go" if all_shown else f"{plots.RADAR_CLASSES} of the {len(names):,} {of}, evenly chosen, go"
     )
@@ -215,11 +215,11 @@ def _radar(run: Run) -> dict[str, tuple[str, Figure]]:
 
 def _correlation_table(run: Run) -> str:
     rows = [
-        (heading.format(run.task.sizes_name), _coefficient(run.correlations[key]), explanation)
+        (heading.format(run.words.sizes_name), _coefficient(run.correlations[key]), explanation)
         for key, (heading, explanation) in _MEASURES.items()
     ]
-    images = "images searched" if run.task.trained else "training images"
-    return f"""<p>Pearson's r between the {run.task.score} of a class and each measure of it: 1 where {run.task.score}
+    images = "images searched" if run.words.trained else "training images"
+    return f"""<p>Pearson's r between the {run.words.score} of a class and each measure of it: 1 where {run.words.score}
 rises in a straight line with the measure, 0 where there is no such relation, −1 where it falls. It is undefined for a
 measure that is the same for all classes, or was not taken. W, S′ and S are of the {images} under the final
 model{_alpha(run)}.</p>
@@ -311,25 +311,25 @@ def _pair(run: Run, true: int, predicted: int, images: np.ndarray) -> str:
 
 
 def _class_table(run: Run) -> str:
-    if run.task.trained:
+    if run.words.trained:
         words = f"Volume and scale are of the images searched under the final model{_alpha(run)}."
     else:
         words = (
             f"Volume and scale are of the training images under the final model{_alpha(run)}; the weight is the last "
             "step's."
         )
-    return _classes(words, "class", run.class_names, run.per_class, run.task.columns)
+    return _classes(words, "class", run.class_names, run.per_class, run.words.columns)
 
 
 def _trained_class_table(run: Run) -> str:
     """Of retrieval, the classes that were trained, which have other images or are others."""
-    if not run.task.trained:
+    if not run.words.trained:
         return ""
     words = (
         "The classes that were trained. Volume and scale are of the training images under the final "
         f"model{_alpha(run)}; the weight is the last step's."
     )
-    return _classes(words, "training class", run.trained_names, run.trained, run.task.trained)
+    return _classes(words, "training class", run.trained_names, run.trained, run.words.trained)
 
 
 def _classes(words, heading, names, values, columns) -> str:

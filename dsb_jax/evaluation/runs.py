@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from dsb_jax.evaluation import tasks
-from dsb_jax.evaluation.tasks import Task
+from dsb_jax.evaluation import vocabulary
+from dsb_jax.evaluation.vocabulary import Vocabulary
 
 CORRELATIONS = ("samples", "effective_number", "interclass", "volume", "scale")
 
@@ -83,8 +83,8 @@ class Run:
       path: the workdir.
       results: ``results.json`` as it is.
       config: ``config.json`` as it is.
-      task: what the run is judged by.
-      figures: a number for each of the task's.
+      words: what the run is judged by, and what that is called.
+      figures: a number for each of the words'.
       class_names: of the classes that are tested, in the order of the labels.
       per_class: a column ``[C]`` for each of the task's.
       trained_names: of the classes that are trained, the same ones or others.
@@ -104,7 +104,7 @@ class Run:
     path: pathlib.Path
     results: dict[str, Any]
     config: dict[str, Any]
-    task: Task
+    words: Vocabulary
     figures: dict[str, float]
     class_names: tuple[str, ...]
     per_class: dict[str, np.ndarray]
@@ -122,12 +122,12 @@ class Run:
     @property
     def scores(self) -> np.ndarray:
         """How well the model does with each class that is tested, ``[C]``."""
-        return self.per_class[self.task.score]
+        return self.per_class[self.words.score]
 
     @property
     def sizes(self) -> np.ndarray:
         """By which those classes are put in order, ``[C]``."""
-        return self.per_class[self.task.sizes]
+        return self.per_class[self.words.sizes]
 
     @property
     def stages(self) -> list[dict[str, Any]]:
@@ -156,17 +156,17 @@ def load(workdir: str | os.PathLike[str]) -> Run:
     workdir = pathlib.Path(workdir)
     path = workdir / "results.json"
     results = _object(_parse(_read(path), str(path)), str(path))
-    task = _checked_task(results, path)
-    tested = _columns(results["per_class"], task.columns, f"{path}: {{!r}} of class {{!r}}")
-    if np.isnan(tested[task.sizes]).any():
-        raise ValueError(f"{path}: {task.sizes!r} must be given for every class in 'per_class'")
+    words = _checked(results, path)
+    tested = _columns(results["per_class"], words.columns, f"{path}: {{!r}} of class {{!r}}")
+    if np.isnan(tested[words.sizes]).any():
+        raise ValueError(f"{path}: {words.sizes!r} must be given for every class in 'per_class'")
     names = trained_names = tuple(results["per_class"])
     trained = tested
-    if task.trained:
+    if words.trained:
         of_trained = results["training_classes"]
         trained_names = tuple(of_trained)
-        trained = _columns(of_trained, task.trained, f"{path}: {{!r}} of training class {{!r}}")
-    training, tests = _load_metrics(workdir / "metrics.jsonl", task.curve, len(trained_names))
+        trained = _columns(of_trained, words.trained, f"{path}: {{!r}} of training class {{!r}}")
+    training, tests = _load_metrics(workdir / "metrics.jsonl", words.curve, len(trained_names))
     config = workdir / "config.json"
 
     def numbers(part: dict, keys: Iterable[str], what: str) -> dict[str, float]:
@@ -176,8 +176,8 @@ def load(workdir: str | os.PathLike[str]) -> Run:
         path=workdir,
         results=results,
         config=_object(_parse(_read(config), str(config)), str(config)),
-        task=task,
-        figures=numbers(results, task.figures, "the run"),
+        words=words,
+        figures=numbers(results, words.figures, "the run"),
         class_names=names,
         per_class=tested,
         trained_names=trained_names,
@@ -206,16 +206,16 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return pairs
 
 
-def _checked_task(results: dict[str, Any], path: pathlib.Path) -> Task:
+def _checked(results: dict[str, Any], path: pathlib.Path) -> Vocabulary:
     """What the run is judged by; raises ValueError unless the results are those of such a run."""
     try:
-        task = tasks.of(results)
+        words = vocabulary.of(results)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    of_classes = ("per_class", "training_classes") if task.trained else ("per_class",)
+    of_classes = ("per_class", "training_classes") if words.trained else ("per_class",)
     wanted = {
         **dict.fromkeys(("dataset", "method", "command"), (str, "a string")),
-        **dict.fromkeys((next(iter(task.figures)), "steps", "epochs"), (int | float, "a number")),
+        **dict.fromkeys((next(iter(words.figures)), "steps", "epochs"), (int | float, "a number")),
         **dict.fromkeys((*of_classes, "correlations"), (dict, "an object")),
     }
     for key, (kind, described) in wanted.items():
@@ -234,7 +234,7 @@ def _checked_task(results: dict[str, Any], path: pathlib.Path) -> Task:
     for key in of_classes:
         if not results[key] or not all(isinstance(entry, dict) for entry in results[key].values()):
             raise ValueError(f"{path}: {key!r} must hold an object for each class")
-    return task
+    return words
 
 
 def _columns(classes: dict[str, dict], keys: Iterable[str], what: str) -> dict[str, np.ndarray]:

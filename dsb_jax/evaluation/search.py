@@ -21,6 +21,7 @@ GALLERY_BLOCK = 2**16  # rows; a smaller gallery is one block
 _GROUP = 16  # neighbouring rows of the gallery that are looked at one by one only where their best is among the best
 # Similarities held at once: on a CPU they should stay in its cache, elsewhere the device should be busy.
 _HELD_ON_CPU, _HELD = 2**22, 2**26
+_WORKERS = 16  # of a CPU; each holds blocks of its own
 
 
 def directions(embeddings: ArrayLike) -> jax.Array:
@@ -35,7 +36,12 @@ def directions(embeddings: ArrayLike) -> jax.Array:
              [0. , 1. ]], dtype=float32)
     """
     host = np.asarray(embeddings)  # also of what is spread over several devices
-    array = validation.features(host, name="embeddings").astype(jnp.float32)
+    if host.ndim == 2 and jnp.issubdtype(host.dtype, jnp.floating) and host.size:
+        # The largest entry is brought near 1: by a power of two, which does not round, and before anything is narrowed,
+        # so that no number that the row's dtype has is too small or too large.
+        host = host.astype(np.float64)
+        host = np.ldexp(host, -np.frexp(np.abs(host).max(axis=1, keepdims=True))[1])
+    array = validation.features(host.astype(np.float32) if host.dtype == np.float64 else host, name="embeddings")
     zero = ~np.asarray(array).any(axis=1)
     if zero.any():
         raise ValueError(f"embeddings must have a direction, got a zero vector in row {zero.argmax()}")
@@ -95,7 +101,8 @@ def by_blocks(
 def _method(platform: str) -> tuple[Callable[..., Any], int, int]:
     """What searches there, how many similarities it holds at once, and how many blocks are at work."""
     if platform == "cpu":
-        return _nearest_on_cpu, _HELD_ON_CPU, os.cpu_count() or 1
+        of_this = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+        return _nearest_on_cpu, _HELD_ON_CPU, min(len(of_this), _WORKERS)
     return _nearest, _HELD, 2  # one is fetched while one runs
 
 
@@ -162,7 +169,7 @@ def _nearest_on_cpu(
         cosine, maxima = jax.device_get(_with_maxima(query, own, rows, first, k=k, samples=samples))
         if maxima.shape[1] >= k:  # of the k groups that have the largest, each has one as large as the least of them
             least = np.maximum(least, np.partition(maxima, -k, axis=1)[:, -k, None])
-        best = np.sort(np.concatenate([best, _keys(cosine, least, first)], axis=1), axis=1)[:, :k]
+        best = np.sort(np.concatenate([best, _keys(cosine, least, first, k)], axis=1), axis=1)[:, :k]
         if best.shape[1] == k:
             least = np.maximum(least, _decoded(best[:, -1:])[0])
     return _decoded(best)
@@ -184,10 +191,23 @@ def _with_maxima(
 _FARTHEST = np.int64(2**63 - 1)
 
 
-def _keys(cosine: np.ndarray, least: np.ndarray, first: int) -> np.ndarray:
-    """Keys of the similarities ``[Q, block]`` that are at least the query's ``least``, in rows that are filled up."""
+def _lowest(chosen: np.ndarray, k: int) -> np.ndarray:
+    """The first k of each row that are true."""
+    kept = np.zeros_like(chosen)
+    for row, of_row in zip(kept, chosen, strict=True):
+        row[np.flatnonzero(of_row)[:k]] = True
+    return kept
+
+
+def _keys(cosine: np.ndarray, least: np.ndarray, first: int, k: int) -> np.ndarray:
+    """Keys of the similarities ``[Q, block]`` that are at least the query's ``least``, in rows that are filled up.
+
+    Of those that are equal to it the ``k`` of the lowest rows are enough.
+    """
     queries, block = cosine.shape
     chosen = np.flatnonzero(cosine >= least)
+    if len(chosen) > _GROUP * k * queries:  # many are equal, as of a network that has collapsed
+        chosen = np.flatnonzero((cosine > least) | _lowest(cosine == least, k))
     starts = np.searchsorted(chosen, np.arange(queries + 1) * block)
     query = np.repeat(np.arange(queries), np.diff(starts))
     bits = (cosine.reshape(-1)[chosen] + 0.0).view(np.int32)  # of the two zeros one
@@ -207,6 +227,4 @@ def _decoded(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @jax.jit
 def _unit(vectors: jax.Array) -> jax.Array:
-    # The largest entry is brought near 1 first: no square over- or underflows. By a power of two, which does not round.
-    vectors = jnp.ldexp(vectors, -jnp.frexp(jnp.abs(vectors).max(axis=1, keepdims=True))[1])
     return vectors / jnp.linalg.norm(vectors, axis=1, keepdims=True)

@@ -19,8 +19,10 @@ def queries(run: Run) -> str:
     if run.queries is None or not len(run.queries.labels):
         return ""
     rows = zip(run.queries.labels, run.queries.images, strict=True)
+    right = int((run.queries.labels[:, 1] == run.queries.labels[:, 0]).sum())
     return f"""<p>Images that were looked up, each with the others nearest to it, the nearest first. ✓ is of the same
-class, ✗ of another. About half of the queries are ones whose nearest image is wrong.</p>
+class, ✗ of another. They were chosen so that for {right} of these {len(run.queries.labels)} the nearest is right,
+whatever the share among all.</p>
 <div class="pairs">{"".join(_query(run, *row) for row in rows)}</div>"""
 
 
@@ -61,7 +63,7 @@ def embedding_map(run: Run) -> dict[str, tuple[str, Figure]]:
         text.set_parse_math(False)
     text = (
         f"Where embeddings of {len(points):,} images of {len(shown)} classes lie, by t-SNE: near points are near in "
-        f"the embedding space, other distances mean little. In brackets {run.task.score_name}, by which the classes "
+        f"the embedding space, other distances mean little. In brackets {run.words.score_name}, by which the classes "
         "were chosen, from the best to the worst."
     )
     return {"map": (text, figure)}

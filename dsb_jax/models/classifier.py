@@ -20,7 +20,7 @@ class Outputs(NamedTuple):
         centres per class ``[classes, centers, dim]``.
       experts: of a model with several experts, these three of each, with a leading axis for the experts.
       routers: of one with routers, ``[experts - 1, batch]``, float32: above 0 where a further expert is wanted.
-      embedding: ``[batch, projection]``, float32, of length 1, of a model with a projection; else None.
+      projected: ``[batch, projection]``, float32, of length 1, of a model with a projection; else None.
       auxiliary: ``[classifiers, batch, classes]``, float32, logits of maps halfway, of a model with such classifiers in
         training; else None.
     """
@@ -30,7 +30,7 @@ class Outputs(NamedTuple):
     classifier: jax.Array | None = None
     experts: "Outputs | None" = None
     routers: jax.Array | None = None
-    embedding: jax.Array | None = None
+    projected: jax.Array | None = None
     auxiliary: jax.Array | None = None
 
 
@@ -68,7 +68,7 @@ class Classifier(nn.Module):
             features = self.embedding(features)
         projected = None if self.projection is None else self.projection(features)
         logits = self.classify(features, train=train)
-        return Outputs(logits, features, weights_of(self.head), embedding=projected, auxiliary=auxiliary)
+        return Outputs(logits, features, weights_of(self.head), projected=projected, auxiliary=auxiliary)
 
     def classify(self, features: jax.Array, *, train: bool) -> jax.Array:
         """The logits ``[batch, classes]`` of features ``[batch, dim]``."""

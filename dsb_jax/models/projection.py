@@ -7,6 +7,7 @@ import jax
 
 from dsb_jax.models.heads import normalize
 
+_EPSILON = 1e-5  # PyTorch's
 _dense = functools.partial(nn.Dense, precision=jax.lax.Precision.HIGHEST)
 
 
@@ -25,7 +26,7 @@ class Embedding(nn.Module):
     @nn.compact
     def __call__(self, features: jax.Array) -> jax.Array:
         if self.layer_norm:
-            features = nn.LayerNorm(use_bias=False, use_scale=False)(features)
+            features = nn.LayerNorm(epsilon=_EPSILON, use_bias=False, use_scale=False)(features)
         return normalize(_dense(self.dim, use_bias=not self.layer_norm, name="output")(features), axis=1)
 
 

@@ -42,11 +42,14 @@ class Entry(NamedTuple):
       make: with the options of `backbone` as keywords, the module.
       source: the paper.
       image: height, width and channels of the images that it was published for.
+      settings: with which images are as for its published weights, where these were trained on others than ImageNet's
+        usual ones.
     """
 
     make: functools.partial
     source: str
     image: tuple[int, int, int] = (224, 224, 3)
+    settings: str = ""
 
 
 def _resnet(blocks, source="He et al., 2016", **options):
@@ -70,11 +73,17 @@ def _densenet(*blocks):
 
 _XIE = "Xie et al., 2017"
 _ENTRIES = {
-    "bn_inception": Entry(functools.partial(BNInception), "Ioffe & Szegedy, 2015"),
+    "bn_inception": Entry(
+        functools.partial(BNInception),
+        "Ioffe & Szegedy, 2015",
+        settings="init_bgr=True,mean=(0.502,0.459,0.408),std=(0.00392,0.00392,0.00392)",
+    ),
     "densenet121": _densenet(6, 12, 24, 16),
     "densenet169": _densenet(6, 12, 32, 32),
     "densenet201": _densenet(6, 12, 48, 32),
-    "googlenet": Entry(functools.partial(GoogLeNet), "Szegedy et al., 2015"),
+    "googlenet": Entry(
+        functools.partial(GoogLeNet), "Szegedy et al., 2015", settings="mean=(0.5,0.5,0.5),std=(0.5,0.5,0.5)"
+    ),
     "lenet": Entry(functools.partial(LeNet), "LeCun et al., 1998", (28, 28, 1)),
     **{f"resnet{depth}": _small_resnet(depth) for depth in (8, 20, 32, 44, 56, 110)},
     "resnet18": _basic((2, 2, 2, 2)),

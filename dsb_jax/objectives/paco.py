@@ -100,10 +100,10 @@ class Paco:
         _check(batch, self)
         labels, mask = batch["label"], batch.get("mask")
         queries = forward(batch["image"])
-        keys = forward(batch["view_1"], variables={"params": state.encoder}).embedding
+        keys = forward(batch["view_1"], variables={"params": state.encoder}).projected
         queued, of_queued, filled = key_queue.contents(state.queue)
         losses = self.contrast(
-            queries.embedding,
+            queries.projected,
             labels,
             logits=queries.logits,
             mask=mask,
@@ -185,7 +185,7 @@ class GPaco:
         views = [forward(batch[name]) for name in ("image", "view_1")]
         queued, of_queued, filled = key_queue.contents(state)
         losses = self.contrast(
-            jnp.concatenate([view.embedding for view in views]),
+            jnp.concatenate([view.projected for view in views]),
             jnp.concatenate([labels, labels]),
             logits=jnp.concatenate([view.logits for view in views]),
             mask=None if mask is None else jnp.concatenate([mask, mask]),
@@ -194,7 +194,7 @@ class GPaco:
             key_mask=filled,
         )
         terms = [Term(of_view, labels, 0.5) for of_view in jnp.split(losses, 2)]
-        return result_of(terms, views[0], batch, key_queue.enqueue(state, views[1].embedding, labels, mask=mask))
+        return result_of(terms, views[0], batch, key_queue.enqueue(state, views[1].projected, labels, mask=mask))
 
     def after_update(self, state: KeyQueue, params: Any) -> KeyQueue:
         """Nothing follows the parameters."""
@@ -207,13 +207,13 @@ class GPaco:
 
 
 def _queue_for(outputs, objective):
-    if outputs.embedding is None:
+    if outputs.projected is None:
         name = type(objective).__name__
         raise ValueError(
             f"{name} compares embeddings, and the model gives none: it needs models.create(..., projection=128), in a "
             f"config {name.lower()}.dim=128"
         )
-    embedding = outputs.embedding
+    embedding = outputs.projected
     return key_queue.empty(objective.queue_size, objective.batch_size, embedding.shape[1], embedding.dtype)
 
 

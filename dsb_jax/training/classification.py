@@ -57,18 +57,15 @@ class Classification:
         self,
         outputs: Mapping[str, np.ndarray],
         trained: Mapping[str, np.ndarray],
-        spaces_of_trained: Mapping[str, Mapping[str, Any]],
-        pooled: Callable[[np.ndarray], np.ndarray],
+        training_spaces: Callable[[], Mapping[str, Mapping[str, Any]]],
     ) -> dict[str, Any]:
         """What ``results.json`` has of them.
 
         Args:
           outputs: of the final model.
           trained: of every training class ``samples``, ``weight``, ``volume``, ``interclass`` and ``scale``.
-          spaces_of_trained: in which the training classes were measured.
-          pooled: features as the balancer sees them.
+          training_spaces: all in which the training classes can be measured, which may take a pass over the images.
         """
-        del pooled
         confusion = self._confusion(outputs)
         accuracy, counts = metrics.class_accuracy(confusion), trained["samples"]
         columns = {
@@ -87,7 +84,7 @@ class Classification:
             ),
             "correlations_by_space": {
                 name: metrics.correlations_by_alpha(accuracy, **space)
-                for name, space in sorted(spaces_of_trained.items())
+                for name, space in sorted(training_spaces().items())
             },
         }
 

@@ -208,7 +208,7 @@ def base_config() -> ConfigDict:
     config.epochs = 30
     config.optimizer = "sgd"  # sgd | adam
     config.learning_rate = 0.1
-    config.head_learning_rate = config_dict.placeholder(float)  # of the head, such as proxies and centres; the same
+    config.head_rate_factor = 1.0  # the learning rate of the head, such as proxies and centres, is so many times that
     config.schedule = "linear"  # linear | cosine | exponential | step | constant
     config.decay_rate = 0.98  # exponential: factor of every epoch
     config.milestones = (160, 180)  # step: epochs after which the rate falls …
@@ -229,7 +229,7 @@ def base_config() -> ConfigDict:
     config.log_every = 50  # steps
     config.eval_every = 1  # epochs
     config.eval_batch_size = 500
-    config.sample_space = True  # the results also have volumes of the training images themselves
+    config.sample_space = True  # of classification the results also have volumes of the training images themselves
     config.deterministic = False  # on GPU: the same bits every time, at some speed
 
     # What follows is in NEUTRAL.

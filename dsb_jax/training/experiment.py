@@ -139,7 +139,10 @@ def build(config: ConfigDict, *, before: EarlierRun | None = None) -> Experiment
     teacher = _teacher(config, before, train, preprocessing)
     begins = initial is not None or config.init_from is not None
     if config.frozen_norm and not begins:
-        _logger.warning("frozen_norm=True goes by running statistics, of no images where init_from is not set")
+        _logger.warning(
+            "frozen_norm=True goes by running statistics that are of no images: set init_from, initial, or "
+            "frozen_norm=False"
+        )
     if config.init_bgr and config.init_from is None:
         raise ValueError("init_bgr says of which images the weights of init_from are, and init_from is not set")
     inherits = _inherits_features(config, begins, model, train)
@@ -424,12 +427,11 @@ def _schedule(config, steps, examples):
 
 def _optimizer(config, schedule):
     names = ("momentum", "adam_beta2", "adam_epsilon", "weight_decay", "decay", "decay_on", "clip_norm")
-    of_head, rate = None, config.head_learning_rate
-    if rate is not None:
-        factor = validation.positive("head_learning_rate", rate) / config.learning_rate
-        of_head = lambda step: factor * schedule(step)  # noqa: E731
+    factor = validation.positive("head_rate_factor", config.head_rate_factor)
     options = {name: config[name] for name in names}
-    return optimizers.optimizer(config.optimizer, schedule, head_schedule=of_head, **options)
+    if factor != 1:
+        options["head_schedule"] = lambda step: factor * schedule(step)
+    return optimizers.optimizer(config.optimizer, schedule, **options)
 
 
 def _preprocessing(config, channels, counts):

@@ -143,6 +143,7 @@ def _parts(config):
             raise ValueError(f"objective {extension!r} extends another once, got {config.objective!r}")
     if building.OBJECTIVES[last].has_loss and config.loss != "cross_entropy":
         raise ValueError(
-            f"objective {last!r} has a loss of its own: loss must be left at 'cross_entropy', got {config.loss!r}"
+            f"objective {last!r} has a loss of its own: loss must be left at 'cross_entropy', or objective be "
+            f"'supervised', got {config.loss!r}"
         )
     return [last, *reversed(outer)]

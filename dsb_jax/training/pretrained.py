@@ -62,6 +62,8 @@ def variables(config: ConfigDict, shapes: dict[str, Any]) -> dict[str, Any]:
     if config.init_bgr:
         found = {path: value[:, :, ::-1] if _of_colours(path, value) else value for path, value in found.items()}
     _report(config.init_from, found, shapes, left)
+    if settings := zoo.entry(config.model).settings:
+        _logger.info("The published weights of %s are for images as they are with %s", config.model, settings)
     return flax.traverse_util.unflatten_dict(found)
 
 

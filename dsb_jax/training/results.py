@@ -1,6 +1,5 @@
 """What a finished run found: the facts of the run, its classes as the final model sees them, and how well it does."""
 
-import functools
 import shlex
 import sys
 from collections.abc import Callable, Mapping
@@ -10,7 +9,6 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-import dsb_jax
 from dsb_jax import data
 from dsb_jax.training import methods, spaces, stages
 from dsb_jax.training.experiment import Experiment
@@ -40,10 +38,22 @@ def results(
       check: called before every batch of the passes over the training set.
     """
     summary = jax.device_get(program.summary(state.balancing))
-    measured = _spaces(config, experiment, program, state, summary, check)
+    labels, num_classes = experiment.train.labels[experiment.indices], len(experiment.counts)
+    features = program.training_features(state, check)
+    feature_space = spaces.space(features, labels, num_classes, epsilon=config.dsb.epsilon)
     trained = {"samples": experiment.counts, "weight": summary["weights"]}
-    trained |= spaces.measures(measured["feature"], experiment.alpha)
-    pooled = functools.partial(dsb_jax.pool_features, dim=config.dsb.dim)
+    trained |= spaces.measures(feature_space, experiment.alpha)
+
+    def all_spaces():
+        """In the features of the final model, in the pool, and in pixels."""
+        measured = {"feature": feature_space}
+        if "volumes" in summary:  # a rare class may be missing there: the pool holds about an epoch, not just one
+            present = {"present": summary["counts"] > 0}
+            measured["pool"] = {name: summary[name] for name in ("volumes", "centers")} | present
+        if config.sample_space:
+            measured["sample"] = spaces.space(program.training_pixels(check), labels, num_classes)
+        return measured
+
     return {
         "task": config.task,
         "dataset": config.dataset,
@@ -63,20 +73,8 @@ def results(
         "stages": [{"method": methods.name(stage), "epochs": stage.epochs} for stage in stages.chain(config)],
         "skipped_steps": int(state.skipped),
         "command": shlex.join(["python", *sys.orig_argv[1:]]),
-        **task.results(outputs, trained, measured, pooled),
+        **task.results(outputs, trained, all_spaces),
     }
-
-
-def _spaces(config, experiment, program, state, summary, check):
-    """The training classes in the features of the final model, in the pool, and in their pixels."""
-    labels, num_classes = experiment.train.labels[experiment.indices], len(experiment.counts)
-    features = program.training_features(state, check)
-    measured = {"feature": spaces.space(features, labels, num_classes, epsilon=config.dsb.epsilon)}
-    if "volumes" in summary:  # a rare class may be missing there: the pool holds about an epoch, not just one
-        measured["pool"] = {name: summary[name] for name in ("volumes", "centers")} | {"present": summary["counts"] > 0}
-    if config.sample_space:
-        measured["sample"] = spaces.space(program.training_pixels(check), labels, num_classes)
-    return measured
 
 
 def _protocol(config: ConfigDict) -> str | None:

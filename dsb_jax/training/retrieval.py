@@ -1,14 +1,11 @@
 """Retrieval: of every test image the nearest others are looked up, which should be of its class."""
 
-import functools
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
-from sklearn.manifold import TSNE
-from threadpoolctl import threadpool_limits
 
 import dsb_jax
 from dsb_jax.evaluation import metrics, retrieval
@@ -39,29 +36,27 @@ class Retrieval:
     def __init__(self, config: ConfigDict, experiment: Experiment) -> None:
         self._experiment, self._test = experiment, experiment.test
         self._ks, self._seed = tuple(sorted(set(config.retrieval.ks))), config.seed
-        self._epsilon, self._alpha = config.dsb.epsilon, experiment.alpha
+        self._dsb, self._alpha = config.dsb, experiment.alpha
 
-    def outputs(self, program: Program, state: TrainState, check: Callable[[], None]) -> Mapping[str, np.ndarray]:
-        """Of every test example its embedding, ``features``, and as a query ``hits [ks]``, ``average_precisions`` and
-        ``r_precisions``; ``check`` is called before every batch.
+    def outputs(self, program: Program, state: TrainState, check: Callable[[], None]) -> Mapping[str, Any]:
+        """Embeddings of the test examples as ``features``, and as ``found`` what a search with each of them has; see
+        :class:`dsb_jax.evaluation.Found`. ``check`` is called before every batch and block.
         """
         outputs = program.test(state, ("features",), check)
-        progress = functools.partial(announced, what="Searching")
-        found = retrieval.measure(outputs["features"], self._test.labels, self._ks, progress=progress)
-        hits = np.column_stack([found.hits(k) for k in self._ks])
-        return outputs | {
-            "hits": hits,
-            "average_precisions": found.average_precisions,
-            "r_precisions": found.r_precisions,
-        }
 
-    def measured(self, outputs: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        def progress(blocks, total):
+            for block in announced(blocks, total, "Searching"):
+                check()
+                yield block
+
+        found = retrieval.measure(outputs["features"], self._test.labels, self._ks, progress=progress)
+        return outputs | {"found": found}
+
+    def measured(self, outputs: Mapping[str, Any]) -> dict[str, Any]:
         """What a line of ``metrics.jsonl`` has of them."""
-        recall = zip(self._ks, outputs["hits"].mean(axis=0), strict=True)
-        return {f"recall_at_{k}": float(value) for k, value in recall} | {
-            "map_at_r": float(outputs["average_precisions"].mean()),
-            "r_precision": float(outputs["r_precisions"].mean()),
-        }
+        found = outputs["found"]
+        recall = {f"recall_at_{k}": value for k, value in found.recall_at_k.items()}
+        return recall | {"map_at_r": found.map_at_r, "r_precision": found.r_precision}
 
     def score(self, measured: Mapping[str, Any]) -> float:
         """What the best checkpoint has most of."""
@@ -79,24 +74,23 @@ class Retrieval:
 
     def results(
         self,
-        outputs: Mapping[str, np.ndarray],
+        outputs: Mapping[str, Any],
         trained: Mapping[str, np.ndarray],
-        spaces_of_trained: Mapping[str, Mapping[str, Any]],
-        pooled: Callable[[np.ndarray], np.ndarray],
+        training_spaces: Callable[[], Mapping[str, Mapping[str, Any]]],
     ) -> dict[str, Any]:
         """What ``results.json`` has of them: also how recall of a class goes with its scale among those searched.
 
         Args:
           outputs: of the final model.
           trained: of every training class ``samples``, ``weight``, ``volume``, ``interclass`` and ``scale``.
-          spaces_of_trained: in which the training classes were measured; no test class is among them.
-          pooled: features as the balancer sees them.
+          training_spaces: not asked for, as no test class is in them.
         """
-        del spaces_of_trained
+        del training_spaces
         test, embeddings = self._test, outputs["features"]
         samples = np.bincount(test.labels, minlength=test.num_classes)
-        searched = spaces.space(np.asarray(pooled(embeddings)), test.labels, test.num_classes, epsilon=self._epsilon)
-        measures, recall = spaces.measures(searched, self._alpha), self._class_recall(outputs)
+        pooled = np.asarray(dsb_jax.pool_features(embeddings, self._dsb.dim))  # as the balancer sees them
+        searched = spaces.space(pooled, test.labels, test.num_classes, epsilon=self._dsb.epsilon)
+        measures, recall = spaces.measures(searched, self._alpha), self._class_recall(outputs["found"])
         of_searched = {
             "recall": recall,
             "test_samples": samples,
@@ -120,33 +114,34 @@ class Retrieval:
             "correlations_by_space": {"searched": metrics.correlations_by_alpha(recall, **searched)},
         }
 
-    def files(self, outputs: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    def files(self, outputs: Mapping[str, Any]) -> dict[str, dict[str, np.ndarray]]:
         """Arrays by file: in ``retrieval.npz`` some queries with what is nearest to them, and a map of embeddings.
 
         ``labels`` int32 ``[Q, 1 + K]`` and ``images`` uint8 ``[Q, 1 + K, height, width, channels]``, the query first;
         ``map`` float32 ``[n, 2]``, t-SNE of embeddings of some classes, and ``map_labels`` int32 ``[n]``.
         """
         embeddings, labels = outputs["features"], self._test.labels
-        chosen = _shown_queries(outputs["hits"][:, 0], labels)
+        chosen = _shown_queries(outputs["found"].first == 1, labels)
         near, _ = retrieval.neighbors(embeddings, min(_NEIGHBORS, len(labels) - 1), queries=chosen)
         rows = np.column_stack([chosen, near])
         images = [[example["image"] for example in self._test.source.__getitems__(row)] for row in rows]
-        mapped = _mapped(self._class_recall(outputs), labels, self._seed)
-        arrays = {"labels": labels[rows], "images": np.asarray(images, np.uint8)}
-        return {"retrieval.npz": arrays | {"map": _map(embeddings[mapped], self._seed), "map_labels": labels[mapped]}}
+        mapped = _mapped(self._class_recall(outputs["found"]), labels, self._seed)
+        points = _map(embeddings[mapped], self._seed)
+        arrays = {"map": points, "map_labels": labels[mapped][: len(points)]}
+        return {"retrieval.npz": arrays | {"labels": labels[rows], "images": np.asarray(images, np.uint8)}}
 
-    def _class_recall(self, outputs):
+    def _class_recall(self, found):
         """Recall at the smallest k of every class, NaN where there is no image of it."""
         labels, classes = self._test.labels, self._test.num_classes
-        hits = np.bincount(labels, outputs["hits"][:, 0], minlength=classes)
+        hits = np.bincount(labels, found.hits(self._ks[0]), minlength=classes)
         samples = np.bincount(labels, minlength=classes)
         return np.divide(hits, samples, out=np.full(classes, np.nan), where=samples > 0)
 
 
-def _shown_queries(hits, labels):
-    """Rows of queries to show: wrong and right ones in turn, as far apart in the order of classes as may be."""
+def _shown_queries(right, labels):
+    """Rows of queries to show: right ones, then wrong ones, as far apart in the order of classes as may be."""
     order = np.argsort(labels, kind="stable")
-    kinds = [order[hits[order]], order[~hits[order]]]
+    kinds = [order[right[order]], order[~right[order]]]
     half = _QUERIES // 2
     numbers = [min(len(kind), max(half, _QUERIES - len(other))) for kind, other in zip(kinds, kinds[::-1], strict=True)]
     even = [
@@ -164,10 +159,13 @@ def _mapped(recall, labels, seed):
 
 
 def _map(embeddings, seed):
-    """t-SNE of embeddings, float32 ``[n, 2]``; too few to have neighbours make no map."""
+    """t-SNE of embeddings, float32 ``[n, 2]``, or of too few to have neighbours none."""
+    from sklearn.manifold import TSNE  # takes a second to import, and not every run is of retrieval
+    from threadpoolctl import threadpool_limits
+
     perplexity = min(_PERPLEXITY, (len(embeddings) - 1) / 3)
     if perplexity < 1:
-        return np.zeros((len(embeddings), 2), np.float32)
+        return np.zeros((0, 2), np.float32)
     _logger.info("Mapping %d embeddings", len(embeddings))
     estimator = TSNE(perplexity=perplexity, metric="cosine", init="random", random_state=seed)
     with threadpool_limits(1):  # as for clusters

@@ -16,10 +16,10 @@ from dsb_jax.training.step import TrainState
 class Task(Protocol):
     """What of a model's outputs on the test images is measured, kept and told."""
 
-    def outputs(self, program: Program, state: TrainState, check: Callable[[], None]) -> Mapping[str, np.ndarray]:
+    def outputs(self, program: Program, state: TrainState, check: Callable[[], None]) -> Mapping[str, Any]:
         """Of every test example; ``check`` is called before every batch."""
 
-    def measured(self, outputs: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    def measured(self, outputs: Mapping[str, Any]) -> dict[str, Any]:
         """What a line of ``metrics.jsonl`` has of them."""
 
     def score(self, measured: Mapping[str, Any]) -> float:
@@ -30,24 +30,22 @@ class Task(Protocol):
 
     def results(
         self,
-        outputs: Mapping[str, np.ndarray],
+        outputs: Mapping[str, Any],
         trained: Mapping[str, np.ndarray],
-        spaces_of_trained: Mapping[str, Mapping[str, Any]],
-        pooled: Callable[[np.ndarray], np.ndarray],
+        training_spaces: Callable[[], Mapping[str, Mapping[str, Any]]],
     ) -> dict[str, Any]:
         """What ``results.json`` has of them.
 
         Args:
           outputs: of the final model.
           trained: of every training class ``samples``, ``weight``, ``volume``, ``interclass`` and ``scale``.
-          spaces_of_trained: in which the training classes were measured.
-          pooled: features as the balancer sees them.
+          training_spaces: all in which the training classes can be measured, which may take a pass over the images.
         """
 
     def headline(self, results: Mapping[str, Any]) -> str:
         """What ``results.json`` comes down to."""
 
-    def files(self, outputs: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    def files(self, outputs: Mapping[str, Any]) -> dict[str, dict[str, np.ndarray]]:
         """Arrays that the report shows, by file."""
 
 

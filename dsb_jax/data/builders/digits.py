@@ -13,6 +13,8 @@ from dsb_jax.data.specs import Part, Protocol, Spec
 
 _TEST_IMAGES_PER_CLASS = 40
 _SPLIT_SEED = 0
+_TRAIN_COUNTS = np.array([138, 142, 137, 143, 141, 142, 141, 139, 134, 140])
+_RETRIEVAL_CLASSES = 6  # that train, where the others are searched
 
 
 class Digits(tfds.core.GeneratorBasedBuilder):
@@ -69,6 +71,16 @@ def _balanced_test_rows(labels: np.ndarray) -> np.ndarray:
     return chosen
 
 
+def _retrieval() -> Protocol:
+    first, last = (0, _RETRIEVAL_CLASSES), (_RETRIEVAL_CLASSES, 10)
+    counts = _TRAIN_COUNTS + _TEST_IMAGES_PER_CLASS
+    splits = {
+        split: Part(("train", "test"), counts[slice(*classes)], relabel=specs.class_range(*classes, 10))
+        for split, classes in {"train": first, "test": last}.items()
+    }
+    return Protocol("0 to 5 train, the other four digits are searched", splits)
+
+
 SPECS = (
     Spec(
         name="digits",
@@ -78,10 +90,11 @@ SPECS = (
             "classification": Protocol(
                 "40 test images of each class, the others train",
                 {
-                    "train": Part(("train",), np.array([138, 142, 137, 143, 141, 142, 141, 139, 134, 140])),
+                    "train": Part(("train",), _TRAIN_COUNTS),
                     "test": Part(("test",), specs.alike(_TEST_IMAGES_PER_CLASS, 10)),
                 },
-            )
+            ),
+            "retrieval": _retrieval(),
         },
         image_shape=(8, 8, 1),
         mean=(0.305,),

@@ -1,4 +1,4 @@
-"""What the pages of runs of each task show: the numbers of a run and of a class, and what they are called."""
+"""What pages about runs of each task say: the numbers of a run and of a class, and what they are called."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 _RECALL = "recall_at_"
 
 
-class Task(NamedTuple):
-    """What a run is judged by.
+class Vocabulary(NamedTuple):
+    """What a run of a task is judged by, and in which words.
 
     Attributes:
       figures: of a run, key in ``results.json`` to heading; the first one is what runs are compared by first.
@@ -33,7 +33,7 @@ class Task(NamedTuple):
 _MEASURES = {"volume": ("volume (bits)", "{:.2f}"), "scale": ("semantic scale", "{:.3f}")}
 _SAMPLES, _WEIGHT = ("training samples", "{:,.0f}"), ("weight", "{:.3f}")
 
-CLASSIFICATION = Task(
+CLASSIFICATION = Vocabulary(
     figures={"top1": "top-1", "head": "head", "middle": "middle", "tail": "tail"},
     columns={
         "accuracy": ("accuracy", "{:.1%}"),
@@ -51,8 +51,8 @@ CLASSIFICATION = Task(
 )
 
 
-def of(results: Mapping[str, Any]) -> Task:
-    """The task of a run, by its ``results.json``.
+def of(results: Mapping[str, Any]) -> Vocabulary:
+    """That of a run, by its ``results.json``.
 
     Raises:
       ValueError: if it is none, or one of retrieval without any recall.
@@ -68,7 +68,7 @@ def of(results: Mapping[str, Any]) -> Task:
     if task != "retrieval" or not ks:
         raise ValueError(f"'task' must be classification, or retrieval with recall_at_1 or others, got {task!r:.60}")
     recall = {f"{_RECALL}{k}": f"R@{k}" for k in ks}
-    return Task(
+    return Vocabulary(
         figures=recall | {"map_at_r": "MAP@R", "r_precision": "R-precision", "nmi": "NMI"},
         columns={
             "recall": (f"recall@{ks[0]}", "{:.1%}"),
