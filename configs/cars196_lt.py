@@ -15,35 +15,10 @@ To prepare are 2 GB:
 Made for a GPU.
 """
 
-from dsb_jax.training.config import base_config, with_arguments
+from dsb_jax.training.config import with_arguments
+from dsb_jax.training.recipes import metric_learning
 
 
 def get_config(arguments=None):
     """The settings; ``arguments`` are ``key=value`` pairs separated by commas."""
-    config = base_config()
-    config.task = "retrieval"
-    config.dataset = "cars196"
-    config.protocol = "retrieval_lt_10"
-    config.image_size = 224
-    config.shorter_side = 256
-    config.random_crop = "shift"
-    config.flip = True
-    config.model = "bn_inception"
-    config.stem = "imagenet"
-    config.frozen_norm = True
-    config.embedding = 64
-    config.objective = "norm_softmax"
-    config.batch_size = 32
-    config.epochs = 50
-    config.start_epoch = 5
-    config.optimizer = "adam"
-    config.adam_epsilon = 0.01
-    config.learning_rate = 1e-4
-    config.head_rate_factor = 100.0
-    config.schedule = "step"
-    config.milestones = (20, 40)
-    config.decay_factor = 0.1
-    config.weight_decay = 1e-4
-    config.eval_batch_size = 128
-    config.eval_every = 5
-    return with_arguments(config, arguments)
+    return with_arguments(metric_learning("cars196", "retrieval_lt_10"), arguments)

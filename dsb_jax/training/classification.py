@@ -59,13 +59,7 @@ class Classification:
         trained: Mapping[str, np.ndarray],
         training_spaces: Callable[[], Mapping[str, Mapping[str, Any]]],
     ) -> dict[str, Any]:
-        """What ``results.json`` has of them.
-
-        Args:
-          outputs: of the final model.
-          trained: of every training class ``samples``, ``weight``, ``volume``, ``interclass`` and ``scale``.
-          training_spaces: all in which the training classes can be measured, which may take a pass over the images.
-        """
+        """What ``results.json`` has of them: accuracy, and what that of a class goes with, in all the spaces."""
         confusion = self._confusion(outputs)
         accuracy, counts = metrics.class_accuracy(confusion), trained["samples"]
         columns = {

@@ -78,14 +78,8 @@ class Retrieval:
         trained: Mapping[str, np.ndarray],
         training_spaces: Callable[[], Mapping[str, Mapping[str, Any]]],
     ) -> dict[str, Any]:
-        """What ``results.json`` has of them: also how recall of a class goes with its scale among those searched.
-
-        Args:
-          outputs: of the final model.
-          trained: of every training class ``samples``, ``weight``, ``volume``, ``interclass`` and ``scale``.
-          training_spaces: not asked for, as no test class is in them.
-        """
-        del training_spaces
+        """What ``results.json`` has of them: also how recall of a class goes with its scale among those searched."""
+        del training_spaces  # no test class is in them
         test, embeddings = self._test, outputs["features"]
         samples = np.bincount(test.labels, minlength=test.num_classes)
         pooled = np.asarray(dsb_jax.pool_features(embeddings, self._dsb.dim))  # as the balancer sees them
