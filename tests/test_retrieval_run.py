@@ -210,7 +210,7 @@ def test_a_class_of_which_one_image_is_searched_is_refused(monkeypatch):
     alone = dataclasses.replace(test)
     vars(alone)["labels"] = np.where(np.arange(714) == 7, 3, 1).astype(np.int32)
     monkeypatch.setattr(experiment, "_splits", lambda config: (train, alone))
-    with pytest.raises(ValueError, match="of 1 classes there is one in test of digits, of '9' first"):
+    with pytest.raises(ValueError, match="got a single one of '9' in test of digits"):
         experiment.build(digits(**FAST))
 
 

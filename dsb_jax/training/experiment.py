@@ -195,10 +195,10 @@ def _check_task(config, test):
         raise ValueError(f"retrieval.ks must be below the {len(test)} images that are searched, got {max(ks)}")
     alone = np.flatnonzero(np.bincount(test.labels, minlength=test.num_classes) == 1)
     if len(alone):
+        more = f" and of {len(alone) - 1} others" if len(alone) > 1 else ""
         raise ValueError(
-            f"task 'retrieval' looks for another image of the same class, and of {len(alone)} classes there is one in "
-            f"{test.split} of {config.dataset}, of {test.class_names[alone[0]]!r} first; long tails are of training "
-            "images alone"
+            "task 'retrieval' needs two images or more of every class that is searched, got a single one of "
+            f"{test.class_names[alone[0]]!r}{more} in {test.split} of {config.dataset}"
         )
 
 
