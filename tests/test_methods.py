@@ -150,7 +150,7 @@ def test_a_method_trains_plain_and_balanced_and_goes_on_where_it_was(method, ear
 @pytest.mark.slow
 def test_circle_alone_trains_plain_and_balanced_and_goes_on_where_it_was(earlier, tmp_path):
     """Without a classifier that could be evaluated, the loss of the batches says whether it does."""
-    arguments = "objective=circle,sampler=pk,examples_per_class=8"
+    arguments = "task=retrieval,objective=circle,sampler=pk,examples_per_class=8"
     config, plain, _ = made(arguments, "uniform", earlier)
     assert methods.name(config) == "Circle"
     head = jax.device_get(plain.initial.params["head"])

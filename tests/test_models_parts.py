@@ -231,7 +231,10 @@ def test_early_exit_of_all_wishes():
         ({"experts": 1}, "experts must be an integer >= 2, got 1"),
         ({"experts": 2.0}, "experts must be an integer >= 2, got 2.0"),
         ({"branches": 3}, "branches must be 2, got 3"),
-        ({"experts": 2, "branches": 2}, "a model has experts, branches or a projection, got experts=2 and branches=2"),
+        (
+            {"experts": 2, "branches": 2},
+            "a model has experts, branches, an embedding or a projection, got experts=2 and",
+        ),
         ({"routers": True}, "routers choose among experts: experts must be an integer >= 2"),
         ({"expert": 2}, "unknown model option 'expert'; did you mean 'experts'"),
     ],
