@@ -75,7 +75,9 @@ def assert_as_whole(workdir, whole):
             assert mine.read_bytes() == wanted.read_bytes()
     assert records(workdir) == records(whole)
     assert checkpoint_scores(workdir) == checkpoint_scores(whole)
-    for file in ("confusions.npz", "examples.npz"):
+    files = sorted(path.name for path in whole.glob("*.npz"))
+    assert len(files) == 2
+    for file in files:
         with np.load(workdir / file) as mine, np.load(whole / file) as wanted:
             for name in wanted:
                 np.testing.assert_array_equal(mine[name], wanted[name])
