@@ -122,6 +122,14 @@ def evaluated(program, state):
     return float(np.mean(program.test(state, ("loss",), lambda: None)["loss"]))
 
 
+def assert_plain_until_weights_are_in_force(weights, values, unweighted):
+    """Of a balanced run the weights and losses of every step, beside the losses of the plain one."""
+    np.testing.assert_array_equal(weights[:START], 1.0)
+    np.testing.assert_allclose(values[:START], unweighted[:START], rtol=1e-4)
+    assert np.ptp(weights[START]) > 0.1
+    assert abs(values[START] - unweighted[START]) > 1e-4 * unweighted[START]
+
+
 # All others compute as one of these does, but for parts that have tests of their own.
 TRAINED_ALWAYS = ("CE", "CE+IFL", "RIDE", "PaCo", "BBN")
 
@@ -139,11 +147,7 @@ def test_a_method_trains_plain_and_balanced_and_goes_on_where_it_was(method, ear
     values, weights, state = restored_on_the_way(balanced, tmp_path)
     assert len(traces) == 1
 
-    # Until its weights are in force it is the plain method.
-    np.testing.assert_array_equal(weights[:START], 1.0)
-    np.testing.assert_allclose(values[:START], unweighted[:START], rtol=1e-4)
-    assert np.ptp(weights[START]) > 0.1
-    assert abs(values[START] - unweighted[START]) > 1e-4 * unweighted[START]
+    assert_plain_until_weights_are_in_force(weights, values, unweighted)
     assert evaluated(balanced, state) < untrained
 
 
@@ -164,10 +168,7 @@ def test_circle_alone_trains_plain_and_balanced_and_goes_on_where_it_was(earlier
     assert methods.name(config) == "DSB-Circle"
     values, weights, _ = restored_on_the_way(balanced, tmp_path)
     assert len(traces) == 1
-    np.testing.assert_array_equal(weights[:START], 1.0)
-    np.testing.assert_allclose(values[:START], unweighted[:START], rtol=1e-4)
-    assert np.ptp(weights[START]) > 0.1
-    assert abs(values[START] - unweighted[START]) > 1e-4 * unweighted[START]
+    assert_plain_until_weights_are_in_force(weights, values, unweighted)
 
 
 @pytest.mark.parametrize("method", slow_but(("CDB-CE",), WITH_OTHER_BALANCERS))

@@ -68,7 +68,7 @@ def variables(config: ConfigDict, shapes: dict[str, Any]) -> dict[str, Any]:
 
 
 def _of_colours(path, value):
-    """Whether a variable is the kernel of the first convolution, of three channels."""
+    """Whether a variable is the kernel of a convolution of three channels: of these networks the first one alone."""
     return path[-1] == "kernel" and value.ndim == 4 and value.shape[2] == 3
 
 
