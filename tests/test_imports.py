@@ -21,7 +21,7 @@ LAYERS = (
     ("__init__",),  # the names of the core
     ("data", "evaluation", "models", "objectives"),
     ("training",),
-    ("main",),
+    ("main", "toolkit"),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
