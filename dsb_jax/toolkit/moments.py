@@ -1,7 +1,7 @@
 """Count, mean and scatter of classes in float64: what volumes are made of, and what adds up over parts of the data.
 
-``Vol = ½·log2 det(I + d/(m·ε²)·S)`` with the scatter ``S = Σ (z − μ)(z − μ)ᵀ`` of m rows about their mean. Two parts of a
-class have together (Chan et al., Updating Formulae and a Pairwise Algorithm for Computing Sample Variances, 1979)
+``Vol = ½·log2 det(I + d/(m·ε²)·S)`` with the scatter ``S = Σ (z − μ)(z − μ)ᵀ`` of m rows about their mean. Two parts of
+a class have together (Chan et al., Updating Formulae and a Pairwise Algorithm for Computing Sample Variances, 1979)
 
     m = m₁ + m₂,  μ = μ₁ + m₂/m·(μ₂ − μ₁),  S = S₁ + S₂ + m₁·m₂/m·(μ₂ − μ₁)(μ₂ − μ₁)ᵀ.
 
