@@ -28,110 +28,116 @@ class Growth:
       name: of the input.
       space: see :class:`dsb_jax.toolkit.Points`.
       class_names: C names.
-      samples: of each class, ``[C]``.
-      counts: numbers of samples m, rising, ``[G]``.
-      volumes: in bits, ``[C, draws, G]``; NaN where a class has fewer samples.
+      counts: of each class the numbers of samples m, rising to all that it has, ``[G]``; empty for a class of none.
+      volumes: of each class in bits, ``[draws, G]``.
     """
 
     name: str
     space: str
     class_names: tuple[str, ...]
-    samples: np.ndarray
-    counts: np.ndarray
-    volumes: np.ndarray
+    counts: tuple[np.ndarray, ...]
+    volumes: tuple[np.ndarray, ...]
 
     @property
-    def mean(self) -> np.ndarray:
-        """Over draws, ``[C, G]``."""
-        return self.volumes.mean(axis=1)
+    def samples(self) -> np.ndarray:
+        """Of each class, ``[C]``."""
+        return np.array([counts[-1] if len(counts) else 0 for counts in self.counts])
+
+    @functools.cached_property
+    def mean(self) -> list[np.ndarray]:
+        """Over draws, C times ``[G]``."""
+        return [volumes.mean(axis=0) for volumes in self.volumes]
+
+    @functools.cached_property
+    def deviation(self) -> list[np.ndarray]:
+        """Standard deviation over draws, C times ``[G]``; NaN for a single one."""
+        return [
+            volumes.std(axis=0, ddof=1) if len(volumes) > 1 else np.full(volumes.shape[1], np.nan)
+            for volumes in self.volumes
+        ]
 
     @property
-    def deviation(self) -> np.ndarray:
-        """Standard deviation over draws, ``[C, G]``; NaN for a single one."""
-        draws = self.volumes.shape[1]
-        return self.volumes.std(axis=1, ddof=1) if draws > 1 else np.full_like(self.mean, np.nan)
+    def final(self) -> np.ndarray:
+        """Volume of all samples, ``[C]``; NaN for a class of none."""
+        return np.array([mean[-1] if len(mean) else np.nan for mean in self.mean])
 
     @functools.cached_property
     def last_doubling(self) -> np.ndarray:
         """What the second half of a class's samples added, as a share of its volume, ``[C]``; NaN below four."""
         found = np.full(len(self.class_names), np.nan)
-        for label, volumes in enumerate(self.mean):
-            there = np.flatnonzero(np.isfinite(volumes))
-            if len(there) and self.counts[there[-1]] >= 4 and volumes[there[-1]] > 0:
-                half = np.interp(self.counts[there[-1]] / 2, self.counts[there], volumes[there])
-                found[label] = 1 - half / volumes[there[-1]]
+        for label, (counts, mean) in enumerate(zip(self.counts, self.mean, strict=True)):
+            if len(counts) and counts[-1] >= 4 and mean[-1] > 0:
+                found[label] = 1 - np.interp(counts[-1] / 2, counts, mean) / mean[-1]
         return found
+
+    def exponents(self, label: int) -> np.ndarray:
+        """``Δ log S' / Δ log m`` of a class between neighbouring numbers of samples, ``[G − 1]``.
+
+        Above 1, twice the samples are more than twice the volume. NaN from a volume of 0 on.
+        """
+        counts, mean = self.counts[label], self.mean[label]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            slopes = np.diff(np.log(mean)) / np.diff(np.log(counts))
+        return np.where(np.isfinite(slopes), slopes, np.nan)
 
     @functools.cached_property
     def linear_until(self) -> np.ndarray:
-        """Samples up to which the volume grows faster than in proportion to them, ``[C]``; NaN where it never does.
-
-        Between neighbouring numbers of samples the exponent ``Δ log S' / Δ log m`` says how fast: above 1 twice the
-        samples are more than twice the volume.
-        """
+        """Samples up to which the volume grows faster than in proportion to them, ``[C]``; NaN where it never does."""
         found = np.full(len(self.class_names), np.nan)
-        for label, exponents in enumerate(self.exponents):
-            if len(exponents) and exponents[0] > 1:
-                below = np.flatnonzero(exponents <= 1)
-                last = below[0] if len(below) else np.isfinite(exponents).sum()
-                found[label] = self.counts[last]
+        for label, counts in enumerate(self.counts):
+            exponents = self.exponents(label)
+            measured = np.flatnonzero(np.isfinite(exponents))
+            if len(measured) and exponents[measured[0]] > 1:
+                slower = measured[exponents[measured] <= 1]
+                found[label] = counts[slower[0] if len(slower) else measured[-1] + 1]
         return found
 
-    @property
-    def exponents(self) -> np.ndarray:
-        """``Δ log S' / Δ log m`` between neighbouring numbers of samples, ``[C, G − 1]``."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            slopes = np.diff(np.log(self.mean), axis=1) / np.diff(np.log(self.counts))
-        return np.where(np.isfinite(slopes), slopes, np.nan)
+    @functools.cached_property
+    def drawn_classes(self) -> list[int]:
+        """Of many classes some, at even distances by final volume."""
+        measured = np.flatnonzero(np.isfinite(self.final))
+        order = measured[np.argsort(self.final[measured], kind="stable")]
+        if len(order) <= DRAWN_CLASSES:
+            return sorted(order.tolist())
+        return order[np.linspace(0, len(order) - 1, DRAWN_CLASSES).round().astype(int)].tolist()
 
     def reading(self) -> str:
         """One line."""
         measured = np.isfinite(self.last_doubling)
         if not measured.any():
             return "No class has four samples that differ, so nothing can be said of growth."
-        saturated = int((self.last_doubling[measured] < _SATURATED).sum())
-        text = (
-            f"The second half of the samples adds {np.median(self.last_doubling[measured]):.1%} of the volume (median "
-            f"of {measured.sum()} classes); in {saturated} it adds less than {_SATURATED:.0%}, so more samples like "
-            "these would change little there."
-        )
-        hungry = [i for i in np.argsort(-np.nan_to_num(self.last_doubling))[:3] if self.last_doubling[i] >= _SATURATED]
+        adds, linear = self.last_doubling, self.linear_until
+        saturated = int((adds[measured] < _SATURATED).sum())
+        text = [
+            f"The second half of the samples adds {np.median(adds[measured]):.1%} of the volume (median of "
+            f"{measured.sum()} classes); in {saturated} it adds less than {_SATURATED:.0%}, so more samples like these "
+            "would change little there."
+        ]
+        hungry = [i for i in np.argsort(-np.nan_to_num(adds), kind="stable")[:3] if adds[i] >= _SATURATED]
         if hungry:
-            text += f" More samples are worth most for {', '.join(self.class_names[i] for i in hungry)}."
-        if np.isfinite(self.linear_until).any():
-            text += (
-                " Growth is faster than in proportion to the samples up to about "
-                f"{np.nanmedian(self.linear_until):.0f} of them."
-            )
+            text.append(f"More samples are worth most for {', '.join(self.class_names[i] for i in hungry)}.")
+        if np.isfinite(linear).any():
+            text.append(f"The first {np.nanmedian(linear):.0f} or so samples add more than in proportion.")
         else:
-            text += " Growth is nowhere faster than in proportion to the samples."
-        return text
+            text.append("Growth is nowhere faster than in proportion to the samples.")
+        return " ".join(text)
 
     def table(self) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
         """A row for each class."""
-        headings = (
-            "class",
-            "samples",
-            "volume (bits)",
-            "± over draws at half",
-            "second half adds",
-            "faster than linear up to",
-        )
         rows = []
         for label, name in enumerate(self.class_names):
-            there = np.flatnonzero(np.isfinite(self.mean[label]))
-            volume = self.mean[label, there[-1]] if len(there) else np.nan
-            half = np.searchsorted(self.counts, self.samples[label] / 2)
-            spread = self.deviation[label, min(half, len(self.counts) - 1)]
-            cells = ((self.samples[label], "{:,.0f}"), (volume, "{:.2f}"), (spread, "{:.2f}"))
+            counts = self.counts[label]
+            half = np.searchsorted(counts, counts[-1] / 2) if len(counts) else 0
+            spread = self.deviation[label][half] if len(counts) else np.nan
+            cells = ((self.samples[label], "{:,.0f}"), (self.final[label], "{:.2f}"), (spread, "{:.2f}"))
             cells += ((self.last_doubling[label], "{:.1%}"), (self.linear_until[label], "{:.0f}"))
             rows.append((name, *(page.number(value, form) for value, form in cells)))
-        return headings, rows
+        return ("class", "samples", "volume (bits)", "± at half", "second half adds", "superlinear up to"), rows
 
     def figures(self) -> dict[str, tuple[str, Figure]]:
         """Volume against samples, and the start of it on logarithmic axes."""
-        shown = self.drawn_classes
-        of = "each class" if len(shown) == len(self.class_names) else f"{len(shown)} of {len(self.class_names)} classes"
+        shown, all_classes = len(self.drawn_classes), len(self.class_names)
+        of = "each class" if shown == all_classes else f"{shown} of {all_classes} classes"
         return {
             "growth": (f"Volume of {of} by number of samples: mean and standard deviation over draws.", _curves(self)),
             "start": (
@@ -140,26 +146,16 @@ class Growth:
             ),
         }
 
-    @property
-    def drawn_classes(self) -> list[int]:
-        """Of many classes some, at even distances by final volume."""
-        final = np.array([v[np.isfinite(v)][-1] if np.isfinite(v).any() else np.nan for v in self.mean])
-        order = [int(i) for i in np.argsort(final) if np.isfinite(final[i])]
-        if len(order) <= DRAWN_CLASSES:
-            return sorted(order)
-        return [order[i] for i in np.linspace(0, len(order) - 1, DRAWN_CLASSES).round().astype(int)]
-
     def as_dict(self) -> dict[str, Any]:
         """By class."""
         return {
             "command": "marginal",
             "input": self.name,
             "space": self.space,
-            "counts": self.counts,
-            "draws": self.volumes.shape[1],
+            "draws": len(self.volumes[0]),
             "classes": {
                 name: {
-                    "samples": self.samples[i],
+                    "counts": self.counts[i],
                     "mean": self.mean[i],
                     "deviation": self.deviation[i],
                     "second_half_adds": self.last_doubling[i],
@@ -185,10 +181,13 @@ def marginal(
     continuously added", Appendix K). Their scatter grows by what is added, ``O(d²)`` per sample; only the factorization
     is made anew at each m, of the smaller Gram matrix: below d samples this is a corner of one that is made once.
 
+    A single sample has volume 0, and m of them span m − 1 directions: that the first few add more than in proportion is
+    in part how volume is defined.
+
     Args:
       points: what is measured.
       counts: numbers of samples m at which the volume is read, each at least 1; by default 40 from 1 to the largest
-        class, closer together at the beginning. A class's own size is always one of them.
+        class, closer together at the beginning. A class's own size is always one of its own.
       draws: random orders of each class.
       epsilon: radius of the volume.
       seed: of the orders.
@@ -207,11 +206,11 @@ def marginal(
     Source: Sec. 3.3 and Appendix K of the paper, Figures 2 and 22 (left).
     """
     epsilon, draws = validation.positive("epsilon", epsilon), validation.positive_int("draws", draws)
-    samples = points.counts
+    seed, samples = validation.integer("seed", seed, lowest=0), points.counts
     if counts is None:
-        counts = np.unique(np.geomspace(1, max(samples.max(), 1), _GRID).round().astype(int))
-    counts = [validation.positive_int("counts", int(count)) for count in counts]
-    grid = np.unique([*(count for count in counts if count <= samples.max()), *samples[samples > 0]])
+        counts = np.geomspace(1, max(samples.max(), 1), _GRID).round().astype(int).tolist()
+    grid = np.unique([validation.positive_int("counts", count) for count in counts])
+    grids = tuple(np.append(grid[grid < total], total) if total else grid[:0] for total in samples)
     order, _ = moments.sorted_by_class(points.labels, points.num_classes)
     stops = np.cumsum(samples)
 
@@ -219,30 +218,29 @@ def marginal(
         label, draw = label_and_draw
         rows = order[stops[label] - samples[label] : stops[label]]
         rows = np.random.default_rng([seed, label, draw]).permutation(rows)
-        return _volumes_of_first(points.points[rows].astype(np.float64), grid, epsilon)
+        return _volumes_of_first(points.points[rows].astype(np.float64), grids[label], epsilon)
 
     jobs = list(itertools.product(range(points.num_classes), range(draws)))
-    done = map(of_draw, jobs)
-    volumes = np.array(list(done if progress is None else progress(done, len(jobs))))
-    volumes = volumes.reshape(points.num_classes, draws, len(grid))
-    return Growth(points.name, points.space, points.class_names, samples, grid, volumes)
+    found = moments.on_all_cores(of_draw, jobs, progress)
+    volumes = tuple(np.array(found[start : start + draws]) for start in range(0, len(jobs), draws))
+    return Growth(points.name, points.space, points.class_names, grids, volumes)
 
 
 def _volumes_of_first(rows: np.ndarray, counts: np.ndarray, epsilon: float) -> np.ndarray:
-    """The volume of the first m rows for every m of ``counts``, NaN where there are fewer."""
-    total, dim = rows.shape
-    volumes = np.full(len(counts), np.nan)
-    if not total:
+    """The volume of the first m rows for every m of ``counts``, rising to all of them."""
+    volumes = np.zeros(len(counts))
+    if not len(rows):
         return volumes
+    dim = rows.shape[1]
     rows = rows - rows.mean(axis=0)
-    few = rows[: min(dim, total)]
-    gram = few @ few.T if counts[0] <= len(few) else None
+    few = rows[:dim]
+    gram = few @ few.T
     products, sums, taken = np.zeros((dim, dim), order="F"), np.zeros(dim), 0
-    for place, count in enumerate(counts[counts <= total]):
+    for place, count in enumerate(counts):
         if count <= len(few):
-            matrix = gram[:count, :count]
-            means = matrix.mean(axis=1)
-            scatter = matrix - means[:, None] - means[None, :] + means.mean()
+            corner = gram[:count, :count]
+            means = corner.mean(axis=1)
+            scatter = corner - means[:, None] - means[None, :] + means.mean()
         else:
             added = rows[taken:count]
             products = blas.dsyrk(1.0, added.T, beta=1.0, c=products, overwrite_c=1)
@@ -254,41 +252,33 @@ def _volumes_of_first(rows: np.ndarray, counts: np.ndarray, epsilon: float) -> n
 
 def _curves(found: Growth) -> Figure:
     figure, axes = drawing.figure_and_axes(height=drawing.HEIGHT * 1.15)
-    ends = []
     for label in found.drawn_classes:
-        there = np.isfinite(found.mean[label])
-        counts, mean, spread = found.counts[there], found.mean[label, there], found.deviation[label, there]
-        (line,) = axes.plot(counts, mean, linewidth=1.4, color=_shade(found, label))
-        axes.fill_between(counts, mean - spread, mean + spread, color=line.get_color(), alpha=0.15, linewidth=0)
-        ends.append(mean[-1])
+        counts, mean, spread = found.counts[label], found.mean[label], found.deviation[label]
+        axes.plot(counts, mean, linewidth=1.4, color=_shade(found, label))
+        axes.fill_between(counts, mean - spread, mean + spread, color=_shade(found, label), alpha=0.15, linewidth=0)
     axes.set_xlabel("samples of the class")
     axes.set_ylabel("volume S′ (bits)")
     axes.set_xlim(0, None)
     axes.set_ylim(0, None)
     drawing.plain_numbers(axes.xaxis)
-    drawing.title(axes, f"{_space(found)} volume by number of samples")
+    space = {"sample": "Sample volume", "feature": "Feature volume"}.get(found.space, "Volume")
+    drawing.title(axes, f"{space} by number of samples")
     names = [found.class_names[label] for label in found.drawn_classes]
-    drawing.label_line_ends(axes, float(found.counts[-1]), np.array(ends), names)
+    drawing.label_line_ends(axes, float(found.samples.max()), found.final[found.drawn_classes], names)
     return figure
 
 
 def _start(found: Growth) -> Figure:
     figure, axes = drawing.figure_and_axes()
-    lowest, highest = np.inf, 0.0
-    for label in found.drawn_classes:
-        there = np.isfinite(found.mean[label]) & (found.mean[label] > 0)
-        axes.plot(found.counts[there], found.mean[label, there], linewidth=1.4, color=_shade(found, label))
-        if there.any():
-            lowest, highest = (
-                min(lowest, found.mean[label, there].min()),
-                max(highest, found.mean[label].max(where=there, initial=0)),
-            )
-    if np.isfinite(lowest):
-        most = found.counts[-1]
+    measured = [label for label in found.drawn_classes if found.final[label] > 0]
+    if measured:
+        positive = [found.mean[label][found.mean[label] > 0] for label in measured]
+        lowest, highest = min(mean.min() for mean in positive), max(mean.max() for mean in positive)
+        most = found.samples.max()
         for begin in lowest * 4.0 ** np.arange(-8, 8):
-            axes.plot(
-                [2, most], [begin, begin * most / 2], color=drawing.GREY, linewidth=0.6, linestyle=(0, (3, 3)), zorder=1
-            )
+            axes.plot([2, most], [begin, begin * most / 2], color=drawing.GREY, linewidth=0.6, linestyle=(0, (3, 3)))
+        for label, mean in zip(measured, positive, strict=True):
+            axes.plot(found.counts[label][-len(mean) :], mean, linewidth=1.4, color=_shade(found, label))
         axes.set_ylim(lowest / 1.3, highest * 1.3)
         axes.set_xscale("log")
         axes.set_yscale("log")
@@ -303,10 +293,5 @@ def _start(found: Growth) -> Figure:
 def _shade(found: Growth, label: int) -> tuple[float, ...]:
     """From few to many bits by the place among the classes drawn."""
     drawn = found.drawn_classes
-    final = [np.nanmax(found.mean[one]) for one in drawn]
-    place = np.argsort(np.argsort(final))[drawn.index(label)]
+    place = np.argsort(np.argsort(found.final[drawn]))[drawn.index(label)]
     return drawing.FEW_TO_MANY(place / max(len(drawn) - 1, 1))
-
-
-def _space(found: Growth) -> str:
-    return "Sample" if found.space == "sample" else "Feature" if found.space == "feature" else "The"

@@ -11,7 +11,7 @@ float64 takes without care for offsets and conditions, and BLAS takes about as f
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -141,10 +141,22 @@ def of_classes(
         rows = order[stops[label] - counts[label] : stops[label]]
         return summary(points.take(rows, axis=0).astype(np.float64))
 
-    # A class at a time is too little for a BLAS with threads of its own.
+    return on_all_cores(of_class, range(num_classes), progress)
+
+
+def on_all_cores(
+    function: Callable[[Any], Any], items: Sequence[Any], progress: Callable[..., Iterable[Any]] | None = None
+) -> list[Any]:
+    """``function`` of every item, in order, in threads: for work that NumPy and BLAS do without Python's lock.
+
+    Example:
+      >>> on_all_cores(np.linalg.norm, [np.array([3.0, 4.0]), np.zeros(2)])
+      [np.float64(5.0), np.float64(0.0)]
+    """
+    # An item is too little for a BLAS with threads of its own.
     with threadpool_limits(1), ThreadPoolExecutor(_cores()) as pool:
-        results = pool.map(of_class, range(num_classes))
-        return list(results if progress is None else progress(results, num_classes))
+        results = pool.map(function, items)
+        return list(results if progress is None else progress(results, len(items)))
 
 
 def sorted_by_class(labels: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:

@@ -56,7 +56,7 @@ class Scales:
         return np.argsort(np.where(np.isnan(self.scale), -1.0, self.scale), kind="stable")
 
     def imbalance(self) -> dict[str, float]:
-        """The largest over the smallest class, by samples, volume and scale: 1 is balance, infinity a class of none."""
+        """The largest class over the smallest by samples, volume and scale: 1 is balance."""
         measured = {"samples": self.samples, "volume": self.volume, "scale": self.scale}
         return {key: _ratio(values) for key, values in measured.items()}
 
