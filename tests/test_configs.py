@@ -317,7 +317,7 @@ def take_steps(name, *arguments, size, steps=3):
     "name",
     [
         "inat2018",  # the most classes, a part of random size and shape
-        "cifar100_table3",  # mixup and CutMix
+        pytest.param("cifar100_table3", marks=pytest.mark.slow),  # mixup and CutMix
         pytest.param("cub2011", marks=pytest.mark.slow),  # retrieval, a part at a random place
     ],
 )

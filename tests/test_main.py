@@ -103,6 +103,7 @@ def shell(folder, *arguments):
     )  # fmt: skip
 
 
+@pytest.mark.slow  # CI runs the README's command besides
 def test_a_run_from_the_shell(tmp_path):
     data.load("digits", "test")
     done = shell(tmp_path, f"{DIGITS}:model=lenet,epochs=2,start_epoch=1", "--config.log_every=5")

@@ -284,8 +284,9 @@ def test_the_key_encoder_follows_the_parameters_and_sees_the_second_view():
     assert max(jax.tree.leaves(difference)) > 0.01
 
 
-@pytest.mark.parametrize("kind", [Paco, pytest.param(GPaco, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("model_devices", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [Paco, GPaco])
+@pytest.mark.parametrize("model_devices", [1, 2])
 def test_devices_share_the_queue_and_compute_the_same(kind, model_devices):
     objective = made(kind)
     mesh = make_mesh(8 if model_devices == 1 else 4, model_devices=model_devices)
