@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 from scipy import sparse
-from scipy.linalg import blas, lapack
 from threadpoolctl import threadpool_limits
 
 from dsb_jax import validation
+
+_BLOCK = 2**19  # numbers of the classes that are measured together: 4 MiB
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -55,8 +56,7 @@ class Moments:
         if not len(rows):
             return cls.none(rows.shape[1])
         mean, centred = _centred(rows)
-        upper = np.triu(_upper(centred))
-        return cls(len(rows), mean, upper + np.triu(upper, 1).T)
+        return cls(len(rows), mean, centred.T @ centred)
 
     def __add__(self, other: "Moments") -> "Moments":
         """Those of both parts together.
@@ -96,22 +96,12 @@ def volume(rows: np.ndarray, *, epsilon: float = 1.0) -> float:
     if len(rows) < 2:
         return 0.0
     _, centred = _centred(rows)
-    gram = _upper(centred if rows.shape[1] <= len(rows) else np.ascontiguousarray(centred.T))
-    return volume_of_scatter(gram, len(rows), rows.shape[1], epsilon=epsilon)
+    return volume_of_scatter(smaller_gram(centred), len(rows), rows.shape[1], epsilon=epsilon)
 
 
 def volume_of_scatter(scatter: np.ndarray, count: int, dim: int, *, epsilon: float = 1.0) -> float:
-    """``½·log2 det(I + d/(m·ε²)·S)`` by a Cholesky factorization, of which the identity keeps every pivot from 0.
-
-    ``scatter`` may be either of the two Gram matrices, and only its upper triangle is read.
-    """
-    if count < 2:
-        return 0.0
-    matrix = scatter * (dim / (count * epsilon**2))
-    matrix.flat[:: len(matrix) + 1] += 1.0
-    factor, failed = lapack.dpotrf(matrix, lower=0, clean=0, overwrite_a=1)
-    assert not failed, failed
-    return float(np.log2(np.diagonal(factor)).sum())
+    """``½·log2 det(I + d/(m·ε²)·S)``, where ``scatter`` may be either of the two Gram matrices."""
+    return float(_volumes_of_scatters(scatter[None], np.array([count]), dim, epsilon)[0])
 
 
 def of_classes(
@@ -142,7 +132,7 @@ def of_classes(
         return summary(points.take(rows, axis=0).astype(np.float64))
 
     # A class at a time is too little for a BLAS with threads of its own.
-    with threadpool_limits(1), ThreadPoolExecutor(_cores()) as pool:
+    with threadpool_limits(1), ThreadPoolExecutor(cores()) as pool:
         results = pool.map(of_class, range(num_classes))
         return list(results if progress is None else progress(results, num_classes))
 
@@ -159,7 +149,7 @@ def sorted_by_class(labels: np.ndarray, num_classes: int) -> tuple[np.ndarray, n
     each = sparse.csr_array(
         (np.ones(len(labels), bool), labels, np.arange(len(labels) + 1)), shape=(len(labels), num_classes)
     )
-    return each.tocsc().indices, np.bincount(labels, minlength=num_classes)
+    return each.tocsc().indices.astype(np.intp), np.bincount(labels, minlength=num_classes)
 
 
 def volumes(points: np.ndarray, labels: np.ndarray, num_classes: int, *, epsilon: float = 1.0) -> np.ndarray:
@@ -171,21 +161,66 @@ def volumes(points: np.ndarray, labels: np.ndarray, num_classes: int, *, epsilon
       [0.7925 1.585  0.     0.    ]
     """
     epsilon = validation.positive("epsilon", epsilon)
-    return np.array(of_classes(points, labels, num_classes, lambda rows: volume(rows, epsilon=epsilon)))
+    order, counts = sorted_by_class(labels, num_classes)
+    starts, dim = np.cumsum(counts) - counts, points.shape[1]
+
+    def of_block(classes: np.ndarray) -> np.ndarray:
+        own = counts[classes, None]
+        place = np.arange(own.max())
+        filled_up = place >= own  # with the class's first row, which, subtracted, adds nothing to its mean
+        rows = order.take(starts[classes, None] + np.where(filled_up, 0, place))
+        centred = points.take(rows, axis=0).astype(np.float64)
+        centred -= centred[:, :1].copy()
+        centred -= np.ones((1, len(place))) @ centred / own[:, None]
+        centred[filled_up] = 0.0
+        return _volumes_of_scatters(smaller_gram(centred), counts[classes], dim, epsilon)
+
+    volumes, blocks = np.zeros(num_classes), _blocks(counts, dim)
+    with threadpool_limits(1), ThreadPoolExecutor(cores()) as pool:
+        for classes, measured in zip(blocks, pool.map(of_block, blocks), strict=True):
+            volumes[classes] = measured
+    return volumes
+
+
+def _blocks(counts: np.ndarray, dim: int) -> list[np.ndarray]:
+    """Classes of two rows or more, in blocks of nearly equal sizes that stay in a core's cache.
+
+    A call for each class would leave threads waiting for each other: between its calls NumPy holds Python's lock.
+    """
+    classes = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts > 1)]
+    blocks, start = [], 0
+    while start < len(classes):
+        stop = start + max(_BLOCK // (int(counts[classes[start]]) * dim), 1)
+        blocks.append(classes[start:stop])
+        start = stop
+    return blocks
+
+
+def _volumes_of_scatters(scatters: np.ndarray, counts: np.ndarray, dim: int, epsilon: float) -> np.ndarray:
+    """Of ``[C, d, d]`` by Cholesky factorizations, of which the identity keeps every pivot from 0."""
+    matrices = scatters * (dim / (np.maximum(counts, 1) * epsilon**2))[:, None, None]
+    size = matrices.shape[-1]
+    matrices.reshape(len(matrices), -1)[:, :: size + 1] += 1.0
+    try:
+        logarithms = np.log2(np.linalg.cholesky(matrices).diagonal(axis1=1, axis2=2))
+    except np.linalg.LinAlgError:  # where the identity is less than what rounding leaves of some 10^16
+        logarithms = 0.5 * np.log2(np.maximum(np.linalg.eigvalsh(matrices), 1.0))
+    return np.where(counts > 1, logarithms.sum(axis=1), 0.0)
 
 
 def _centred(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The mean, and rows less it; about the first row, so that equal rows are exactly 0."""
     relative = rows - rows[0]
-    offset = relative.mean(axis=0)
+    offset = np.full(len(rows), 1 / len(rows)) @ relative
     relative -= offset
     return rows[0] + offset, relative
 
 
-def _upper(rows: np.ndarray) -> np.ndarray:
-    """The upper triangle of ``rowsᵀ·rows``; what is below it is not to be read."""
-    return blas.dsyrk(1.0, rows.T)
+def smaller_gram(centred: np.ndarray) -> np.ndarray:
+    """Of rows ``[..., m, d]`` whichever of ``XᵀX`` and ``XXᵀ`` is smaller; they have the same eigenvalues above 0."""
+    turned = centred.swapaxes(-1, -2)
+    return turned @ centred if centred.shape[-1] <= centred.shape[-2] else centred @ turned
 
 
-def _cores() -> int:
+def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
