@@ -217,10 +217,17 @@ def _centred(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def smaller_gram(centred: np.ndarray) -> np.ndarray:
-    """Of rows ``[..., m, d]`` whichever of ``XᵀX`` and ``XXᵀ`` is smaller; they have the same eigenvalues above 0."""
+    """The smaller one of ``XᵀX`` and ``XXᵀ`` of rows ``[..., m, d]``; both have the same eigenvalues above 0.
+
+    Example:
+      >>> smaller_gram(np.array([[1.0, 0.0, 2.0], [0.0, 1.0, 0.0]]))
+      array([[5., 0.],
+             [0., 1.]])
+    """
     turned = centred.swapaxes(-1, -2)
     return turned @ centred if centred.shape[-1] <= centred.shape[-2] else centred @ turned
 
 
 def cores() -> int:
+    """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
