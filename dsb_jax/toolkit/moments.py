@@ -10,8 +10,10 @@ float64 takes without care for offsets and conditions, and BLAS takes about as f
 """
 
 import dataclasses
+import itertools
+import operator
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -55,8 +57,8 @@ class Moments:
         rows = np.asarray(rows, np.float64)
         if not len(rows):
             return cls.none(rows.shape[1])
-        mean, centred = _centred(rows)
-        return cls(len(rows), mean, centred.T @ centred)
+        mean, relative = centred(rows)
+        return cls(len(rows), mean, relative.T @ relative)
 
     def __add__(self, other: "Moments") -> "Moments":
         """Those of both parts together.
@@ -85,6 +87,23 @@ class Moments:
         return volume_of_scatter(self.scatter, self.count, len(self.mean), epsilon=epsilon)
 
 
+def all_but_each(parts: Sequence[Moments]) -> Iterator[Moments]:
+    """Of all parts but one, in turn: what is before it and what is after, since to subtract it would lose digits.
+
+    Example:
+      >>> parts = [Moments.of(np.full((count, 1), 7.0)) for count in (2, 3, 4)]
+      >>> [rest.count for rest in all_but_each(parts)]
+      [7, 6, 5]
+    """
+    none = Moments.none(len(parts[0].mean))
+    after = list(itertools.accumulate(reversed(parts), operator.add, initial=none))
+    after.pop()
+    before = none
+    for part in parts:
+        yield before + after.pop()
+        before += part
+
+
 def volume(rows: np.ndarray, *, epsilon: float = 1.0) -> float:
     """The volume of rows ``[m, d]`` in bits, by the smaller one of the two Gram matrices.
 
@@ -95,8 +114,7 @@ def volume(rows: np.ndarray, *, epsilon: float = 1.0) -> float:
     rows = np.asarray(rows, np.float64)
     if len(rows) < 2:
         return 0.0
-    _, centred = _centred(rows)
-    return volume_of_scatter(smaller_gram(centred), len(rows), rows.shape[1], epsilon=epsilon)
+    return volume_of_scatter(smaller_gram(centred(rows)[1]), len(rows), rows.shape[1], epsilon=epsilon)
 
 
 def volume_of_scatter(scatter: np.ndarray, count: int, dim: int, *, epsilon: float = 1.0) -> float:
@@ -169,11 +187,11 @@ def volumes(points: np.ndarray, labels: np.ndarray, num_classes: int, *, epsilon
         place = np.arange(own.max())
         filled_up = place >= own  # with the class's first row, which, subtracted, adds nothing to its mean
         rows = order.take(starts[classes, None] + np.where(filled_up, 0, place))
-        centred = points.take(rows, axis=0).astype(np.float64)
-        centred -= centred[:, :1].copy()
-        centred -= np.ones((1, len(place))) @ centred / own[:, None]
-        centred[filled_up] = 0.0
-        return _volumes_of_scatters(smaller_gram(centred), counts[classes], dim, epsilon)
+        relative = points.take(rows, axis=0).astype(np.float64)
+        relative -= relative[:, :1].copy()
+        relative -= np.ones((1, len(place))) @ relative / own[:, None]
+        relative[filled_up] = 0.0
+        return _volumes_of_scatters(smaller_gram(relative), counts[classes], dim, epsilon)
 
     volumes, blocks = np.zeros(num_classes), _blocks(counts, dim)
     with threadpool_limits(1), ThreadPoolExecutor(cores()) as pool:
@@ -208,15 +226,21 @@ def _volumes_of_scatters(scatters: np.ndarray, counts: np.ndarray, dim: int, eps
     return np.where(counts > 1, logarithms.sum(axis=1), 0.0)
 
 
-def _centred(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The mean, and rows less it; about the first row, so that equal rows are exactly 0."""
+def centred(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The mean of rows ``[m, d]``, and rows less it; about the first row, so that equal rows are exactly 0.
+
+    Example:
+      >>> centred(np.array([[1e20, 1.0], [1e20, 3.0]]))[1]
+      array([[ 0., -1.],
+             [ 0.,  1.]])
+    """
     relative = rows - rows[0]
     offset = np.full(len(rows), 1 / len(rows)) @ relative
     relative -= offset
     return rows[0] + offset, relative
 
 
-def smaller_gram(centred: np.ndarray) -> np.ndarray:
+def smaller_gram(rows: np.ndarray) -> np.ndarray:
     """The smaller one of ``XᵀX`` and ``XXᵀ`` of rows ``[..., m, d]``; both have the same eigenvalues above 0.
 
     Example:
@@ -224,8 +248,8 @@ def smaller_gram(centred: np.ndarray) -> np.ndarray:
       array([[5., 0.],
              [0., 1.]])
     """
-    turned = centred.swapaxes(-1, -2)
-    return turned @ centred if centred.shape[-1] <= centred.shape[-2] else centred @ turned
+    turned = rows.swapaxes(-1, -2)
+    return turned @ rows if rows.shape[-1] <= rows.shape[-2] else rows @ turned
 
 
 def cores() -> int:

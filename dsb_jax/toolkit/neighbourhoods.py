@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from dsb_jax import validation
 from dsb_jax.toolkit import moments
+from dsb_jax.toolkit.points import of
 
 _HELD = 2**20  # numbers of the neighbourhoods that are looked at together: 8 MiB
 _DISTINCT = 1e-4  # of the radius of a neighbourhood: the least distance that tells of dimension
@@ -161,12 +162,7 @@ def tangent_spaces(
       np.False_
     """
     points, near = _checked(points, near)
-    most = min(points.shape[1], near.shape[1] - 1)
-    if validation.positive_int("dimension", dimension) > most:
-        raise ValueError(
-            f"dimension of tangent spaces must be at most {most} with {near.shape[1]} neighbours in "
-            f"{points.shape[1]} dimensions, got {dimension}"
-        )
+    require_possible(dimension, near.shape[1], points.shape[1])
 
     def of_block(rows: slice) -> np.ndarray:
         _, widths, directions = np.linalg.svd(_about_their_mean(points, near[rows]), full_matrices=False)
@@ -175,6 +171,16 @@ def tangent_spaces(
         return spaces
 
     return _by_blocks(of_block, len(points), near.shape[1] * points.shape[1], progress)
+
+
+def require_possible(dimension: int, neighbours: int, dim: int) -> None:
+    """Raises ValueError unless tangent spaces can have that dimension: k neighbours spread in k − 1 directions."""
+    most = min(dim, neighbours - 1)
+    if validation.positive_int("dimension", dimension) > most:
+        raise ValueError(
+            f"dimension of tangent spaces must be at most {most} with {neighbours} neighbours in {dim} dimensions, "
+            f"got {dimension}"
+        )
 
 
 def curvature(
@@ -263,12 +269,7 @@ def _about_their_mean(points: np.ndarray, near: np.ndarray) -> np.ndarray:
 
 def _standard(points: ArrayLike) -> np.ndarray:
     """Points about the first, of which none is farther than 1 in a direction: no digits are lost to where they lie."""
-    points = np.asarray(points)
-    if points.ndim != 2 or not points.size or points.dtype.kind not in "fiub":
-        raise ValueError(f"points must be numbers [samples, dim], got {points.dtype} {list(points.shape)}")
-    points = points.astype(np.float64)
-    if not np.isfinite(points).all():
-        raise ValueError(f"points must be finite, got NaN or infinity in row {(~np.isfinite(points)).any(1).argmax()}")
+    points = of(points).points.astype(np.float64)
     points = points - points[0]
     return points / (np.abs(points).max() or 1.0)
 
@@ -291,6 +292,8 @@ def _by_blocks(
     """What a function makes of rows, of which each takes so many numbers, put together; on all cores."""
     size = max(_HELD // numbers, 1)
     blocks = [slice(start, min(start + size, total)) for start in range(0, total, size)]
+    if len(blocks) == 1:  # a class of few points: to start threads would take longer
+        return function(blocks[0])
     with threadpool_limits(1), ThreadPoolExecutor(moments.cores()) as pool:
         results = pool.map(function, blocks)
         return np.concatenate(list(results if progress is None else progress(results, len(blocks))))
