@@ -290,7 +290,7 @@ def _whole(rows: np.ndarray, compared: int, epsilon: float) -> tuple[float, floa
         return 0.0, np.nan, np.nan, directions
     _, centred = moments.centred(rows)
     gram = moments.smaller_gram(centred)
-    if count > compared > 0:
+    if count > compared > 0 and gram.any():
         directions[:] = manifolds.principal_directions(centred, compared)
     volume = moments.volume_of_scatter(gram, count, dim, epsilon=epsilon)
     return volume, manifolds.ratio_of_gram(gram), manifolds.parallelotope_volume(rows), directions

@@ -150,8 +150,9 @@ def parallelotope_volume(points: ArrayLike) -> float:
     """
     rows = of(points).points.astype(np.float64)
     triangle = np.linalg.qr(rows if len(rows) >= rows.shape[1] else rows.T, mode="r")
-    heights, edges = np.abs(np.diagonal(triangle)), np.linalg.norm(triangle, axis=0)
-    if (heights <= max(rows.shape) * np.finfo(np.float64).eps * edges).any():
+    # What is left of each edge beside all longer ones: the last is the height of a parallelotope that may have none.
+    heights = np.abs(np.diagonal(linalg.qr(triangle, mode="r", pivoting=True)[0]))
+    if heights[-1] <= max(rows.shape) * np.finfo(np.float64).eps * heights[0]:
         return -math.inf
     return float(np.log2(heights).sum())
 
