@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from scipy.linalg import blas
 
 from dsb_jax import validation
 from dsb_jax.evaluation import drawing, page
@@ -235,7 +234,7 @@ def _volumes_of_first(rows: np.ndarray, counts: np.ndarray, epsilon: float) -> n
     rows = rows - rows.mean(axis=0)
     few = rows[:dim]
     gram = few @ few.T
-    products, sums, taken = np.zeros((dim, dim), order="F"), np.zeros(dim), 0
+    products, sums, taken = np.zeros((dim, dim)), np.zeros(dim), 0
     for place, count in enumerate(counts):
         if count <= len(few):
             corner = gram[:count, :count]
@@ -243,7 +242,7 @@ def _volumes_of_first(rows: np.ndarray, counts: np.ndarray, epsilon: float) -> n
             scatter = corner - means[:, None] - means[None, :] + means.mean()
         else:
             added = rows[taken:count]
-            products = blas.dsyrk(1.0, added.T, beta=1.0, c=products, overwrite_c=1)
+            products += added.T @ added
             sums, taken = sums + added.sum(axis=0), count
             scatter = products - np.outer(sums, sums) / count
         volumes[place] = moments.volume_of_scatter(scatter, int(count), dim, epsilon=epsilon)

@@ -10,17 +10,20 @@ float64 takes without care for offsets and conditions, and BLAS takes about as f
 """
 
 import dataclasses
+import itertools
+import operator
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from scipy import sparse
-from scipy.linalg import blas, lapack
 from threadpoolctl import threadpool_limits
 
 from dsb_jax import validation
+
+_BLOCK = 2**19  # numbers of the classes that are measured together: 4 MiB
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -54,9 +57,8 @@ class Moments:
         rows = np.asarray(rows, np.float64)
         if not len(rows):
             return cls.none(rows.shape[1])
-        mean, centred = _centred(rows)
-        upper = np.triu(_upper(centred))
-        return cls(len(rows), mean, upper + np.triu(upper, 1).T)
+        mean, relative = centred(rows)
+        return cls(len(rows), mean, relative.T @ relative)
 
     def __add__(self, other: "Moments") -> "Moments":
         """Those of both parts together.
@@ -85,6 +87,23 @@ class Moments:
         return volume_of_scatter(self.scatter, self.count, len(self.mean), epsilon=epsilon)
 
 
+def all_but_each(parts: Sequence[Moments]) -> Iterator[Moments]:
+    """Of all parts but one, in turn: what is before it and what is after, since to subtract it would lose digits.
+
+    Example:
+      >>> parts = [Moments.of(np.full((count, 1), 7.0)) for count in (2, 3, 4)]
+      >>> [rest.count for rest in all_but_each(parts)]
+      [7, 6, 5]
+    """
+    none = Moments.none(len(parts[0].mean))
+    after = list(itertools.accumulate(reversed(parts), operator.add, initial=none))
+    after.pop()
+    before = none
+    for part in parts:
+        yield before + after.pop()
+        before += part
+
+
 def volume(rows: np.ndarray, *, epsilon: float = 1.0) -> float:
     """The volume of rows ``[m, d]`` in bits, by the smaller one of the two Gram matrices.
 
@@ -95,23 +114,12 @@ def volume(rows: np.ndarray, *, epsilon: float = 1.0) -> float:
     rows = np.asarray(rows, np.float64)
     if len(rows) < 2:
         return 0.0
-    _, centred = _centred(rows)
-    gram = _upper(centred if rows.shape[1] <= len(rows) else np.ascontiguousarray(centred.T))
-    return volume_of_scatter(gram, len(rows), rows.shape[1], epsilon=epsilon)
+    return volume_of_scatter(smaller_gram(centred(rows)[1]), len(rows), rows.shape[1], epsilon=epsilon)
 
 
 def volume_of_scatter(scatter: np.ndarray, count: int, dim: int, *, epsilon: float = 1.0) -> float:
-    """``½·log2 det(I + d/(m·ε²)·S)`` by a Cholesky factorization, of which the identity keeps every pivot from 0.
-
-    ``scatter`` may be either of the two Gram matrices, and only its upper triangle is read.
-    """
-    if count < 2:
-        return 0.0
-    matrix = scatter * (dim / (count * epsilon**2))
-    matrix.flat[:: len(matrix) + 1] += 1.0
-    factor, failed = lapack.dpotrf(matrix, lower=0, clean=0, overwrite_a=1)
-    assert not failed, failed
-    return float(np.log2(np.diagonal(factor)).sum())
+    """``½·log2 det(I + d/(m·ε²)·S)``, where ``scatter`` may be either of the two Gram matrices."""
+    return float(_volumes_of_scatters(scatter[None], np.array([count]), dim, epsilon)[0])
 
 
 def of_classes(
@@ -154,7 +162,7 @@ def on_all_cores(
       [np.float64(5.0), np.float64(0.0)]
     """
     # An item is too little for a BLAS with threads of its own.
-    with threadpool_limits(1), ThreadPoolExecutor(_cores()) as pool:
+    with threadpool_limits(1), ThreadPoolExecutor(cores()) as pool:
         results = pool.map(function, items)
         return list(results if progress is None else progress(results, len(items)))
 
@@ -171,7 +179,7 @@ def sorted_by_class(labels: np.ndarray, num_classes: int) -> tuple[np.ndarray, n
     each = sparse.csr_array(
         (np.ones(len(labels), bool), labels, np.arange(len(labels) + 1)), shape=(len(labels), num_classes)
     )
-    return each.tocsc().indices, np.bincount(labels, minlength=num_classes)
+    return each.tocsc().indices.astype(np.intp), np.bincount(labels, minlength=num_classes)
 
 
 def volumes(points: np.ndarray, labels: np.ndarray, num_classes: int, *, epsilon: float = 1.0) -> np.ndarray:
@@ -183,21 +191,78 @@ def volumes(points: np.ndarray, labels: np.ndarray, num_classes: int, *, epsilon
       [0.7925 1.585  0.     0.    ]
     """
     epsilon = validation.positive("epsilon", epsilon)
-    return np.array(of_classes(points, labels, num_classes, lambda rows: volume(rows, epsilon=epsilon)))
+    order, counts = sorted_by_class(labels, num_classes)
+    starts, dim = np.cumsum(counts) - counts, points.shape[1]
+
+    def of_block(classes: np.ndarray) -> np.ndarray:
+        own = counts[classes, None]
+        place = np.arange(own.max())
+        filled_up = place >= own  # with the class's first row, which, subtracted, adds nothing to its mean
+        rows = order.take(starts[classes, None] + np.where(filled_up, 0, place))
+        relative = points.take(rows, axis=0).astype(np.float64)
+        relative -= relative[:, :1].copy()
+        relative -= np.ones((1, len(place))) @ relative / own[:, None]
+        relative[filled_up] = 0.0
+        return _volumes_of_scatters(smaller_gram(relative), counts[classes], dim, epsilon)
+
+    volumes, blocks = np.zeros(num_classes), _blocks(counts, dim)
+    for classes, measured in zip(blocks, on_all_cores(of_block, blocks), strict=True):
+        volumes[classes] = measured
+    return volumes
 
 
-def _centred(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The mean, and rows less it; about the first row, so that equal rows are exactly 0."""
+def _blocks(counts: np.ndarray, dim: int) -> list[np.ndarray]:
+    """Classes of two rows or more, in blocks of nearly equal sizes that stay in a core's cache.
+
+    A call for each class would leave threads waiting for each other: between its calls NumPy holds Python's lock.
+    """
+    classes = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts > 1)]
+    blocks, start = [], 0
+    while start < len(classes):
+        stop = start + max(_BLOCK // (int(counts[classes[start]]) * dim), 1)
+        blocks.append(classes[start:stop])
+        start = stop
+    return blocks
+
+
+def _volumes_of_scatters(scatters: np.ndarray, counts: np.ndarray, dim: int, epsilon: float) -> np.ndarray:
+    """Of ``[C, d, d]`` by Cholesky factorizations, of which the identity keeps every pivot from 0."""
+    matrices = scatters * (dim / (np.maximum(counts, 1) * epsilon**2))[:, None, None]
+    size = matrices.shape[-1]
+    matrices.reshape(len(matrices), -1)[:, :: size + 1] += 1.0
+    try:
+        logarithms = np.log2(np.linalg.cholesky(matrices).diagonal(axis1=1, axis2=2))
+    except np.linalg.LinAlgError:  # where the identity is less than what rounding leaves of some 10^16
+        logarithms = 0.5 * np.log2(np.maximum(np.linalg.eigvalsh(matrices), 1.0))
+    return np.where(counts > 1, logarithms.sum(axis=1), 0.0)
+
+
+def centred(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The mean of rows ``[m, d]``, and rows less it; about the first row, so that equal rows are exactly 0.
+
+    Example:
+      >>> centred(np.array([[1e20, 1.0], [1e20, 3.0]]))[1]
+      array([[ 0., -1.],
+             [ 0.,  1.]])
+    """
     relative = rows - rows[0]
-    offset = relative.mean(axis=0)
+    offset = np.full(len(rows), 1 / len(rows)) @ relative
     relative -= offset
     return rows[0] + offset, relative
 
 
-def _upper(rows: np.ndarray) -> np.ndarray:
-    """The upper triangle of ``rowsᵀ·rows``; what is below it is not to be read."""
-    return blas.dsyrk(1.0, rows.T)
+def smaller_gram(rows: np.ndarray) -> np.ndarray:
+    """The smaller one of ``XᵀX`` and ``XXᵀ`` of rows ``[..., m, d]``; both have the same eigenvalues above 0.
+
+    Example:
+      >>> smaller_gram(np.array([[1.0, 0.0, 2.0], [0.0, 1.0, 0.0]]))
+      array([[5., 0.],
+             [0., 1.]])
+    """
+    turned = rows.swapaxes(-1, -2)
+    return turned @ rows if rows.shape[-1] <= rows.shape[-2] else rows @ turned
 
 
-def _cores() -> int:
+def cores() -> int:
+    """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,157 @@
+"""Volumes and moments of classes against definitions in float64, whatever parts they are added up from."""
+
+import itertools
+import operator
+
+import hypothesis
+import jax
+import numpy as np
+import pytest
+from hypothesis import strategies
+
+import dsb_jax
+from dsb_jax.toolkit import moments
+from dsb_jax.toolkit.moments import Moments
+
+RNG = np.random.default_rng(0)
+
+
+def defined_volume(rows, epsilon=1.0):
+    """½·log2 det(I + d/(m·ε²)·Σ (z − μ)(z − μ)ᵀ)."""
+    rows = np.asarray(rows, np.float64)
+    if len(rows) < 2:
+        return 0.0
+    centred = rows - rows.mean(axis=0)
+    dim = rows.shape[1]
+    sign, logarithm = np.linalg.slogdet(np.eye(dim) + dim / (len(rows) * epsilon**2) * centred.T @ centred)
+    assert sign == 1
+    return 0.5 * logarithm / np.log(2)
+
+
+def of_counts(counts, dim, dtype=np.float64):
+    """Points of classes of these sizes, and labels, in no order; classes differ in where and how wide they are."""
+    labels = RNG.permutation(np.repeat(np.arange(len(counts)), counts))
+    middles, widths = RNG.normal(size=(len(counts), dim)), RNG.gamma(2, 1, size=(len(counts), dim))
+    return (middles[labels] + widths[labels] * RNG.normal(size=(len(labels), dim))).astype(dtype), labels
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+@pytest.mark.parametrize("dim", [1, 3, 40])
+@pytest.mark.parametrize("block", [1, 60, 2**19])
+def test_volumes_are_those_of_the_definition(dim, dtype, block, monkeypatch):
+    """Of classes without points, with one, two, fewer and more than dimensions, however many are taken together."""
+    monkeypatch.setattr(moments, "_BLOCK", block)
+    points, labels = of_counts([5, 0, 1, 2, 30, 90, 3, 30], dim, dtype)
+    points[labels == 6] = points[labels == 6][0]
+    for epsilon in (1.0, 0.3):
+        found = moments.volumes(points, labels, 9, epsilon=epsilon)
+        expected = [defined_volume(points[labels == label], epsilon) for label in range(9)]
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+        alone = [moments.volume(points[labels == label], epsilon=epsilon) for label in range(9)]
+        np.testing.assert_allclose(found, alone, rtol=1e-11)
+        added = moments.of_classes(points, labels, 9, Moments.of)
+        np.testing.assert_allclose(found, [each.volume(epsilon=epsilon) for each in added], rtol=1e-10, atol=1e-12)
+    assert found[[1, 2, 6, 8]].tolist() == [0.0] * 4  # none, one, all equal, none
+
+
+def test_volumes_are_those_of_the_core():
+    points, labels = of_counts([20, 1, 0, 7, 100], 12, np.float32)
+    core = jax.jit(dsb_jax.class_volumes, static_argnums=2)(points, labels, 5)
+    np.testing.assert_allclose(moments.volumes(points, labels, 5), core, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dim", [2, 30])
+def test_where_points_lie_costs_no_digit(dim):
+    """Whole numbers are moved without rounding."""
+    points, labels = of_counts([10, 25, 2], dim)
+    points = np.round(100 * points)
+    for offset in (1e6, 2.0**40):
+        moved = moments.volumes(points + offset, labels, 3)
+        np.testing.assert_allclose(moved, moments.volumes(points, labels, 3), rtol=1e-11)
+    apart = Moments.of(points[:15]) + Moments.of(points[15:])
+    moved = Moments.of(points[:15] + 1e6) + Moments.of(points[15:] + 1e6)
+    np.testing.assert_allclose(moved.scatter, apart.scatter, rtol=1e-10, atol=1e-12 * apart.scatter.max())
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e4, 1e9, 1e30])
+def test_features_that_depend_on_each_other(scale):
+    """They have a volume; an exact one as long as the identity is more than rounding leaves of the scatter."""
+    once = RNG.normal(size=50)
+    points = scale * once[:, None] * np.array([1.0, 3.0, 1.0, 2.0, 0.0])
+    expected = 0.5 * np.log1p(5 * 15 * scale**2 * np.var(once)) / np.log(2)
+    exact = {"rel": 1e-6, "abs": 1e-12} if scale < 1e5 else {"rel": 2}
+    assert moments.volume(points) == pytest.approx(expected, **exact)
+    assert Moments.of(points).volume() == pytest.approx(expected, **exact)
+    assert moments.volumes(points, np.zeros(50, int), 1) == pytest.approx(expected, **exact)
+
+
+rows = strategies.lists(
+    strategies.lists(strategies.integers(-50, 50), min_size=3, max_size=3), min_size=0, max_size=12
+).map(lambda values: np.array(values, np.float64).reshape(-1, 3))
+
+
+def assert_same(found, expected):
+    assert found.count == expected.count
+    np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(found.scatter, expected.scatter, rtol=1e-12, atol=1e-9)
+
+
+@hypothesis.given(strategies.lists(rows, min_size=1, max_size=5), strategies.randoms(use_true_random=False))
+@hypothesis.settings(deadline=None, max_examples=60)
+def test_moments_add_up(parts, random):
+    """In any order and grouping, to those of all rows; whole numbers, so that the rest is close to exact."""
+    whole = Moments.of(np.concatenate(parts))
+    if whole.count:
+        centred = np.concatenate(parts) - np.concatenate(parts).mean(axis=0)
+        np.testing.assert_allclose(whole.scatter, centred.T @ centred, rtol=1e-12, atol=1e-9)
+    each = [Moments.of(part) for part in parts]
+    for index, rest in enumerate(moments.all_but_each(each)):
+        assert_same(rest, Moments.of(np.concatenate([np.zeros((0, 3)), *parts[:index], *parts[index + 1 :]])))
+    random.shuffle(each)
+    while len(each) > 1:
+        at = random.randrange(len(each) - 1)
+        each[at : at + 2] = [each[at] + each[at + 1]]
+    assert_same(each[0], whole)
+    np.testing.assert_array_equal(each[0].scatter, each[0].scatter.T)
+
+
+def test_what_is_left_without_a_wide_part_keeps_its_digits():
+    """To subtract it from the whole would leave none."""
+    parts = [RNG.normal(size=(40, 4)), 1e9 * RNG.normal(size=(500, 4)), RNG.normal(size=(60, 4))]
+    each = [Moments.of(part) for part in parts]
+    _, without, _ = moments.all_but_each(each)
+    expected = Moments.of(np.concatenate([parts[0], parts[2]]))
+    np.testing.assert_allclose(without.scatter, expected.scatter, rtol=1e-12, atol=1e-12)
+    whole = list(itertools.accumulate(each, operator.add))[-1]
+    assert np.abs(whole.scatter - each[1].scatter - expected.scatter).max() > 1
+
+
+def test_every_class_is_summarised_from_its_own_rows():
+    points, labels = of_counts([3, 0, 5], 2, np.float32)
+    seen = []
+
+    def progress(classes, total):
+        for each in classes:
+            seen.append(total)
+            yield each
+
+    found = moments.of_classes(points, labels, 4, lambda rows: rows, progress)
+    assert seen == [4] * 4
+    for label, rows in enumerate(found):
+        assert rows.dtype == np.float64
+        np.testing.assert_array_equal(rows, points[labels == label])
+        rows += 1  # they are copies
+    np.testing.assert_array_equal(found[2], points[labels == 2] + np.float64(1))
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64, np.uint8])
+def test_rows_are_sorted_by_class(dtype):
+    labels = RNG.integers(0, 5, 200).astype(dtype)
+    order, counts = moments.sorted_by_class(labels, 7)
+    np.testing.assert_array_equal(order, np.argsort(labels, kind="stable"))
+    np.testing.assert_array_equal(counts, np.bincount(labels, minlength=7))
+
+
+def test_epsilon_must_be_positive():
+    with pytest.raises(ValueError, match="epsilon must be a finite number > 0, got 0"):
+        moments.volumes(np.ones((3, 2)), np.zeros(3, int), 1, epsilon=0)
