@@ -52,7 +52,7 @@ class ClassTree:
 
     @functools.cached_property
     def joined(self) -> np.ndarray:
-        """What joins with what at which √δ, float64 ``[C − 1, 4]``, as :func:`scipy.cluster.hierarchy.linkage` has it."""
+        """What joins with what at which √δ, float64 ``[C − 1, 4]``, as SciPy's ``linkage`` has it."""
         return hierarchy.linkage(np.sqrt(squareform(self.distances, checks=False)), "ward")
 
     @property
