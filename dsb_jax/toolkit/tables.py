@@ -88,9 +88,9 @@ def in_order(found: Mapping[str, T], class_names: Iterable[str], *, source: str)
       ValueError: unknown class in accuracy.csv 'dgo'; did you mean 'dog'? Valid names: cat, dog
     """
     class_names = list(class_names)
-    for name in found.keys() - set(class_names) and found:
-        if name not in class_names:
-            raise validation.unknown_name(f"class in {source}", name, class_names)
+    known = set(class_names)
+    if unknown := [name for name in found if name not in known]:
+        raise validation.unknown_name(f"class in {source}", unknown[0], class_names)
     if missing := [name for name in class_names if name not in found]:
         more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
         raise ValueError(f"{source} lacks {', '.join(missing[:_NAMED])}{more} of the {len(class_names)} classes")
