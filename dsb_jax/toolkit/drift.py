@@ -10,12 +10,15 @@ Volumes do not change if all features turn together, and so drift is given after
 holds features of different moments: in it they do not turn together, and what counts there is drift as it is.
 
 The paper builds on two statements (Sec. 2): features are relatively stable after two passes over the data, and drift
-slows down when the learning rate falls. Both are checked on the run at hand, and a third, for which they stand: that
-weights from a pool, half of which is of the snapshot before, are those from the features of now.
+gets extremely slow when the learning rate falls. Both are checked on the run at hand, in this form: while the rate is
+what it was, no drift after the second pass is more than half of the largest before; and over three intervals after a
+rate that at least halves, drift is at most half of that over three before. A third is what they stand for: weights from
+a pool, of which a random half is of the snapshot before, are within 10 % of those from the features of now.
 """
 
 import dataclasses
 import functools
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -102,22 +105,12 @@ class Drift:
 
     def table(self) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
         """A row for each interval."""
-        headings = [
-            "epochs",
-            "drift",
-            "aligned",
-            "learning rate",
-            "old weights off",
-            "pool's weights off",
-            "rho of scales",
-        ]
+        headings = ["epochs", "drift", "aligned", "learning rate", "error, all old", "error, half old", "rho of scales"]
         columns = (self.drifts, self.aligned, self.learning_rates, self.old_errors, self.pool_errors)
+        forms = (".4f", ".4f", ".4g", ".2%", ".2%", ".4f")
         rows = []
         for place, numbers in enumerate(zip(*columns, self.rank_correlations, strict=True)):
-            forms = (".4f", ".4f", ".4g", ".2%", ".2%", ".4f")
-            cells = [
-                "" if np.isnan(number) else format(number, form) for number, form in zip(numbers, forms, strict=True)
-            ]
+            cells = ["" if np.isnan(cell) else format(cell, form) for cell, form in zip(numbers, forms, strict=True)]
             rows.append([f"{self.epochs[place]:.4g} to {self.epochs[place + 1]:.4g}", *cells])
         return headings, rows
 
@@ -152,39 +145,40 @@ class Drift:
         with np.errstate(invalid="ignore"):
             return 1 + np.flatnonzero(self.learning_rates[1:] <= _LOWER * self.learning_rates[:-1])
 
-    def _uneven(self) -> str:
+    def _incomparable(self) -> str:
+        """Why drifts do not compare, if they do not."""
+        if np.isnan(self.drifts).any():
+            return "at some snapshot all features are alike"
         lengths = np.diff(self.epochs)
         if lengths.max() <= _EVEN * lengths.min():
             return ""
         return f"snapshots are {lengths.min():.3g} to {lengths.max():.3g} epochs apart, and drifts do not compare"
 
     def _stable(self) -> Statement:
-        claim = "Features are stable after two passes"
+        claim = "After two passes drift is at most half of what it was"
         early = self._middles < _PASSES
         late = ~early & (np.arange(len(early)) < min(self._falls, default=len(early)))
-        if uneven := self._uneven():
-            return Statement(claim, UNKNOWN, uneven)
+        if incomparable := self._incomparable():
+            return Statement(claim, UNKNOWN, incomparable)
         if not early.any() or not late.any():
-            wanted = (
-                "before the second pass ends" if not early.any() else "after the second pass and before the rate falls"
-            )
-            return Statement(claim, UNKNOWN, f"there is no pair of snapshots {wanted}")
+            when = "after the second pass and before the rate falls" if early.any() else "before the second pass ends"
+            return Statement(claim, UNKNOWN, f"there is no pair of snapshots {when}")
         before, after = np.max(self.drifts[early]), self.drifts[late]
         above = np.flatnonzero(~(after <= _SLOWER * before))
-        text = f"drift is up to {before:.2g} of the spread before, and {after.min():.2g} to {after.max():.2g} after"
+        text = f"it was up to {before:.2g} of the spread before, and is {after.min():.2g} to {after.max():.2g} after"
         if not above.size:
             return Statement(claim, HOLDS, text)
         if above[-1] + 1 == len(after):
-            return Statement(claim, FAILS, f"{text}, not down to half for good while the rate is what it was")
+            return Statement(claim, FAILS, f"{text}, not half for good before the rate falls or the run ends")
         settled = self.epochs[:-1][late][above[-1] + 1]
         return Statement(claim, FAILS, f"{text}, half or less only from epoch {settled:.3g} on")
 
     def _slower(self) -> Statement:
-        claim = "Drift slows down when the learning rate falls"
+        claim = "Drift falls to half or less when the learning rate does"
         if np.isnan(self.learning_rates).any():
             return Statement(claim, UNKNOWN, "the learning rate is not known")
-        if uneven := self._uneven():
-            return Statement(claim, UNKNOWN, uneven)
+        if incomparable := self._incomparable():
+            return Statement(claim, UNKNOWN, incomparable)
         if not len(self._falls):
             text = "the rate never halves from one snapshot to the next"
             if np.ptp(self.learning_rates) > 0 and len(self.drifts) > 2:
@@ -202,7 +196,7 @@ class Drift:
         return Statement(claim, verdict, f"it went {', '.join(told)}")
 
     def _fresh(self) -> Statement:
-        claim = f"A pool is fresh enough at epoch {self.start_epoch:g}"
+        claim = f"At epoch {self.start_epoch:g} a pool is fresh enough for weights within {_FRESH:.0%}"
         ends = self.epochs[1:]
         at = int(np.argmin(np.abs(ends - self.start_epoch)))
         length = self.epochs[at + 1] - self.epochs[at]
@@ -215,22 +209,17 @@ class Drift:
             f"with a half that is {length:.2g} epochs old weights are off by up to {error:.1%} "
             f"({self.class_names[self.worst[at]]}) at epoch {ends[at]:.3g}"
         )
-        stale = np.flatnonzero(~(self.pool_errors <= _FRESH))
         if error <= _FRESH:
             return Statement(claim, HOLDS, text)
-        later = (
-            ""
-            if stale[-1] + 1 == len(ends)
-            else f"; to {_FRESH:.0%} or less for good from epoch {ends[stale[-1] + 1]:.3g} on"
-        )
-        return Statement(claim, FAILS, text + later)
+        stale = np.flatnonzero(~(self.pool_errors <= _FRESH))
+        if stale[-1] + 1 < len(ends):
+            text += f"; they stay within from epoch {ends[stale[-1] + 1]:.3g} on"
+        return Statement(claim, FAILS, text)
 
     def _drift_figure(self) -> Figure:
         rates = bool(np.isfinite(self.learning_rates).any())
         figure, (above, *lowest) = drawing.stacked_axes(1 + rates)
-        self._lines(
-            above, {"as they are": (self.drifts, SCALE, "-"), "rotated": (self.aligned, ACCURACY, (0, (4, 1.5)))}
-        )
+        self._lines(above, ("as they are", self.drifts), ("rotated", self.aligned))
         above.set_ylabel("drift / spread")
         drawing.logarithmic_if_wide(above, "y", np.concatenate([self.drifts, self.aligned]))
         for axes in lowest:
@@ -243,11 +232,7 @@ class Drift:
 
     def _weights_figure(self) -> Figure:
         figure, (above, below) = drawing.stacked_axes(2)
-        errors = {
-            "half of them old": (100 * self.pool_errors, SCALE, "-"),
-            "all old": (100 * self.old_errors, ACCURACY, (0, (4, 1.5))),
-        }
-        self._lines(above, errors)
+        self._lines(above, ("half of them old", 100 * self.pool_errors), ("all old", 100 * self.old_errors))
         above.axhline(100 * _FRESH, color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
         above.set_ylabel("largest error (%)")
         drawing.logarithmic_if_wide(above, "y", 100 * np.concatenate([self.pool_errors, self.old_errors]))
@@ -257,8 +242,9 @@ class Drift:
         self._mark(figure)
         return figure
 
-    def _lines(self, axes: Axes, lines: dict[str, tuple[np.ndarray, str, Any]]) -> None:
-        for label, (values, colour, dashes) in lines.items():
+    def _lines(self, axes: Axes, *lines: tuple[str, np.ndarray]) -> None:
+        """Two, with their names."""
+        for (label, values), colour, dashes in zip(lines, (SCALE, ACCURACY), ("-", (0, (4, 1.5))), strict=True):
             style = {"color": colour, "linestyle": dashes, "marker": ".", "markersize": 4, "linewidth": 1.4}
             axes.plot(self.epochs[1:], values, label=label, **style)
         drawing.legend(axes)
@@ -325,28 +311,21 @@ def drift(
         raise ValueError(f"epochs must be of two snapshots or more and rise, got {epochs.tolist()}")
     rates = np.full(len(epochs), np.nan) if learning_rates is None else learning_rates
     _, rates = metrics.vectors(epochs=epochs, learning_rates=rates)
-    options = {"class_names": class_names, "name": name}
-    seen = features if progress is None else progress(features, len(epochs))
-    spreads, rows, before = [], [], None
-    for place, snapshot in enumerate(seen):
-        now = pointsets.of(snapshot, labels, **options)
+    spreads, pairs, before = [], [], None
+    for place, rows in enumerate(features if progress is None else progress(features, len(epochs))):
+        if place == len(epochs):
+            raise ValueError(f"{name}: epochs are of {len(epochs)} snapshots, got more")
+        at = f"{name} at epoch {epochs[place]:g}"
+        now = _snapshot(pointsets.of(rows, labels, class_names, name=at), alpha, epsilon)
+        spreads.append(now.spread)
         if before is None:
-            old = _half_of_each_class(now, seed)
-        elif now.points.shape != before[0].points.shape:
-            shapes = list(before[0].points.shape), list(now.points.shape)
-            raise ValueError(
-                f"{name}: snapshots must be of the same samples, got {shapes[0]} and, at {place}, {shapes[1]}"
-            )
-        weights = _weights(now, alpha, epsilon)
-        spreads.append(_spread(now.points))
-        if before is not None:
-            pool = dataclasses.replace(now, points=np.where(old[:, None], before[0].points, now.points))
-            errors = _errors(before[1], _weights(pool, alpha, epsilon), weights)
-            rows.append((*_moved(before[0].points, now.points, spreads[-1]), *errors))
-        before = now, weights
+            old = _half_of_each_class(now.points, seed)
+        else:
+            pairs.append(_pair(before, now, old, alpha, epsilon))
+        before = now
     if len(spreads) != len(epochs):
         raise ValueError(f"{name}: epochs are of {len(epochs)} snapshots, got {len(spreads)}")
-    drifts, aligned, old_errors, pool_errors, rank_correlations, worst = map(np.array, zip(*rows, strict=True))
+    drifts, aligned, old_errors, pool_errors, rank_correlations, worst = map(np.array, zip(*pairs, strict=True))
     return Drift(
         epochs=epochs,
         drifts=drifts,
@@ -358,7 +337,7 @@ def drift(
         rank_correlations=rank_correlations,
         worst=worst,
         start_epoch=float(start_epoch),
-        class_names=before[0].class_names,
+        class_names=before.points.class_names,
         name=name,
     )
 
@@ -438,50 +417,58 @@ def of_run(
     )
 
 
+class _Snapshot(NamedTuple):
+    """Points with their spread and the class weights 1/S, of mean 1, NaN for a class that has no scale."""
+
+    points: Points
+    spread: float
+    weights: np.ndarray
+
+
+def _snapshot(points: Points, alpha: float, epsilon: float) -> _Snapshot:
+    rows = points.points.astype(np.float64)
+    spread = np.sqrt(np.mean(np.sum((rows - rows.mean(axis=0)) ** 2, axis=1)))
+    scales = spaces.measures(class_space(points, epsilon=epsilon), alpha)["scale"].astype(np.float64)
+    weights = np.divide(1.0, scales, out=np.full(len(scales), np.nan), where=scales > 0)
+    if (scales > 0).any():
+        weights /= np.mean(weights[scales > 0])
+    return _Snapshot(points, float(spread), weights)
+
+
+def _pair(before: _Snapshot, now: _Snapshot, old: np.ndarray, alpha: float, epsilon: float) -> tuple[float | int, ...]:
+    """Drift as it is and aligned; errors of old weights and the pool's; ρ of the latter, and where they are worst."""
+    if before.points.points.shape != now.points.points.shape:
+        shapes = [list(each.points.points.shape) for each in (before, now)]
+        raise ValueError(f"{now.points.name}: snapshots must be of the same samples, got {shapes[0]}, then {shapes[1]}")
+    mixed = np.where(old[:, None], before.points.points, now.points.points)
+    pool = _snapshot(dataclasses.replace(now.points, points=mixed), alpha, epsilon)
+    moved = _moved(before.points.points, now.points.points)
+    drifts = [distance / now.spread if now.spread else math.nan for distance in moved]
+    known = np.isfinite(before.weights + pool.weights + now.weights)
+    if known.sum() < 2:
+        return (*drifts, math.nan, math.nan, math.nan, 0)
+    errors = [np.abs(each.weights / now.weights - 1) for each in (before, pool)]
+    # Of weights that are all alike there is no order, and spearmanr would warn.
+    varied = np.ptp(pool.weights[known]) > 0 and np.ptp(now.weights[known]) > 0
+    rho = spearmanr(pool.weights[known], now.weights[known]).statistic if varied else math.nan
+    worst = int(np.flatnonzero(known)[errors[1][known].argmax()])
+    return (*drifts, *(float(each[known].max()) for each in errors), float(rho), worst)
+
+
+def _moved(before: np.ndarray, now: np.ndarray) -> tuple[float, float]:
+    """The mean distance, as it is and after the best rotation and shift."""
+    before, now = before.astype(np.float64), now.astype(np.float64)
+    as_it_is = np.mean(np.linalg.norm(now - before, axis=1))
+    before, now = before - before.mean(axis=0), now - now.mean(axis=0)
+    rotation, _ = orthogonal_procrustes(before, now)
+    return float(as_it_is), float(np.mean(np.linalg.norm(now - before @ rotation, axis=1)))
+
+
 def _half_of_each_class(points: Points, seed: int) -> np.ndarray:
-    """Bool ``[n]``."""
+    """Bool ``[n]``; of an odd number the smaller half."""
     rng = np.random.default_rng(seed)
     order, counts = moments.sorted_by_class(points.labels, points.num_classes)
     chosen = np.zeros(len(order), bool)
     for rows in np.split(order, np.cumsum(counts)[:-1]):
         chosen[rng.permutation(rows)[: len(rows) // 2]] = True
     return chosen
-
-
-def _spread(points: np.ndarray) -> float:
-    rows = points.astype(np.float64)
-    return float(np.sqrt(np.mean(np.sum((rows - rows.mean(axis=0)) ** 2, axis=1))))
-
-
-def _moved(before: np.ndarray, now: np.ndarray, spread: float) -> tuple[float, float]:
-    """How far, in units of the spread, as it is and after the best rotation and shift; NaN without a spread."""
-    if not spread:
-        return float("nan"), float("nan")
-    before, now = before.astype(np.float64), now.astype(np.float64)
-    as_it_is = np.mean(np.linalg.norm(now - before, axis=1))
-    before, now = before - before.mean(axis=0), now - now.mean(axis=0)
-    rotation, _ = orthogonal_procrustes(before, now)
-    return float(as_it_is / spread), float(np.mean(np.linalg.norm(now - before @ rotation, axis=1)) / spread)
-
-
-def _weights(points: Points, alpha: float, epsilon: float) -> np.ndarray:
-    """1/S of the classes, with a mean of 1; NaN for one that has no scale."""
-    scales = spaces.measures(class_space(points, epsilon=epsilon), alpha)["scale"].astype(np.float64)
-    inverse = np.divide(1.0, scales, out=np.full(len(scales), np.nan), where=scales > 0)
-    return inverse / np.mean(inverse[scales > 0]) if (scales > 0).any() else inverse
-
-
-def _errors(old: np.ndarray, pool: np.ndarray, now: np.ndarray) -> tuple[float, float, float, int]:
-    """Largest relative errors of old weights and the pool's, ρ of the latter, and the class where they are worst."""
-    known = np.isfinite(old + pool + now)
-    if known.sum() < 2:
-        return float("nan"), float("nan"), float("nan"), 0
-    wrong = np.abs(pool / now - 1)
-    varied = np.ptp(now[known]) > 0 and np.ptp(pool[known]) > 0
-    rho = spearmanr(pool[known], now[known]).statistic if varied else np.nan
-    return (
-        float(np.max(np.abs(old / now - 1)[known])),
-        float(np.max(wrong[known])),
-        float(rho),
-        int(np.nanargmax(wrong)),
-    )
