@@ -254,7 +254,7 @@ class Checkpoints:
 
 
 class Saved(NamedTuple):
-    """The latest checkpoint of a folder, as :func:`latest` finds it.
+    """A checkpoint of a folder, as :func:`latest` and :func:`of_step` find it.
 
     Attributes:
       folder: its own.
@@ -282,6 +282,30 @@ def latest(folder: str | os.PathLike[str], *, setting: str) -> Saved:
         path = checkpoints._latest()
     if path is None:
         raise ValueError(f"{setting} must be the workdir of a run with a checkpoint: there is none in {folder}")
+    return _found(path, setting)
+
+
+def of_step(folder: str | os.PathLike[str], step: int, *, setting: str) -> Saved:
+    """The checkpoint of another run at a step, likewise.
+
+    Args:
+      folder: the run's ``checkpoints``.
+      step: updates before it was saved.
+      setting: which names the run, for the error.
+
+    Raises:
+      ValueError: if there is none of this step, or it is damaged.
+    """
+    folder = pathlib.Path(folder).absolute()
+    with Checkpoints(folder) as checkpoints:
+        paths = {_step(path): path for path in checkpoints._saved()}  # of each step the last
+    if step not in paths:
+        kept = ", ".join(map(str, paths)) or "none"
+        raise ValueError(f"{setting} has no checkpoint of step {step} in {folder}, of steps there are {kept}")
+    return _found(paths[step], setting)
+
+
+def _found(path: pathlib.Path, setting: str) -> Saved:
     try:
         record = _checked_record(path)
     except ValueError as error:
@@ -296,7 +320,7 @@ def read(
     """Some arrays of a checkpoint, by path.
 
     Args:
-      saved: as :func:`latest` finds it.
+      saved: as :func:`latest` or :func:`of_step` finds it.
       wanted: shapes by path, which are those that were saved.
       sharding: of all of them; one device by default.
     """

@@ -83,15 +83,17 @@ def variables(
     wanted: Mapping[str, Any],
     *,
     setting: str,
+    step: int | None = None,
     reinitialize: str = "",
     sharding: jax.sharding.Sharding | None = None,
 ) -> dict[str, Any]:
-    """The variables that an earlier run was evaluated with when it was saved last: averaged ones where it has them.
+    """The variables that an earlier run was evaluated with when it was saved: averaged ones where it has them.
 
     Args:
       workdir: the run's, which is only read.
       wanted: shapes of ``params`` and ``batch_stats`` of the model that they are for; what else there is, is left.
       setting: which names the workdir, for the error.
+      step: of the checkpoint that they are from; of the latest if it is None.
       reinitialize: globs of the paths that are not wanted.
       sharding: where they are to lie; on the default device if it is None.
 
@@ -101,7 +103,8 @@ def variables(
     Raises:
       ValueError: if there is no checkpoint, a damaged one, or one that lacks an array or has it in another shape.
     """
-    saved = processes.of_first(functools.partial(checkpoints.latest, workdir / "checkpoints", setting=setting))
+    find = checkpoints.latest if step is None else functools.partial(checkpoints.of_step, step=step)
+    saved = processes.of_first(functools.partial(find, workdir / "checkpoints", setting=setting))
     root = "average/" if any(path.startswith("average/") for path in saved.arrays) else ""
     found, shapes = {}, {}
     for name in _COLLECTIONS:

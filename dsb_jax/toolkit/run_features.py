@@ -1,0 +1,255 @@
+"""Features of images by a model that is trained: by a run's, as it was saved at any step, or by PyTorch's weights.
+
+A run's features are those that its balancer measured: of the last layer's input, in evaluation, averaged over
+neighbouring channels down to ``dsb.dim``. Its workdir is only read, also while the run is still at it.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+import dsb_jax
+from dsb_jax import data, models, validation
+from dsb_jax.data import feed, preprocess
+from dsb_jax.data.specs import IMAGENET_MEAN, IMAGENET_STD
+from dsb_jax.models import zoo
+from dsb_jax.toolkit.points import Points, require_finite
+from dsb_jax.training import earlier_runs
+from dsb_jax.training import experiment as experiments
+from dsb_jax.training.checkpoints import Checkpoints
+from dsb_jax.training.config import base_config, with_arguments
+from dsb_jax.training.experiment import Experiment
+
+_SPLITS = ("train", "test")
+_SETTING = "input"  # what errors call the workdir
+_BATCHES_BEHIND = 4  # features that may wait on the device for the host to fetch them
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainedRun:
+    """A run in its workdir, and some of its images; :func:`load` makes it.
+
+    Attributes:
+      workdir: the run's.
+      config: its settings.
+      experiment: what it consists of.
+      split: where the images are from, of which
+      rows: are taken, sorted.
+      steps: of which there is a checkpoint, in order.
+    """
+
+    workdir: pathlib.Path
+    config: ConfigDict
+    experiment: Experiment
+    split: data.Split
+    rows: np.ndarray
+    steps: tuple[int, ...]
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Of the images, int32 ``[n]``."""
+        return self.split.labels[self.rows]
+
+    @property
+    def name(self) -> str:
+        """For titles."""
+        return f"{self.split.name}/{self.split.split}"
+
+    def epoch(self, step: int) -> float:
+        """Passes over the training set after ``step`` updates."""
+        return self.experiment.epoch(step, self.config.batch_size)
+
+    def learning_rate(self, first: int, last: int) -> float:
+        """The mean over the updates after step ``first`` up to step ``last``; NaN where there is none."""
+        steps = jnp.arange(first, last)
+        return float(jnp.mean(jax.vmap(self.experiment.schedule)(steps))) if len(steps) else float("nan")
+
+    def points(self, step: int | None = None, *, progress: Callable[..., Iterable[Any]] | None = None) -> Points:
+        """Features of the images by the model as it was saved, in the order of ``rows``.
+
+        Args:
+          step: one of ``steps``; the last if it is None.
+          progress: ``(iterable, total) -> iterable``, through which the batches of images pass.
+
+        Returns:
+          Features float32 ``[n, dim]`` with their classes.
+
+        Raises:
+          ValueError: if there is no checkpoint, it is damaged or of another model, or a feature is not finite.
+        """
+        variables = earlier_runs.variables(self.workdir, self.experiment.shapes, setting=_SETTING, step=step)
+        batches: Iterable[dict[str, Any]] = self._examples.in_order(self.config.eval_batch_size)
+        if progress is not None:
+            batches = progress(batches, -(-len(self.rows) // self.config.eval_batch_size))
+        parts: list[np.ndarray] = []
+        for batch in batches:
+            parts.append(self._pooled(variables, batch["image"]))
+            if len(parts) > _BATCHES_BEHIND:
+                parts[-1 - _BATCHES_BEHIND] = np.asarray(parts[-1 - _BATCHES_BEHIND])
+        points = np.concatenate([np.asarray(part) for part in parts])[: len(self.rows)]
+        at = f"{self.workdir} at step {self.steps[-1] if step is None else step}"
+        require_finite(points, self.labels, self.split.class_names, name=at)
+        return Points(points, self.labels, self.split.class_names, name=self.name)
+
+    @functools.cached_property
+    def _examples(self) -> feed.Examples:
+        """Kept where they are few: several checkpoints see the same ones."""
+        return feed.Examples(self.split, self.rows, resident_bytes=self.config.resident_megabytes * 2**20)
+
+    @functools.cached_property
+    def _pooled(self) -> Callable[[dict[str, Any], jax.Array], jax.Array]:
+        model, preprocessing, dim = self.experiment.model, self.experiment.preprocessing, self.config.dsb.dim
+
+        def pooled(variables, images):
+            features = model.apply(variables, preprocessing.evaluation(images), train=False).features
+            return dsb_jax.pool_features(features, dim)
+
+        return jax.jit(pooled)
+
+
+def load(
+    workdir: str | os.PathLike[str], *, split: str = "train", data_dir: str | os.PathLike[str] | None = None
+) -> TrainedRun:
+    """The run in a workdir, finished or not, ready to give features.
+
+    Args:
+      workdir: as the run has it; of a run in stages that of the last one, or ``stages/1`` … in it.
+      split: ``"train"``, the images that it was trained on, or ``"test"``, those that its results are on.
+      data_dir: where its dataset lies here; by default as the run has it.
+
+    Raises:
+      ValueError: if there is no run or no checkpoint, ``split`` is another one, or the dataset that is here is not that
+        of the run.
+      FileNotFoundError: if the dataset is not prepared here; the message is the command that prepares it.
+
+    Example:
+      >>> load("runs/none")
+      Traceback (most recent call last):
+      ValueError: input must be the workdir of a run, got 'runs/none': there is no config.json
+    """
+    if split not in _SPLITS:
+        raise validation.unknown_name("split", split, _SPLITS)
+    workdir, config = earlier_runs.at(workdir, setting=_SETTING)
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        steps = tuple(checkpoints.steps())
+    if not steps:
+        raise ValueError(f"{_SETTING} must be the workdir of a run with a checkpoint: there is none in {workdir}")
+    experiment = experiments.build(_to_be_read(config, workdir, data_dir))
+    _require_same_images(workdir, experiment)
+    images = (experiment.train, experiment.indices)
+    if split == "test":
+        images = (experiment.test, np.arange(len(experiment.test)))
+    return TrainedRun(workdir, config, experiment, *images, steps)
+
+
+def of_images(
+    batches: Iterable[np.ndarray],
+    model: str,
+    weights: str | os.PathLike[str],
+    *,
+    dim: int | None = None,
+    progress: Callable[..., Iterable[Any]] | None = None,
+) -> Iterator[np.ndarray]:
+    """Features of images by a network with PyTorch's weights, as torchvision and timm publish them.
+
+    Images are normalised as for the published weights: for most networks by the mean and spread of ImageNet, for some
+    by their own, with blue first where they want it. They are not resized, which is for the caller to do, usually to
+    224×224; what has one channel gets three.
+
+    Args:
+      batches: uint8 ``[n, height, width, 1 or 3]``, all of one size.
+      model: one of :func:`dsb_jax.models.names`.
+      weights: a ``.safetensors`` file.
+      dim: to which features are pooled (:func:`dsb_jax.pool_features`); by default they stay as they are.
+      progress: ``(iterable, total) -> iterable``, through which the batches pass; total is their number, or None.
+
+    Returns:
+      For each batch float32 ``[n, dim]``.
+
+    Raises:
+      ValueError: an unknown model, weights that are not its, or images of another dtype or size.
+
+    Example:
+      >>> from safetensors.numpy import save_file
+      >>> network = models.create("resnet8", 10)
+      >>> variables = network.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
+      >>> save_file(models.to_torch("resnet8", variables), "resnet8.safetensors")
+      >>> batches = [np.zeros((4, 32, 32, 3), np.uint8), np.zeros((1, 32, 32, 3), np.uint8)]
+      >>> [features.shape for features in of_images(batches, "resnet8", "resnet8.safetensors")]
+      [(4, 64), (1, 64)]
+    """
+    variables, features = _network(model, weights, dim)
+    total = len(batches) if hasattr(batches, "__len__") else None
+    size, shape = 0, None
+    for images in batches if progress is None else progress(batches, total):
+        images = np.asarray(images)
+        preprocess.check_images(images)
+        if images.shape[3] == 1:
+            images = np.repeat(images, 3, axis=3)
+        shape = shape or images.shape[1:]
+        if images.shape[1:] != shape:
+            raise ValueError(f"images must be of one size, got {list(images.shape[1:])} after {list(shape)}")
+        number = len(images)
+        size = max(size, number)
+        filled = np.concatenate([images, np.zeros((size - number, *shape), np.uint8)])  # compiled for one size alone
+        yield np.asarray(features(variables, filled))[:number]
+
+
+def _network(
+    name: str, weights: str | os.PathLike[str], dim: int | None
+) -> tuple[dict[str, Any], Callable[[dict[str, Any], jax.Array], jax.Array]]:
+    """A network's variables, and what makes features of these and images."""
+    variables = models.from_torch(name, weights)
+    network = models.create(name, variables["params"]["head"]["kernel"].shape[-1])
+    settings = with_arguments(base_config(), zoo.entry(name).settings)
+    mean, std = settings.mean or IMAGENET_MEAN, settings.std or IMAGENET_STD
+
+    @jax.jit
+    def features_of(variables, images):
+        pixels = preprocess.normalize(images[..., ::-1] if settings.init_bgr else images, mean, std)
+        features = network.apply(variables, pixels, train=False).features
+        return features if dim is None else dsb_jax.pool_features(features, dim)
+
+    return variables, features_of
+
+
+def _to_be_read(config: ConfigDict, workdir: pathlib.Path, data_dir: str | os.PathLike[str] | None) -> ConfigDict:
+    """The settings of a run that begins, on one device, where this one was saved."""
+    config = config.copy_and_resolve_references()
+    config.update({"devices": 1, "model_devices": 1, "fsdp_elements": None})
+    if data_dir is not None:
+        config.data_dir = os.fspath(data_dir)
+    # The runs that it began with or learned from itself may be gone; what they gave is in its checkpoint.
+    if config.init_from is None:
+        config.initial = str(workdir)
+    if config.teacher is not None:
+        config.teacher = str(workdir)
+    return config
+
+
+def _require_same_images(workdir: pathlib.Path, experiment: Experiment) -> None:
+    """Raises ValueError unless the dataset that is here is that of the run, as far as its workdir tells."""
+    try:
+        before = json.loads((workdir / "dataset.json").read_text())["splits"]
+        rows = np.load(workdir / "train_indices.npy", allow_pickle=False)
+    except FileNotFoundError:  # of an older run, or one that is just beginning
+        return
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{workdir} does not tell its images: {error}") from error
+    for split, now in experiment.dataset["splits"].items():
+        if split in before and before[split]["digest"] != now["digest"]:
+            raise ValueError(
+                f"the run in {workdir} is on another {experiment.train.name} than is here: {split} was "
+                f"{before[split]['is']}, and is {now['is']}; prepare it as it was, or name its data_dir"
+            )
+    if not np.array_equal(rows, experiment.indices):
+        raise ValueError(f"{workdir} was trained on other rows of {experiment.train.name} than its settings choose")
