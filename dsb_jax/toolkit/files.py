@@ -30,6 +30,8 @@ from dsb_jax.toolkit import arrays, clouds, names, points, sources, tables
 from dsb_jax.toolkit.points import Points
 from dsb_jax.toolkit.sources import Source
 
+Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+
 SUFFIXES = (".npy", ".npz", ".parquet", *sources.CLOUDS)
 
 _BYTES_AT_A_TIME = 2**24  # a few of a processor's caches: reading stays the same, and memory is reused
@@ -143,7 +145,7 @@ class Rows:
 
 
 def rows(
-    paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    paths: Paths,
     *,
     features: str | None = None,
     labels: str | None = None,
@@ -172,35 +174,32 @@ def rows(
       >>> [labels.tolist() for _, labels in birds.blocks(2)]
       [[1, 0], [0]]
     """
-    paths = [os.fspath(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
-    validation.positive_int("image_size", image_size)
-    found = sources.listed(paths, SUFFIXES)
-    opened = [_opened(path, features, labels, image_size, alone=len(found) == 1) for path in found]
-    opened = [source for source in opened if source.samples]  # Spark writes files without rows
-    more = f" and {len(found) - 1:,} more" if len(found) > 1 else ""
-    if not opened:
-        raise ValueError(f"{found[0]}{more} must have rows, got none")
-    _require_alike(opened)
-    values = [_values(source) for source in (opened if progress is None else progress(opened, len(opened)))]
+    found = listed(paths)
+    if labels and len(found) > 1 and found[0].endswith(".npy"):
+        raise ValueError(f"{labels} cannot have the labels of several files; put those of each beside it")
+    options = {"features": features, "labels": labels, "image_size": image_size}
+    filled = [source for path in found if (source := source_of(path, **options)).samples]
+    if not filled:
+        raise ValueError(f"{', '.join(found[:3])} must have rows, got none")
+    _require_alike(filled)
+    values = [_values(source) for source in (filled if progress is None else progress(filled, len(filled)))]
     class_names = tuple(names.in_order({str(value) for of_file in values for value in of_file.to_pylist()}))
     number = {name: label for label, name in enumerate(class_names)}
     parts = tuple(
         _Labelled(source, of_file, np.array([number[str(value)] for value in of_file.to_pylist()], np.int32))
-        for source, of_file in zip(opened, values, strict=True)
+        for source, of_file in zip(filled, values, strict=True)
     )
-    name = pathlib.PurePath(paths[0]).name or paths[0]
-    samples = sum(source.samples for source in opened)
-    return Rows(
-        f"{name} and {len(paths) - 1} more" if len(paths) > 1 else name,
-        opened[0].space,
-        class_names,
-        samples,
-        opened[0].dim,
-        parts,
-    )
+    samples = sum(source.samples for source in filled)
+    return Rows(_name(paths), filled[0].space, class_names, samples, filled[0].dim, parts)
 
 
-def _opened(path: str, features: str | None, labels: str | None, image_size: int, *, alone: bool) -> Source:
+def listed(paths: Paths) -> list[str]:
+    """The files that :func:`rows` would read."""
+    return sources.listed([os.fspath(path) for path in _several(paths)], SUFFIXES)
+
+
+def source_of(path: str, *, features: str | None, labels: str | None, image_size: int) -> Source:
+    """A file, of which the header is read, with the options of :func:`rows`."""
     suffix = pathlib.PurePath(path).suffix.lower()
     if features is not None and suffix not in (".npz", ".parquet"):
         raise ValueError(f"{path} has no arrays or columns to choose from, got features={features!r}")
@@ -208,8 +207,6 @@ def _opened(path: str, features: str | None, labels: str | None, image_size: int
         case ".npz":
             return arrays.open_npz(path, features=features, labels=labels, image_size=image_size)
         case ".npy":
-            if labels and not alone:
-                raise ValueError(f"{labels} cannot have the labels of several files; put those of each beside it")
             return arrays.open_npy(path, labels=labels, image_size=image_size)
         case ".parquet":
             return tables.open_parquet(path, features=features, labels=labels)
@@ -218,9 +215,18 @@ def _opened(path: str, features: str | None, labels: str | None, image_size: int
     return {".ply": clouds.open_ply, ".obj": clouds.open_obj, ".xyz": clouds.open_lines}[suffix](path)
 
 
-def _require_alike(opened: Sequence[Source]) -> None:
-    first, stems = opened[0], {}
-    for source in opened:
+def _several(paths: Paths) -> Sequence[str | os.PathLike[str]]:
+    return [paths] if isinstance(paths, str | os.PathLike) else paths
+
+
+def _name(paths: Paths) -> str:
+    first, *more = _several(paths)
+    return f"{pathlib.PurePath(first).name}{f' and {len(more):,} more' if more else ''}"
+
+
+def _require_alike(found: Sequence[Source]) -> None:
+    first, stems = found[0], {}
+    for source in found:
         if (source.space, source.dim) != (first.space, first.dim):
             raise ValueError(
                 f"files must have rows of one kind and dim, got {first.dim} ({first.space}) in {first.path} and "

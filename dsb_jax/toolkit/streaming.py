@@ -45,8 +45,8 @@ def class_moments(
     memory = physical_memory() / 2 if memory is None else validation.positive("memory", memory)
     if (needed := needed_memory(rows.num_classes, rows.dim)) > memory:
         raise ValueError(
-            f"{rows.name}: {rows.num_classes:,} classes of {rows.dim} channels need {needed / 2**30:,.1f} GiB for their "
-            f"moments, but {memory / 2**30:,.1f} GiB may be taken; pool them to fewer channels, such as "
+            f"{rows.name}: moments of {rows.num_classes:,} classes in {rows.dim} channels need {needed / 2**30:,.2f} "
+            f"GiB, but {memory / 2**30:,.2f} GiB may be taken; pool them to fewer channels, such as "
             f"{largest_dim(rows.num_classes, memory)} (--dim)"
         )
     size = block_rows(rows.num_classes, rows.dim)
