@@ -38,6 +38,12 @@ class Stored:
     def __str__(self) -> str:
         return self.path if self.member is None else f"{self.path}[{self.member}]"
 
+    @property
+    def kind(self) -> str:
+        """Its dtype and shape, for messages."""
+        objects = " of pickled Python objects, which are not read: save them as numbers or strings"
+        return f"{self.dtype} {list(self.shape)}{objects if self.dtype.hasobject else ''}"
+
     @classmethod
     def of(cls, path: str, member: str | None = None) -> "Stored":
         """Reads the header.
@@ -113,21 +119,17 @@ class ArraySource:
     def __post_init__(self) -> None:
         shape = self.features.shape
         if self.features.dtype.kind not in "fiub":
-            raise ValueError(f"{self.features}: features must be real numbers, got {_called(self.features.dtype)}")
+            raise ValueError(f"{self.features}: features must be real numbers, got {self.features.kind}")
         if not (len(shape) == 2 and shape[1]) and self.space == "feature":
             raise ValueError(
                 f"{self.features}: features must be rows [samples, dim], or uint8 images [samples, height, width] "
-                f"or [samples, height, width, 1 or 3], got {list(shape)} of {self.features.dtype}"
+                f"or [samples, height, width, 1 or 3], got {self.features.kind}"
             )
         if self.targets is None:
             return
         if len(self.targets.shape) != 1 or self.targets.dtype.kind not in "iubUS":
-            objects = (
-                "; as Python objects they would be pickled, which is not read" if self.targets.dtype == "O" else ""
-            )
             raise ValueError(
-                f"{self.targets}: labels must be integers or strings, one per row, got {self.targets.dtype} "
-                f"{list(self.targets.shape)}{objects}"
+                f"{self.targets}: labels must be integers or strings, one per row, got {self.targets.kind}"
             )
         if self.targets.shape[0] != shape[0]:
             raise ValueError(
@@ -178,10 +180,6 @@ def _labels(block: np.ndarray) -> pa.Array:
     if block.dtype.kind == "b":
         block = block.astype(np.int8)
     return pa.array(block).cast(pa.string()) if block.dtype.kind == "S" else pa.array(block)
-
-
-def _called(dtype: np.dtype) -> str:
-    return "Python objects, pickled ones of which are not read" if dtype.hasobject else str(dtype)
 
 
 def open_npz(path: str, *, features: str | None, labels: str | None, image_size: int) -> ArraySource:

@@ -84,7 +84,7 @@ class CloudSource:
             return np.loadtxt(texts, usecols=self.rows.columns, ndmin=2, comments=None)
         except ValueError:
             bad = next((row for row, text in enumerate(texts) if not _is_point(text, self.rows.columns)), 0)
-            text = texts[bad].strip()[:60]
+            text = texts[bad].strip()[:40]
             raise ValueError(f"{self.path}: a point must be numbers x y z, got {text!r} in row {first + bad}") from None
 
 

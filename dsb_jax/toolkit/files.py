@@ -174,6 +174,7 @@ def rows(
       >>> [labels.tolist() for _, labels in birds.blocks(2)]
       [[1, 0], [0]]
     """
+    validation.positive_int("image_size", image_size)
     found = listed(paths)
     if labels and len(found) > 1 and found[0].endswith(".npy"):
         raise ValueError(f"{labels} cannot have the labels of several files; put those of each beside it")

@@ -159,11 +159,10 @@ def images_as_samples(pictures: Iterable[np.ndarray], image_size: int = 16) -> n
 
 
 def _square(picture: np.ndarray, size: int) -> np.ndarray:
+    given = f"{picture.dtype} {list(picture.shape)}"
     grey = picture[..., None] if picture.ndim == 2 else picture
     if grey.dtype != np.uint8 or grey.ndim != 3 or grey.shape[2] not in (1, 3) or not grey.size:
-        raise ValueError(
-            f"images must be uint8 [height, width] or [height, width, 1 or 3], got {picture.dtype} {list(picture.shape)}"
-        )
+        raise ValueError(f"images must be uint8 [height, width] or [height, width, 1 or 3], got {given}")
     height, width = (min(side, _MUCH_LARGER * size) for side in grey.shape[:2])
     if grey.shape[:2] != (height, width):
         grey = cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA).reshape(height, width, -1)

@@ -167,8 +167,8 @@ def _missing(path: str) -> ValueError:
     there = file_system.get_file_info(fs.FileSelector(folder or "/", allow_not_found=True))
     if not there:
         return ValueError(f"{path} is not there, and {folder} is no folder with files")
-    nearest = validation.unknown_name("file", name, [entry.base_name for entry in there])
-    return ValueError(f"{path} is not there: {nearest}")
+    before = path.rstrip("/").removesuffix(name)
+    return validation.unknown_name("file", path, [before + entry.base_name for entry in there])
 
 
 def chosen(kind: str, wanted: str | None, usual: Sequence[str], available: Sequence[str], *, path: str) -> str | None:

@@ -64,8 +64,8 @@ def block_rows(num_classes: int, dim: int) -> int:
 
 
 def needed_memory(num_classes: int, dim: int) -> int:
-    """Bytes: of moments, those of a block, and its rows in float64 as they are read and as they are joined."""
-    return 16 * num_classes * dim**2 + 16 * block_rows(num_classes, dim) * dim
+    """Bytes: of moments and of those of a block; of its rows and labels, as they are read and as they are joined."""
+    return 16 * num_classes * dim**2 + 16 * block_rows(num_classes, dim) * (dim + 4)
 
 
 def largest_dim(num_classes: int, memory: float) -> int:
