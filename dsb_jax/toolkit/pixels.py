@@ -159,14 +159,14 @@ def images_as_samples(pictures: Iterable[np.ndarray], image_size: int = 16) -> n
 
 
 def _square(picture: np.ndarray, size: int) -> np.ndarray:
-    given = f"{picture.dtype} {list(picture.shape)}"
-    grey = picture[..., None] if picture.ndim == 2 else picture
-    if grey.dtype != np.uint8 or grey.ndim != 3 or grey.shape[2] not in (1, 3) or not grey.size:
-        raise ValueError(f"images must be uint8 [height, width] or [height, width, 1 or 3], got {given}")
-    height, width = (min(side, _MUCH_LARGER * size) for side in grey.shape[:2])
-    if grey.shape[:2] != (height, width):
-        grey = cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA).reshape(height, width, -1)
-    rows = _resize(height, size) @ (grey.astype(np.float32) / 255).reshape(height, -1)
+    image = picture[..., None] if picture.ndim == 2 else picture
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3) or not image.size:
+        wanted = "images must be uint8 [height, width] or [height, width, 1 or 3]"
+        raise ValueError(f"{wanted}, got {picture.dtype} {list(picture.shape)}")
+    height, width = (min(side, _MUCH_LARGER * size) for side in image.shape[:2])
+    if image.shape[:2] != (height, width):
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    rows = _resize(height, size) @ (image.astype(np.float32) / 255).reshape(height, -1)
     square = _resize(width, size) @ rows.reshape(size, width, -1)
     return np.broadcast_to(square, (size, size, 3)).reshape(-1)
 
