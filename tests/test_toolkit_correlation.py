@@ -10,7 +10,7 @@ import scipy.stats
 
 import dsb_jax
 from dsb_jax.evaluation import metrics
-from dsb_jax.toolkit import correlation, findings, points, spaces, tables
+from dsb_jax.toolkit import class_tables, correlation, findings, points, spaces
 from dsb_jax.toolkit.correlation import Coefficient, Correlations, Measure
 
 
@@ -279,7 +279,7 @@ def test_a_column_that_is_not_there_is_named_with_the_nearest(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.csv").write_text("class,accuracy\ncat,1\n")
     with pytest.raises(ValueError, match=re.escape("unknown column of a.csv 'accurcy'; did you mean 'accuracy'?")):
-        tables.by_class("a.csv", ("class", "accuracy"), ("class", "accurcy"))
+        class_tables.by_class("a.csv", ("class", "accuracy"), ("class", "accurcy"))
     with pytest.raises(FileNotFoundError, match="none"):
         correlation.read_accuracies("none.csv", NAMES)
 

@@ -13,7 +13,7 @@ from PIL import Image
 import dsb_jax
 from dsb_jax.data.builders.cifar_files import CIFAR10, CIFAR100
 from dsb_jax.evaluation import drawing
-from dsb_jax.toolkit import class_tree, findings, hierarchy, points, tables
+from dsb_jax.toolkit import class_tables, class_tree, findings, hierarchy, points
 from dsb_jax.toolkit.hierarchy import NONE, Hierarchy
 from dsb_jax.toolkit.moments import Moments
 
@@ -241,7 +241,7 @@ def test_what_does_not_fit_is_one_error(call, message):
 def test_parents_are_read_from_a_table(tmp_path):
     path = tmp_path / "parents.csv"
     path.write_text("child,parent\ncat,animals\nbus,vehicles\n")
-    assert tables.by_class(path, ("child", "parent")) == {"cat": "animals", "bus": "vehicles"}
+    assert class_tables.by_class(path, ("child", "parent")) == {"cat": "animals", "bus": "vehicles"}
 
 
 def test_the_figures_show_what_was_matched():

@@ -22,7 +22,7 @@ import dsb_jax
 from dsb_jax import validation
 from dsb_jax.evaluation import drawing, metrics, plots, runs
 from dsb_jax.evaluation.drawing import ACCURACY, INK, SCALE, SMALL
-from dsb_jax.toolkit import tables
+from dsb_jax.toolkit import class_tables
 from dsb_jax.toolkit.points import Points
 from dsb_jax.toolkit.spaces import space as class_space
 from dsb_jax.training import spaces
@@ -311,7 +311,7 @@ def read_accuracies(
 
     Args:
       path: of a delimited text file with the columns ``class`` and ``accuracy``, or of two columns without a heading
-        (:func:`dsb_jax.toolkit.tables.by_class`); or the workdir of a run. Accuracies are fractions, or have a ``%``;
+        (:func:`dsb_jax.toolkit.class_tables.by_class`); or the workdir of a run. Accuracies are fractions, or have a ``%``;
         an empty cell is a class of which it is not known.
       class_names: all classes.
       columns: what the columns are called, if otherwise.
@@ -333,9 +333,9 @@ def read_accuracies(
         run = runs.load(path)
         found = dict(zip(run.class_names, run.scores.tolist(), strict=True))
     else:
-        texts = tables.by_class(path, ("class", "accuracy"), columns)
+        texts = class_tables.by_class(path, ("class", "accuracy"), columns)
         found = {name: _fraction(text, f"{path}: the accuracy of {name!r}") for name, text in texts.items()}
-    return np.array(tables.in_order(found, class_names, source=str(path)), np.float64)
+    return np.array(class_tables.in_order(found, class_names, source=str(path)), np.float64)
 
 
 def _fraction(text: str, what: str) -> float:

@@ -64,6 +64,16 @@ def listing(archive: str | os.PathLike[str]) -> str:
     return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
+def class_images(archive: str | os.PathLike[str]) -> dict[str, list[pathlib.Path]]:
+    """The images of each class: those of ``train/CLASS``, or where classes lie side by side all.
+
+    Raises:
+      ValueError: a class has no images, or one of two splits is missing.
+    """
+    archive = pathlib.Path(archive)
+    return _classes(_split_folders(archive)[0] or archive)
+
+
 def _find(archive: pathlib.Path) -> dict[str, _Classes]:
     """The images of both splits, classes and files in the order of their names."""
     train, test = _split_folders(archive)
