@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsb_jax.toolkit import beam, files, streaming
+from dsb_jax.toolkit import beam, streaming
+from dsb_jax.toolkit.inputs import files
 from dsb_jax.toolkit.moments import Moments
 
 RNG = np.random.default_rng(0)

@@ -11,7 +11,8 @@ import pytest
 
 import dsb_jax
 from dsb_jax.data import images
-from dsb_jax.toolkit import boxes, moments, pixels, streaming
+from dsb_jax.toolkit import moments, streaming
+from dsb_jax.toolkit.inputs import boxes, pixels
 
 RNG = np.random.default_rng(0)
 

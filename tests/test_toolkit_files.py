@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dsb_jax
-from dsb_jax.toolkit import files, names
+from dsb_jax.toolkit.inputs import files, names
 
 RNG = np.random.default_rng(0)
 POINTS = RNG.normal(size=(7, 3)).astype(np.float32)

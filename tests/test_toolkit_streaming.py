@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dsb_jax
-from dsb_jax.toolkit import files, moments, streaming
+from dsb_jax.toolkit import moments, streaming
+from dsb_jax.toolkit.inputs import files
 
 
 def of_all(points, labels, num_classes):

@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from dsb_jax.toolkit import files, names, sources, streaming
+from dsb_jax.toolkit import streaming
+from dsb_jax.toolkit.inputs import files, names, sources
 from dsb_jax.toolkit.moments import Moments
 
 try:

@@ -311,7 +311,7 @@ def read_accuracies(
 
     Args:
       path: of a delimited text file with the columns ``class`` and ``accuracy``, or of two columns without a heading
-        (:func:`dsb_jax.toolkit.class_tables.by_class`); or the workdir of a run. Accuracies are fractions, or have a ``%``;
+        (:func:`class_tables.by_class`); or the workdir of a run. Accuracies are fractions, or have a ``%``;
         an empty cell is a class of which it is not known.
       class_names: all classes.
       columns: what the columns are called, if otherwise.

@@ -32,8 +32,9 @@ from scipy.stats import spearmanr
 
 from dsb_jax.evaluation import drawing, metrics
 from dsb_jax.evaluation.drawing import ACCURACY, GREY, INK, SCALE
-from dsb_jax.toolkit import moments, run_features
+from dsb_jax.toolkit import moments
 from dsb_jax.toolkit import points as pointsets
+from dsb_jax.toolkit.inputs import run_features
 from dsb_jax.toolkit.points import Points
 from dsb_jax.toolkit.spaces import space as class_space
 from dsb_jax.training import spaces

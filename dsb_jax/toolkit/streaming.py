@@ -11,7 +11,7 @@ from typing import Any
 
 from dsb_jax import validation
 from dsb_jax.toolkit import moments
-from dsb_jax.toolkit.files import Rows
+from dsb_jax.toolkit.inputs.files import Rows
 from dsb_jax.toolkit.moments import Moments
 
 _FEWEST_ROWS = 2**16

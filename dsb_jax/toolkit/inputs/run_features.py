@@ -9,7 +9,7 @@ import functools
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -151,75 +151,62 @@ def load(
     return TrainedRun(workdir, config, experiment, *images, steps)
 
 
-def of_images(
-    batches: Iterable[np.ndarray],
-    model: str,
-    weights: str | os.PathLike[str],
-    *,
-    dim: int | None = None,
-    progress: Callable[..., Iterable[Any]] | None = None,
-) -> Iterator[np.ndarray]:
-    """Features of images by a network with PyTorch's weights, as torchvision and timm publish them.
+class Network:
+    """A network with PyTorch's weights, as torchvision and timm publish them, from images to features.
 
     Images are normalised as for the published weights: for most networks by the mean and spread of ImageNet, for some
     by their own, with blue first where they want it. They are not resized, which is for the caller to do, usually to
     224×224; what has one channel gets three.
 
     Args:
-      batches: uint8 ``[n, height, width, 1 or 3]``, all of one size.
-      model: one of :func:`dsb_jax.models.names`.
+      name: one of :func:`dsb_jax.models.names`.
       weights: a ``.safetensors`` file.
-      dim: to which features are pooled (:func:`dsb_jax.pool_features`); by default they stay as they are.
-      progress: ``(iterable, total) -> iterable``, through which the batches pass; total is their number, or None.
 
-    Returns:
-      For each batch float32 ``[n, dim]``.
+    Attributes:
+      dim: of the features.
 
     Raises:
-      ValueError: an unknown model, weights that are not its, or images of another dtype or size.
+      ValueError: an unknown model, or weights that are not its.
 
     Example:
       >>> from safetensors.numpy import save_file
-      >>> network = models.create("resnet8", 10)
-      >>> variables = network.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
+      >>> resnet = models.create("resnet8", 10)
+      >>> variables = resnet.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
       >>> save_file(models.to_torch("resnet8", variables), "resnet8.safetensors")
-      >>> batches = [np.zeros((4, 32, 32, 3), np.uint8), np.zeros((1, 32, 32, 3), np.uint8)]
-      >>> [features.shape for features in of_images(batches, "resnet8", "resnet8.safetensors")]
-      [(4, 64), (1, 64)]
+      >>> network = Network("resnet8", "resnet8.safetensors")
+      >>> network(np.zeros((4, 32, 32, 3), np.uint8)).shape, network.dim
+      ((4, 64), 64)
     """
-    variables, features = _network(model, weights, dim)
-    total = len(batches) if hasattr(batches, "__len__") else None
-    size, shape = 0, None
-    for images in batches if progress is None else progress(batches, total):
+
+    def __init__(self, name: str, weights: str | os.PathLike[str]) -> None:
+        self._variables = models.from_torch(name, weights)
+        self.dim, num_classes = self._variables["params"]["head"]["kernel"].shape
+        network = models.create(name, num_classes)
+        settings = with_arguments(base_config(), zoo.entry(name).settings)
+        mean, std = settings.mean or IMAGENET_MEAN, settings.std or IMAGENET_STD
+        self._size = 0
+
+        @jax.jit
+        def features(variables, images):
+            pixels = preprocess.normalize(images[..., ::-1] if settings.init_bgr else images, mean, std)
+            return network.apply(variables, pixels, train=False).features
+
+        self._features = features
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Features, float32 ``[n, dim]``, of images, uint8 ``[n, height, width, 1 or 3]``.
+
+        Raises:
+          ValueError: images of another dtype or shape.
+        """
         images = np.asarray(images)
         preprocess.check_images(images)
         if images.shape[3] == 1:
             images = np.repeat(images, 3, axis=3)
-        shape = shape or images.shape[1:]
-        if images.shape[1:] != shape:
-            raise ValueError(f"images must be of one size, got {list(images.shape[1:])} after {list(shape)}")
         number = len(images)
-        size = max(size, number)
-        filled = np.concatenate([images, np.zeros((size - number, *shape), np.uint8)])  # compiled for one size alone
-        yield np.asarray(features(variables, filled))[:number]
-
-
-def _network(
-    name: str, weights: str | os.PathLike[str], dim: int | None
-) -> tuple[dict[str, Any], Callable[[dict[str, Any], jax.Array], jax.Array]]:
-    """A network's variables, and what makes features of these and images."""
-    variables = models.from_torch(name, weights)
-    network = models.create(name, variables["params"]["head"]["kernel"].shape[-1])
-    settings = with_arguments(base_config(), zoo.entry(name).settings)
-    mean, std = settings.mean or IMAGENET_MEAN, settings.std or IMAGENET_STD
-
-    @jax.jit
-    def features_of(variables, images):
-        pixels = preprocess.normalize(images[..., ::-1] if settings.init_bgr else images, mean, std)
-        features = network.apply(variables, pixels, train=False).features
-        return features if dim is None else dsb_jax.pool_features(features, dim)
-
-    return variables, features_of
+        self._size = max(self._size, number)  # compiled for the largest batch alone
+        filled = np.concatenate([images, np.zeros((self._size - number, *images.shape[1:]), np.uint8)])
+        return np.asarray(self._features(self._variables, filled))[:number]
 
 
 def _to_be_read(config: ConfigDict, workdir: pathlib.Path, data_dir: str | os.PathLike[str] | None) -> ConfigDict:

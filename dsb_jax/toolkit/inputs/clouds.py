@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 
-from dsb_jax.toolkit import sources
+from dsb_jax.toolkit.inputs import sources
 
 _AXES = ("x", "y", "z")
 _KINDS = ("i1", "u1", "i2", "u2", "i4", "u4", "f4", "f8")

@@ -11,7 +11,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from dsb_jax import validation
-from dsb_jax.toolkit import names, sources
+from dsb_jax.toolkit.inputs import names, sources
 
 # Bytes of each column, and of all, that are read at a time; else it would be all that a row group has.
 _BUFFER, _BUFFERS = 2**20, 2**26

@@ -18,7 +18,7 @@ import numpy as np
 from dsb_jax import validation
 from dsb_jax.data import images
 from dsb_jax.data.builders import folder
-from dsb_jax.toolkit.files import Rows
+from dsb_jax.toolkit.inputs.files import Rows
 
 _MUCH_LARGER = 4
 _THREADS = min(32, 2 * (os.cpu_count() or 1))

@@ -13,8 +13,8 @@ import pathlib
 from typing import Any
 
 from dsb_jax import validation
-from dsb_jax.toolkit import pixels, sources
-from dsb_jax.toolkit.files import Rows
+from dsb_jax.toolkit.inputs import pixels, sources
+from dsb_jax.toolkit.inputs.files import Rows
 
 Box = tuple[int, int, int, int]  # left, top, right and bottom in pixels
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.lib import format as npy
 
 import dsb_jax
-from dsb_jax.toolkit import sources
+from dsb_jax.toolkit.inputs import sources
 
 _READ_HEADER = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from dsb_jax import validation
-from dsb_jax.toolkit import names
+from dsb_jax.toolkit.inputs import names
 
 # Under what names features and labels are looked for, where none is given.
 FEATURES = ("features", "feature", "embeddings", "embedding", "points", "images", "x", "arr_0")

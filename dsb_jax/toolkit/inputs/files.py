@@ -26,9 +26,10 @@ import pyarrow.compute as pc
 
 import dsb_jax
 from dsb_jax import validation
-from dsb_jax.toolkit import arrays, clouds, names, points, sources, tables
+from dsb_jax.toolkit import points
+from dsb_jax.toolkit.inputs import arrays, clouds, names, sources, tables
+from dsb_jax.toolkit.inputs.sources import Source
 from dsb_jax.toolkit.points import Points
-from dsb_jax.toolkit.sources import Source
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 

@@ -1,0 +1,385 @@
+"""Measures data: ``python -m dsb_jax.toolkit COMMAND INPUT``."""
+
+import argparse
+import logging
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import tqdm
+
+from dsb_jax.toolkit import (
+    class_tables,
+    class_tree,
+    collection,
+    correlation,
+    drift,
+    geometry,
+    growth,
+    hierarchy,
+    inputs,
+    output,
+    report,
+    scales,
+    selection,
+    streaming,
+)
+from dsb_jax.toolkit.findings import Finding, to_json
+from dsb_jax.toolkit.inputs.files import Rows
+from dsb_jax.toolkit.points import Points
+
+_EPILOG = """INPUT is a dataset (python -m dsb_jax.data lists them), a folder of CLASS/IMAGE, the workdir of a run, or
+embeddings, images or points in .npz, .npy, .parquet, .ply, .obj or .xyz files: one, a folder of them, or a pattern in
+quotes. What is found is printed, or with --json written to stdout as JSON; plots and JSON files go to --out."""
+
+_SECONDS_WITHOUT_A_BAR = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Args:
+      arguments: the command line without the program's name; ``sys.argv`` by default.
+
+    Returns:
+      The exit code: 0; 2 after one line on stderr about what is wrong with the input; 130 when it was interrupted.
+    """
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    logging.getLogger("dsb_jax").setLevel(logging.INFO)
+    options.out = pathlib.Path(options.out or pathlib.Path("toolkit", _stem(options)))
+    try:
+        found = options.run(options)
+        written = output.write(found, options.out, options.command)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    files = [file for file in sorted(options.out.glob(f"{options.command}*")) if file not in written]
+    listed = ", ".join(file.name for file in [*written, *files])
+    text = to_json(found.as_dict()) if options.json else f"{output.text(found)}\n\nIn {options.out}: {listed}"
+    _print(text)
+    return 0
+
+
+def _scales(options: argparse.Namespace) -> Finding:
+    settings = {"alpha": options.alpha, "epsilon": options.epsilon}
+    if options.runner == "beam":
+        from dsb_jax.toolkit import beam
+
+        reading = {key: getattr(options, key) for key in ("features", "labels", "image_size", "dim")}
+        names, found = beam.class_moments(
+            options.input, arguments=options.beam_args, folder=options.beam_dir, **reading
+        )
+        return scales.of_moments(found, names, name=options.input, **settings)
+    if options.stream:
+        rows = _rows(options)
+        found = streaming.class_moments(rows, progress=_bar("Reading"))
+        return scales.of_moments(found, rows.class_names, space=rows.space, name=rows.name, **settings)
+    return scales.scales(_points(options), progress=_bar("Volumes"), **settings)
+
+
+def _marginal(options: argparse.Namespace) -> Finding:
+    return growth.marginal(
+        _points(options),
+        counts=options.counts,
+        draws=options.draws,
+        epsilon=options.epsilon,
+        seed=options.seed,
+        progress=_bar("Growth"),
+    )
+
+
+def _select(options: argparse.Namespace) -> Finding:
+    rows = _rows(options)
+    found = selection.select(
+        rows.load(_bar("Reading")),
+        keep=options.keep,
+        method=options.method,
+        subsets=options.subsets,
+        epsilon=options.epsilon,
+        seed=options.seed,
+        progress=_bar("Selecting"),
+    )
+    paths = inputs.paths(rows)
+    lines = [str(row) if paths is None else f"{row}\t{paths[row]}" for row in found.indices]
+    output.write_text("\n".join(lines) + "\n", options.out / "select.txt")
+    return found
+
+
+def _hierarchy(options: argparse.Namespace) -> Finding:
+    children = _points(options)
+    parent_of = None
+    if options.map is not None:
+        parent_of = class_tables.by_class(options.map, ("child", "parent"))
+    settings = {"epsilon": options.epsilon, "progress": _bar("Matching")}
+    if options.parents is not None:
+        parents = _points(options, options.parents)
+        return hierarchy.match(children, parents, parent_of=parent_of, **settings)
+    if parent_of is not None:
+        children, parents = hierarchy.halves(children, parent_of, seed=options.seed)
+        return hierarchy.match(children, parents, parent_of=parent_of, **settings)
+    return class_tree.of(children, **settings)
+
+
+def _correlate(options: argparse.Namespace) -> Finding:
+    if options.accuracy is None and not _is_run(options.input):
+        raise ValueError("--accuracy is missing: a table of class,accuracy, or the workdir of a run")
+    points = _points(options)
+    return correlation.correlate(
+        correlation.read_accuracies(options.accuracy or options.input, points.class_names),
+        points,
+        alphas=options.alphas,
+        epsilon=options.epsilon,
+        resamples=options.resamples,
+        seed=options.seed,
+        progress=_bar("Resampling"),
+    )
+
+
+def _collect(options: argparse.Namespace) -> Finding:
+    state = pathlib.Path(options.state)
+    gathered = collection.load(state) if state.exists() else None
+    if gathered is not None and (options.tolerance is not None or options.epsilon is not None):
+        raise ValueError(f"{state} has its own tolerance and epsilon, {gathered.tolerance:g} and {gathered.epsilon:g}")
+    for batch in _batches(options):
+        if gathered is None:
+            given = {key: value for key in ("tolerance", "epsilon") if (value := getattr(options, key)) is not None}
+            gathered = collection.start(batch.points.shape[1], **given)
+        gathered = collection.add(gathered, batch, progress=_bar("Volumes"))
+        collection.save(gathered, state)
+    if gathered is None:
+        raise ValueError(f"{options.input} has no samples")
+    return collection.judge(gathered, progress=_bar("Forecasts"))
+
+
+def _batches(options: argparse.Namespace) -> Iterator[Points]:
+    if options.input == "-":
+        yield from collection.read_jsonl(sys.stdin, size=options.batch_size)
+    elif options.input.endswith(".jsonl"):
+        with open(options.input, encoding="utf-8") as lines:
+            yield from collection.read_jsonl(lines, size=options.batch_size, name=options.input)
+    else:
+        yield _points(options)
+
+
+def _drift(options: argparse.Namespace) -> Finding:
+    first, *more = options.input
+    start = {} if options.start_epoch is None else {"start_epoch": options.start_epoch}
+    if not more:
+        where = {"split": options.split, "data_dir": options.data_dir}
+        return drift.of_run(first, **where, **start, progress=_bar("Checkpoints"))
+    epochs = options.epochs or list(range(1, len(options.input) + 1))
+    if len(epochs) != len(options.input):
+        raise ValueError(f"--epochs must be one for each of {len(options.input)} snapshots, got {len(epochs)}")
+    snapshots = (_points(options, name) for name in options.input)
+    return drift.of_points(snapshots, epochs, epsilon=options.epsilon, seed=options.seed, **start)
+
+
+def _geometry(options: argparse.Namespace) -> Finding:
+    return geometry.geometry(
+        _points(options),
+        neighbours=options.neighbours,
+        dimension=options.dimension,
+        rows=options.rows,
+        epsilon=options.epsilon,
+        seed=options.seed,
+        progress=_bar("Geometry"),
+    )
+
+
+def _report(options: argparse.Namespace) -> Finding:
+    points = _points(options)
+    of_run = _is_run(options.input)
+    known = options.accuracy is not None or of_run
+    accuracy = correlation.read_accuracies(options.accuracy or options.input, points.class_names) if known else None
+    several = of_run and drift.kept_checkpoints(options.input) > 1
+    found = report.report(
+        points,
+        accuracy=accuracy,
+        drift=drift.of_run(options.input, data_dir=options.data_dir, progress=_bar("Drift")) if several else None,
+        keep=options.keep,
+        alpha=options.alpha,
+        epsilon=options.epsilon,
+        seed=options.seed,
+        progress=_bar,
+    )
+    found.write(options.out / "report.html")
+    return found
+
+
+def _is_run(name: str) -> bool:
+    return (pathlib.Path(name) / "config.json").is_file()
+
+
+def _rows(options: argparse.Namespace, name: str | None = None) -> Rows:
+    of_input = {key: getattr(options, key) for key in inputs.OPTIONS if hasattr(options, key)}
+    return inputs.rows(name or options.input, inputs.Options(**of_input), progress=_bar("Looking"))
+
+
+def _points(options: argparse.Namespace, name: str | None = None) -> Points:
+    return _rows(options, name).load(_bar("Reading"))
+
+
+def _bar(what: str) -> Callable[..., Iterable[Any]]:
+    """A progress bar on stderr, for what takes longer than two seconds."""
+
+    def bar(items: Iterable[Any], total: int | None = None) -> Iterable[Any]:
+        return tqdm.tqdm(items, what, total, leave=False, delay=_SECONDS_WITHOUT_A_BAR, dynamic_ncols=True)
+
+    return bar
+
+
+def _stem(options: argparse.Namespace) -> str:
+    """What the folder of results is called."""
+    first = options.input[0] if isinstance(options.input, list) else options.input
+    stem = pathlib.PurePath(first.rstrip("/")).name if first != "-" else "stdin"
+    return "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in stem) or "input"
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _print(text: str) -> None:
+    """Writes to a reader that may have seen enough, as ``head`` has."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # What is left in the buffer would be complained of when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m dsb_jax.toolkit",
+        description="Tells what semantic scale says of data, without training.",
+        epilog=_EPILOG,
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def command(name: str, run: Callable[[argparse.Namespace], Finding], what: str, **options: Any):
+        added = commands.add_parser(name, help=what, description=f"{what}.", epilog=_EPILOG)
+        added.set_defaults(run=run)
+        added.add_argument("input", metavar="INPUT", **({"help": "what is measured"} | options))
+        _add_reading(added)
+        return added
+
+    of_scales = command("scales", _scales, "volume, interference and semantic scale of every class")
+    _add_alpha(of_scales)
+    of_scales.add_argument("--stream", action="store_true", help="read in blocks what does not fit into memory")
+    of_scales.add_argument("--runner", choices=("local", "beam"), default="local", help="beam: Apache Beam over files")
+    of_scales.add_argument(
+        "--beam-args", nargs="*", default=[], metavar="ARG", help="of Beam, as --beam-args=--runner=X"
+    )
+    of_scales.add_argument("--beam-dir", metavar="DIR", help="where workers of another machine leave results")
+
+    of_growth = command("marginal", _marginal, "volume by number of samples, and where more add little")
+    of_growth.add_argument("--counts", nargs="+", type=int, metavar="M", help="numbers of samples; 40 by default")
+    of_growth.add_argument("--draws", type=int, default=5, metavar="N", help="random orders of each class (5)")
+
+    of_collection = command(
+        "collect",
+        _collect,
+        "whether enough samples of each class are collected",
+        help="a batch of samples: an input; or JSON lines of class and features, of stdin where it is -",
+    )
+    of_collection.add_argument("--state", required=True, metavar="FILE", help="where the collection is kept (.npz)")
+    of_collection.add_argument(
+        "--tolerance", type=float, metavar="SHARE", help="growth below which it is enough (0.01)"
+    )
+    of_collection.add_argument("--batch-size", type=int, metavar="N", help="lines of a batch; all by default")
+    of_collection.set_defaults(epsilon=None)
+
+    of_selection = command("select", _select, "the samples of every class that span most of it")
+    _add_keep(of_selection)
+    of_selection.add_argument("--method", default="greedy", help="greedy, or the paper's pizza, or random or k_center")
+    of_selection.add_argument("--subsets", type=int, default=100, metavar="N", help="random subsets drawn (100)")
+
+    of_hierarchy = command("hierarchy", _hierarchy, "which parent each class belongs to, or a tree of the classes")
+    of_hierarchy.add_argument("--parents", metavar="INPUT", help="the parent classes, in the same space")
+    of_hierarchy.add_argument(
+        "--map", metavar="FILE", help="a table of child,parent; without --parents half of the children makes them"
+    )
+
+    of_correlation = command("correlate", _correlate, "what the accuracy of classes goes with")
+    _add_accuracy(of_correlation)
+    of_correlation.add_argument(
+        "--alphas",
+        nargs="+",
+        type=float,
+        default=list(correlation.ALPHAS),
+        metavar="A",
+        help="1 1.5 2 2.5 3 by default",
+    )
+    of_correlation.add_argument("--resamples", type=int, default=2000, metavar="N", help="for intervals (2000)")
+
+    of_drift = command(
+        "drift",
+        _drift,
+        "how far features move between checkpoints",
+        nargs="+",
+        help="a workdir with several checkpoints, or files with the features of the same samples one after the other",
+    )
+    of_drift.add_argument("--epochs", nargs="+", type=float, metavar="E", help="of the files; 1, 2, … by default")
+    of_drift.add_argument("--start-epoch", type=float, metavar="E", help="at which weights begin (5, or the run's)")
+
+    of_geometry = command("geometry", _geometry, "separation, curvature, dimension and shape of every class")
+    of_geometry.add_argument("--neighbours", type=int, default=20, metavar="K", help="of a point (20)")
+    of_geometry.add_argument("--dimension", type=int, metavar="Q", help="of tangent spaces; estimated by default")
+    of_geometry.add_argument("--rows", type=int, default=5000, metavar="N", help="points of a class at most (5000)")
+
+    of_report = command("report", _report, "all of it on a page, report.html")
+    _add_alpha(of_report)
+    _add_keep(of_report)
+    _add_accuracy(of_report)
+    return parser
+
+
+def _add_reading(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--out", metavar="DIR", help="where plots and files go; toolkit/<name of INPUT> by default")
+    parser.add_argument("--space", help="sample: images as pixels, or feature: features")
+    parser.add_argument("--split", default="train", help="of a dataset or a run (train)")
+    parser.add_argument("--protocol", help="how a dataset is divided")
+    parser.add_argument("--data-dir", metavar="DIR", help="$TFDS_DATA_DIR or ~/tensorflow_datasets by default")
+    parser.add_argument("--features", metavar="NAME", help="array or columns of a file; found by its usual names")
+    parser.add_argument("--labels", metavar="NAME", help="array or column, or a file of labels; likewise")
+    parser.add_argument("--model", metavar="NAME", help="makes features of images, with --weights")
+    parser.add_argument("--weights", metavar="FILE", help="of the model, as torchvision has them (.safetensors)")
+    parser.add_argument("--images", metavar="DIR", help="INPUT is boxes in COCO's format of the images there")
+    parser.add_argument("--image-size", type=int, default=16, metavar="N", help="of images in sample space (16)")
+    parser.add_argument("--dim", type=int, metavar="D", help="channels to which rows are pooled; all by default")
+    parser.add_argument("--epsilon", type=float, default=1.0, metavar="E", help="radius of the volume (1)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of all that is drawn (0)")
+
+
+def _add_alpha(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--alpha", type=float, metavar="A", help="smoothing of interference; 2 for a long tail, else 1")
+
+
+def _add_keep(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--keep", type=_number, default=0.1, metavar="M", help="samples per class, or a share (0.1)")
+
+
+def _add_accuracy(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--accuracy", metavar="FILE", help="a table of class,accuracy or a workdir; of a run its own by default"
+    )
+
+
+def _number(text: str) -> int | float:
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

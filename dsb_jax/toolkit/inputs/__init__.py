@@ -1,0 +1,189 @@
+"""What the toolkit measures: files, folders, datasets and runs, all of them as rows with classes.
+
+===================================  ================================  =============================================
+input                                rows are                          read by
+===================================  ================================  =============================================
+a dataset of ``dsb_jax.data``        its images, or their features     :mod:`~dsb_jax.toolkit.inputs.datasets`
+a folder of CLASS/IMAGE              likewise                          :mod:`~dsb_jax.toolkit.inputs.pixels`
+the workdir of a run                 features by its model             :mod:`~dsb_jax.toolkit.inputs.run_features`
+``.npz``, ``.npy``, ``.parquet``     embeddings, or images             :mod:`~dsb_jax.toolkit.inputs.files`
+``.ply``, ``.obj``, ``.xyz``         points of a cloud                 the same
+boxes in COCO's format               objects cut out of images         :mod:`~dsb_jax.toolkit.inputs.boxes`
+===================================  ================================  =============================================
+"""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from dsb_jax import data, validation
+from dsb_jax.toolkit.inputs import boxes as coco_boxes
+from dsb_jax.toolkit.inputs import datasets, files, pixels, run_features
+from dsb_jax.toolkit.inputs.files import Rows
+from dsb_jax.toolkit.points import Points
+
+SPACES = ("feature", "sample")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How an input is to be read; what does not concern it must be left as it is.
+
+    Attributes:
+      space: ``"sample"`` for images as vectors of pixels, ``"feature"`` for features; by default sample for images
+        that no model is given for, and otherwise feature.
+      split: of a dataset or a run.
+      protocol: how a dataset is divided.
+      data_dir: the folder of TFDS's datasets.
+      features: the array or column of embeddings in a file.
+      labels: likewise of labels, or the file that has them.
+      model: with ``weights``, what makes features of images: one of :func:`dsb_jax.models.names`.
+      weights: a ``.safetensors`` file of PyTorch's.
+      images: the folder of the images that an input in COCO's format has boxes of.
+      image_size: side to which images in sample space are brought.
+      dim: channels to which rows are pooled.
+    """
+
+    space: str | None = None
+    split: str = "train"
+    protocol: str | None = None
+    data_dir: str | None = None
+    features: str | None = None
+    labels: str | None = None
+    model: str | None = None
+    weights: str | None = None
+    images: str | None = None
+    image_size: int = 16
+    dim: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.space is not None and self.space not in SPACES:
+            raise validation.unknown_name("space", self.space, SPACES)
+        if (self.model is None) != (self.weights is None):
+            given, lacking = ("model", "weights") if self.weights is None else ("weights", "model")
+            raise ValueError(f"{given}={getattr(self, given)!r} needs {lacking} too")
+        if self.space == "sample" and self.model is not None:
+            raise ValueError(f"space='sample' is of images themselves, got model={self.model!r}")
+        if self.dim is not None:
+            validation.positive_int("dim", self.dim)
+
+
+OPTIONS = tuple(field.name for field in dataclasses.fields(Options))
+
+
+def rows(
+    name: str | os.PathLike[str],
+    options: Options | None = None,
+    *,
+    progress: Callable[..., Iterable[Any]] | None = None,
+) -> Rows:
+    """An input by its name.
+
+    Args:
+      name: what is there is taken first: the workdir of a run, a folder of files, a folder of CLASS/IMAGE, a file, a
+        pattern of files; then the name of a dataset.
+      options: how it is read.
+      progress: ``(iterable, total) -> iterable``, through which passes what has to be read beforehand.
+
+    Raises:
+      ValueError: there is no such input, it is damaged, or an option is wrong or not for it.
+      FileNotFoundError: a dataset that is not prepared; the message is the command that prepares it.
+
+    Example:
+      >>> rows("digits", Options(split="test")).samples
+      400
+      >>> rows("digitz")
+      Traceback (most recent call last):
+      ValueError: there is no file or folder 'digitz', and unknown dataset 'digitz'; did you mean 'digits'? ...
+    """
+    name, options = os.fspath(name), options or Options()
+    path = pathlib.Path(name)
+    if options.images is not None:
+        found = coco_boxes.rows(name, options.images, image_size=options.image_size)
+        space = "sample"
+    elif (path / "config.json").is_file():
+        found, space = _of_run(path, options, progress)
+    elif _is_of_files(name, path):
+        found = files.rows(
+            name, features=options.features, labels=options.labels, image_size=options.image_size, progress=progress
+        )
+        space = found.space
+    elif path.is_dir():
+        found, space = _of_folder(path, options)
+    else:
+        found, space = _of_dataset(name, options)
+    if options.space is not None and options.space != space:
+        raise ValueError(_no_such_space(name, options.space, space))
+    return found if options.dim is None else found.pooled(options.dim)
+
+
+def paths(of: Rows) -> list[str] | None:
+    """The file of each row, where rows are image files."""
+    pictures = [picture for part in of.parts if isinstance(part, pixels.Pictures) for picture in part.pictures]
+    return [picture.path for picture in pictures for _ in picture.labels] or None
+
+
+def held(points: Points) -> Rows:
+    """Points in memory as rows.
+
+    Example:
+      >>> from dsb_jax.toolkit import points
+      >>> [block.shape for block, _ in held(points.of(np.eye(3))).blocks(2)]
+      [(2, 3), (1, 3)]
+    """
+    part = _Held(points.name, points)
+    return Rows(points.name, points.space, points.class_names, len(points.labels), points.points.shape[1], (part,))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Held:
+    path: str
+    points: Points
+
+    @property
+    def row_bytes(self) -> int:
+        return self.points.points.shape[1] * self.points.points.itemsize
+
+    def blocks(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for start in range(0, len(self.points.labels), size):
+            yield self.points.points[start : start + size], self.points.labels[start : start + size]
+
+
+def _is_of_files(name: str, path: pathlib.Path) -> bool:
+    if path.is_dir():
+        return any(entry.suffix.lower() in files.SUFFIXES for entry in path.iterdir())
+    return path.is_file() or "://" in name or any(sign in name for sign in "*?[") or path.suffix in files.SUFFIXES
+
+
+def _of_run(path: pathlib.Path, options: Options, progress: Any) -> tuple[Rows, str]:
+    run = run_features.load(path, split=options.split, data_dir=options.data_dir)
+    if options.space == "sample":
+        return datasets.in_sample_space(run.split, run.rows, image_size=options.image_size), "sample"
+    return held(run.points(progress=progress)), "feature"
+
+
+def _of_folder(path: pathlib.Path, options: Options) -> tuple[Rows, str]:
+    if options.model is None:
+        return pixels.folder_rows(path, options.image_size), "sample"
+    return datasets.folder_features(path, options.model, options.weights), "feature"
+
+
+def _of_dataset(name: str, options: Options) -> tuple[Rows, str]:
+    try:
+        data.spec(name)
+    except ValueError as error:
+        raise ValueError(f"there is no file or folder {name!r}, and {error}") from None
+    chosen = {"protocol": options.protocol, "data_dir": options.data_dir}
+    if options.model is None:
+        return datasets.samples(name, options.split, image_size=options.image_size, **chosen), "sample"
+    return datasets.features(name, options.split, options.model, options.weights, **chosen), "feature"
+
+
+def _no_such_space(name: str, wanted: str, space: str) -> str:
+    if wanted == "feature":
+        return f"{name} is measured in {space} space; for features of its images give a model and weights"
+    return f"{name} has no images that could be measured in sample space"

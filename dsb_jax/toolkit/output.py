@@ -1,0 +1,93 @@
+"""Where findings go: to a terminal, into a folder, onto a page."""
+
+import os
+import pathlib
+from collections.abc import Sequence
+from html import escape
+
+from dsb_jax.evaluation import page
+from dsb_jax.toolkit.findings import Finding, to_json
+
+_ROWS_SHOWN = 40
+_DPI = 150
+
+
+def text(found: Finding) -> str:
+    """A table of at most `_ROWS_SHOWN` rows, and what it says.
+
+    Example:
+      >>> import numpy as np
+      >>> from dsb_jax.toolkit import points, scales
+      >>> print(text(scales.scales(points.of(np.eye(3), np.array([0, 0, 0])))))
+      class  samples N  effective number  volume S′ (bits)  distance W  scale S
+      0              3                 3              1.00       1.000    1.000
+      <BLANKLINE>
+      0 takes up 1.0 bits; of a single class there is no imbalance.
+    """
+    headings, rows = found.table()
+    shown = [headings, *rows[:_ROWS_SHOWN]]
+    widths = [max(len(row[column]) for row in shown) for column in range(len(headings))]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+        for row in shown
+    ]
+    if len(rows) > _ROWS_SHOWN:
+        lines.append(f"… and {len(rows) - _ROWS_SHOWN:,} more")
+    return "\n".join(line.rstrip() for line in [*lines, "", found.reading()])
+
+
+def write_text(text: str, path: str | os.PathLike[str]) -> pathlib.Path:
+    """Writes a file, and its folder, whole or not at all.
+
+    Returns:
+      The path.
+
+    Raises:
+      OSError: it cannot be written; the error has its name.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return page.write(path, text)
+
+
+def write(found: Finding, folder: str | os.PathLike[str], command: str) -> list[pathlib.Path]:
+    """Writes ``<command>.json``, and a PNG for each figure; each file appears whole or not at all.
+
+    Returns:
+      The paths.
+
+    Raises:
+      OSError: one cannot be written; the error has its name.
+    """
+    folder = pathlib.Path(folder)
+    paths = [write_text(to_json(found.as_dict()) + "\n", folder / f"{command}.json")]
+    for name, (_, figure) in found.figures().items():
+        path = folder / (f"{command}.png" if name == command else f"{command}-{name}.png")
+        unfinished = path.with_name(f"{path.name}.tmp")
+        try:
+            figure.savefig(unfinished, format="png", dpi=_DPI, facecolor="white")
+            os.replace(unfinished, path)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        paths.append(path)
+    return paths
+
+
+def write_page(found: Sequence[tuple[str, Finding]], path: str | os.PathLike[str], title: str) -> pathlib.Path:
+    """Writes a self-contained page with a section for each heading and finding.
+
+    Returns:
+      The path. The page appears whole or not at all; an older one is replaced.
+
+    Raises:
+      OSError: it cannot be written; the error has its name.
+    """
+    body = "\n".join(_section(number, heading, one) for number, (heading, one) in enumerate(found))
+    return write_text(page.document(title, body), path)
+
+
+def _section(number: int, heading: str, found: Finding) -> str:
+    headings, rows = found.table()
+    figures = {f"f{number}-{name}": figure for name, figure in found.figures().items()}
+    reading = f'<p class="reading">{escape(found.reading())}</p>'
+    return page.section(heading, reading, page.plots(figures), page.sortable_table(headings, rows))
