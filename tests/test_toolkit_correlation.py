@@ -181,7 +181,7 @@ def test_the_table_is_the_papers():
     assert {len(row) for row in rows} == {len(headings)}
     assert float(rows[0][2]) == pytest.approx(found.pearson[0].value, abs=1e-4)
     content = found.as_dict()
-    assert content["per_class"]["class 3"]["accuracy"] == 0.9
+    assert content["classes"]["class 3"]["accuracy"] == 0.9
     assert content["correlations"][-1]["alpha"] == 3.0
     findings.to_json(content)
 

@@ -26,7 +26,7 @@ from dsb_jax.toolkit import (
     selection,
     streaming,
 )
-from dsb_jax.toolkit.findings import Finding, to_json
+from dsb_jax.toolkit.findings import Finding
 from dsb_jax.toolkit.inputs.files import Rows
 from dsb_jax.toolkit.points import Points
 
@@ -61,8 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     files = [file for file in sorted(options.out.glob(f"{options.command}*")) if file not in written]
     listed = ", ".join(file.name for file in [*written, *files])
-    text = to_json(found.as_dict()) if options.json else f"{output.text(found)}\n\nIn {options.out}: {listed}"
-    _print(text)
+    text = f"{output.text(found)}\n\nIn {options.out}: {listed}\n"
+    _print(output.as_json(found, options.command) if options.json else text)
     return 0
 
 
@@ -250,7 +250,7 @@ def _one_line(error: BaseException) -> str:
 def _print(text: str) -> None:
     """Writes to a reader that may have seen enough, as ``head`` has."""
     try:
-        print(text, flush=True)
+        print(text, end="", flush=True)
     except BrokenPipeError:
         # What is left in the buffer would be complained of when Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -267,9 +267,8 @@ class Verdicts:
         """See `findings.Finding`."""
         return {
             "tolerance": self.tolerance,
-            "classes": [
-                {
-                    "class": each.name,
+            "classes": {
+                each.name: {
                     "samples": each.gathered.moments.count,
                     "batches": each.gathered.batches,
                     "volume": each.gathered.volumes[-1],
@@ -279,7 +278,7 @@ class Verdicts:
                     "growth": {"samples": each.gathered.counts, "volume": each.gathered.volumes},
                 }
                 for each in self.classes
-            ],
+            },
         }
 
 

@@ -176,13 +176,12 @@ class Correlations:
 
         return {
             "name": self.name,
-            "classes": self.number,
             "confidence": self.confidence,
             "correlations": [
                 {"measure": m.symbol, "alpha": m.alpha, "pearson": numbers(r), "spearman": numbers(rho)}
                 for m, r, rho in zip(self.measures, self.pearson, self.spearman, strict=True)
             ],
-            "per_class": {
+            "classes": {
                 name: {"accuracy": self.accuracy[place]} | {str(m): m.values[place] for m in self.measures}
                 for place, name in enumerate(self.class_names)
             },

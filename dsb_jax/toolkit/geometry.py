@@ -119,8 +119,16 @@ class Geometry:
 
     def as_dict(self) -> dict[str, Any]:
         """All of it, but for the points of clouds."""
-        names = [each.name for each in dataclasses.fields(self) if each.name not in ("clouds", "scaled")]
-        found = {name: getattr(self, name) for name in names} | {"densities": self.densities}
+        measures = (
+            "counts", "volumes", "densities", "separation", "participation", "dimension", "curvature",
+            "flat_curvature", "parallelotope", "measured",
+        )  # fmt: skip
+        found = {name: getattr(self, name) for name in ("name", "epsilon", "neighbours", "tangent_dimension", "chance")}
+        found["classes"] = {
+            name: {measure: getattr(self, measure)[label] for measure in measures}
+            for label, name in enumerate(self.class_names)
+        }
+        found["similarity"] = self.similarity
         if self.scaled is not None:
             found["scaled"] = {"factors": FACTORS, "volumes": self.scaled}
         return found

@@ -148,8 +148,7 @@ class Growth:
     def as_dict(self) -> dict[str, Any]:
         """By class."""
         return {
-            "command": "marginal",
-            "input": self.name,
+            "name": self.name,
             "space": self.space,
             "draws": len(self.volumes[0]),
             "classes": {

@@ -36,6 +36,11 @@ def text(found: Finding) -> str:
     return "\n".join(line.rstrip() for line in [*lines, "", found.reading()])
 
 
+def as_json(found: Finding, command: str) -> str:
+    """All of a finding, after the command that made it and what it says."""
+    return to_json({"command": command, "reading": found.reading(), **found.as_dict()}) + "\n"
+
+
 def write_text(text: str, path: str | os.PathLike[str]) -> pathlib.Path:
     """Writes a file, and its folder, whole or not at all.
 
@@ -60,7 +65,7 @@ def write(found: Finding, folder: str | os.PathLike[str], command: str) -> list[
       OSError: one cannot be written; the error has its name.
     """
     folder = pathlib.Path(folder)
-    paths = [write_text(to_json(found.as_dict()) + "\n", folder / f"{command}.json")]
+    paths = [write_text(as_json(found, command), folder / f"{command}.json")]
     for name, (_, figure) in found.figures().items():
         path = folder / (f"{command}.png" if name == command else f"{command}-{name}.png")
         unfinished = path.with_name(f"{path.name}.tmp")

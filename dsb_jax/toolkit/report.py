@@ -46,7 +46,7 @@ class Report:
     def as_dict(self) -> dict[str, Any]:
         """By command."""
         findings = {command: finding.as_dict() for command, (_, finding) in self.found.items()}
-        return {"command": "report", "input": self.name, "findings": findings}
+        return {"name": self.name, "findings": findings}
 
     def write(self, path: str | os.PathLike[str]) -> pathlib.Path:
         """Writes the page.

@@ -117,8 +117,7 @@ class Scales:
         """By class, with what the numbers were made with."""
         columns = ("samples", "effective_number", "volume", "interclass", "scale")
         return {
-            "command": "scales",
-            "input": self.name,
+            "name": self.name,
             "space": self.space,
             "dim": self.dim,
             "alpha": self.alpha,

@@ -287,9 +287,8 @@ class Selection:
             "method": self.method,
             "subsets": self.subsets,
             "indices": self.indices,
-            "classes": [
-                {
-                    "class": name,
+            "classes": {
+                name: {
                     "rows": self.counts[label],
                     "kept": self.kept[label],
                     "volume": self.volumes[label],
@@ -298,7 +297,7 @@ class Selection:
                     "random_spread": self.random_spread[label],
                 }
                 for label, name in enumerate(self.class_names)
-            ],
+            },
         }
 
 
@@ -493,7 +492,7 @@ def _chosen_in_plane(selection: Selection) -> Figure:
         look = {"linewidths": 0, "rasterized": len(chosen) > VECTOR_POINTS}
         axes.scatter(*plane.coordinates[~chosen].T, s=4, color=GREY, alpha=0.35, **look)
         axes.scatter(*plane.coordinates[chosen].T, s=7, color=_LOOKS[method][0], **look)
-        axes.set_aspect("equal", adjustable="datalim")
+        axes.set_aspect("equal")
         drawing.title(axes, METHODS[method])
     for axes in grid[len(shown) :]:
         axes.set_visible(False)

@@ -1,0 +1,209 @@
+"""The toolkit as people start it: every command on real and made-up inputs, what it prints and what it leaves."""
+
+import io
+import json
+import pathlib
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+from dsb_jax.data import images
+from dsb_jax.toolkit import __main__, points, report, scales
+from dsb_jax.toolkit.inputs import Options, held, paths, rows
+
+NAMES = ("ant", "bee", "cow")
+
+
+@pytest.fixture
+def embeddings(tmp_path, monkeypatch):
+    """Three classes of embeddings in a file, where the command is started."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], [60, 30, 40])
+    features = 4 * np.eye(3, 8)[labels] + rng.normal(size=(130, 8)) * np.array([2.0, 1.0, 0.3])[labels, None]
+    np.savez("bugs.npz", features=features, labels=np.array(NAMES)[labels])
+    return points.of(features, labels, NAMES, name="bugs.npz")
+
+
+def run(capsys, *arguments):
+    """The exit code and what was printed."""
+    code = __main__.main(arguments)
+    return code, *capsys.readouterr()
+
+
+def found(capsys, *arguments):
+    """The JSON of a command that succeeds."""
+    code, out, err = run(capsys, *arguments, "--json")
+    assert code == 0, err
+    return json.loads(out)
+
+
+def test_scales_are_printed_plotted_and_kept(embeddings, capsys):
+    code, out, err = run(capsys, "scales", "bugs.npz")
+    assert (code, err) == (0, "")
+    expected = scales.scales(embeddings)
+    assert out.splitlines()[0].split()[0] == "class"
+    assert expected.reading() in out
+    folder = pathlib.Path("toolkit/bugs.npz")
+    assert sorted(path.name for path in folder.iterdir()) == ["scales-radar.png", "scales.json", "scales.png"]
+    assert cv2.imread(str(folder / "scales.png")) is not None
+    kept = json.loads((folder / "scales.json").read_text())
+    assert [kept["classes"][name]["volume"] for name in NAMES] == pytest.approx(expected.volume.tolist())
+    assert found(capsys, "scales", "bugs.npz") == kept
+
+
+def test_a_stream_has_the_scales_of_the_whole(embeddings, capsys):
+    whole = found(capsys, "scales", "bugs.npz")
+    streamed = found(capsys, "scales", "bugs.npz", "--stream")
+    assert whole["classes"].keys() == streamed["classes"].keys()
+    for name, measures in whole["classes"].items():
+        assert streamed["classes"][name] == pytest.approx(measures, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("marginal", "bugs.npz", "--draws", "2", "--counts", "5", "20"),
+        ("select", "bugs.npz", "--keep", "7"),
+        ("select", "bugs.npz", "--keep", "0.5", "--method", "pizza", "--subsets", "5"),
+        ("hierarchy", "bugs.npz"),
+        ("hierarchy", "bugs.npz", "--parents", "bugs.npz"),
+        ("geometry", "bugs.npz", "--neighbours", "5"),
+        ("drift", "bugs.npz", "bugs.npz", "bugs.npz", "--epochs", "1", "2", "4"),
+        ("report", "bugs.npz"),
+    ],
+)
+def test_a_command_prints_a_reading_and_leaves_plots_and_json(embeddings, capsys, arguments):
+    code, out, err = run(capsys, *arguments, "--out", "results")
+    assert (code, err) == (0, "")
+    assert out.count("\n") > 3
+    left = {path.suffix for path in pathlib.Path("results").iterdir()}
+    assert ".json" in left
+    assert left & {".png", ".html"}
+    json.loads(pathlib.Path("results", f"{arguments[0]}.json").read_text())
+
+
+def test_what_is_selected_is_listed(embeddings, capsys):
+    kept = found(capsys, "select", "bugs.npz", "--keep", "7", "--out", "results")
+    chosen = np.loadtxt("results/select.txt", dtype=int)
+    assert chosen.tolist() == kept["indices"]
+    assert np.bincount(embeddings.labels[chosen]).tolist() == [7, 7, 7]
+
+
+def test_children_are_matched_to_their_parents(embeddings, capsys):
+    pathlib.Path("map.csv").write_text("child,parent\nant,insect\nbee,insect\ncow,mammal\n")
+    kept = found(capsys, "hierarchy", "bugs.npz", "--map", "map.csv")
+    assert [child["predicted"] for child in kept["children"].values()] == ["insect", "insect", "mammal"]
+
+
+def test_accuracy_is_read_from_a_table(embeddings, capsys):
+    pathlib.Path("accuracy.csv").write_text("class,accuracy\nant,0.9\nbee,0.8\ncow,40%\n")
+    kept = found(capsys, "correlate", "bugs.npz", "--accuracy", "accuracy.csv", "--alphas", "1", "2")
+    accuracies = {name: of_class["accuracy"] for name, of_class in kept["classes"].items()}
+    assert accuracies == pytest.approx({"ant": 0.9, "bee": 0.8, "cow": 0.4})
+
+
+def test_batches_are_collected_over_calls(embeddings, capsys, monkeypatch):
+    rng = np.random.default_rng(0)
+    lines = [json.dumps({"class": "ant", "features": rng.normal(size=4).tolist()}) for _ in range(40)]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(lines[:30])))
+    code, out, err = run(capsys, "collect", "-", "--state", "ants.npz", "--batch-size", "10", "--tolerance", "0.5")
+    assert (code, err) == (0, "")
+    assert "ant" in out
+    pathlib.Path("more.jsonl").write_text("\n".join(lines[30:]))
+    kept = found(capsys, "collect", "more.jsonl", "--state", "ants.npz")
+    assert kept["classes"]["ant"]["samples"] == 40
+    assert kept["classes"]["ant"]["batches"] == 4
+    assert kept["classes"]["ant"]["verdict"] == "enough"
+    code, _, err = run(capsys, "collect", "bugs.npz", "--state", "ants.npz")
+    assert code == 2
+    assert "4" in err
+    assert "8" in err
+
+
+def test_a_dataset_and_a_folder_of_images_are_measured_in_sample_space(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for name, noise in (("calm", 5), ("wild", 250)):
+        pathlib.Path("photos", name).mkdir(parents=True)
+        for number in range(4):
+            image = rng.integers(0, noise, (20 + number, 30, 3), dtype=np.uint8)
+            pathlib.Path("photos", name, f"{number}.png").write_bytes(images.encode_png(image))
+    kept = found(capsys, "scales", "photos")
+    assert kept["space"] == "sample"
+    assert kept["classes"]["calm"]["volume"] < kept["classes"]["wild"]["volume"]
+    assert found(capsys, "select", "photos", "--keep", "1")["indices"]
+    number, path = pathlib.Path("toolkit/photos/select.txt").read_text().splitlines()[0].split("\t")
+    assert path.endswith(f"calm/{int(number)}.png")
+    digits = found(capsys, "scales", "digits", "--split", "test")
+    assert digits["dim"] == 768
+    assert sum(of_class["samples"] for of_class in digits["classes"].values()) == 400
+
+
+def test_the_report_is_one_page_of_all_findings(embeddings):
+    page = report.report(embeddings, accuracy=np.array([0.9, 0.8, 0.4]))
+    assert list(page.found) == ["scales", "marginal", "correlate", "select", "hierarchy", "geometry"]
+    text = page.write("report.html").read_text()
+    for heading, finding in page.found.values():
+        assert heading in text
+        for caption, _ in finding.figures().values():
+            assert caption.split("'")[0][:40] in text
+    assert "http://" not in text.replace("http://www.w3.org", "")
+    assert "<script src" not in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("scales", "bugs.npy"), "bugs.npz"),
+        (("scales", "cifar11"), "did you mean 'cifar10'"),
+        (("scales", "bugs.npz", "--space", "sample"), "has no images that could be measured in sample space"),
+        (("scales", "bugs.npz", "--space", "pixels"), "unknown space 'pixels'"),
+        (("scales", "bugs.npz", "--features", "featurs"), "'features'"),
+        (("scales", "digits", "--space", "feature"), "give a model and weights"),
+        (("scales", "digits", "--model", "resnet18"), "needs weights too"),
+        (("scales", "bugs.npz", "--alpha", "0.5"), "alpha must be a finite number >= 1"),
+        (("scales", "bugs.npz", "--dim", "0"), "dim must be an integer >= 1"),
+        (("scales", "empty.npz"), "0 bytes"),
+        (("scales", "nan.npz"), "row 1 (class b)"),
+        (("select", "bugs.npz", "--keep", "1.5"), "keep"),
+        (("correlate", "bugs.npz"), "--accuracy is missing"),
+        (("drift", "bugs.npz", "bugs.npz", "--epochs", "1"), "--epochs must be one for each of 2 snapshots, got 1"),
+        (("drift", "bugs.npz"), "workdir of a run"),
+    ],
+)
+def test_what_is_wrong_is_one_line(embeddings, capsys, arguments, message):
+    pathlib.Path("empty.npz").touch()
+    np.savez("nan.npz", features=np.array([[1.0], [np.nan]]), labels=np.array(["a", "b"]))
+    rows("digits")  # is prepared beforehand
+    capsys.readouterr()
+    code, out, err = run(capsys, *arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert message in err
+
+
+def test_an_unwritable_folder_is_named(embeddings, capsys):
+    pathlib.Path("taken").write_text("")
+    code, _, err = run(capsys, "scales", "bugs.npz", "--out", "taken/here")
+    assert code == 2
+    assert "taken" in err
+
+
+def test_points_in_memory_are_rows(embeddings):
+    again = held(embeddings).load()
+    np.testing.assert_array_equal(again.points, embeddings.points)
+    np.testing.assert_array_equal(again.labels, embeddings.labels)
+    assert paths(held(embeddings)) is None
+    assert rows("bugs.npz", Options(dim=2)).dim == 2
+
+
+@pytest.mark.slow
+def test_from_a_shell(embeddings):
+    command = [sys.executable, "-m", "dsb_jax.toolkit", "scales", "bugs.npz", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["name"] == "bugs.npz"
