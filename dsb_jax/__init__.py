@@ -32,7 +32,7 @@ from dsb_jax.semantic_scale import (
 
 __version__ = "0.1.0"
 
-_LAZY = ("data", "evaluation", "models", "objectives", "training")
+_LAZY = ("data", "evaluation", "models", "objectives", "toolkit", "training")
 
 __all__ = [
     "Balancer",

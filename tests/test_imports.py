@@ -51,7 +51,7 @@ def test_the_other_packages_load_when_first_used():
     loaded = modules_after("import dsb_jax\nassert dsb_jax.models.names()")
     assert "flax" in loaded
     assert loaded & {"tensorflow_datasets", "grain", "matplotlib", "sklearn"} == set()
-    for name in ("data", "evaluation", "models", "objectives", "training"):
+    for name in ("data", "evaluation", "models", "objectives", "toolkit", "training"):
         assert getattr(dsb_jax, name).__name__ == f"dsb_jax.{name}"
         assert name in dir(dsb_jax)
     with pytest.raises(AttributeError, match="no attribute 'modles'"):
