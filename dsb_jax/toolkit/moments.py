@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_limits
 
 from dsb_jax import validation
 
-_BLOCK = 2**19  # numbers of the classes that are measured together: 4 MiB
+_BLOCK = 2**18  # numbers of the classes that are measured together: 2 MiB
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -150,7 +150,7 @@ def of_classes(
         return summary(points.take(rows, axis=0).astype(np.float64))
 
     # A class at a time is too little for a BLAS with threads of its own.
-    with threadpool_limits(1), ThreadPoolExecutor(cores()) as pool:
+    with threadpool_limits(1), ThreadPoolExecutor(threads()) as pool:
         results = pool.map(of_class, range(num_classes))
         return list(results if progress is None else progress(results, num_classes))
 
@@ -194,7 +194,7 @@ def volumes(points: np.ndarray, labels: np.ndarray, num_classes: int, *, epsilon
         return _volumes_of_scatters(smaller_gram(relative), counts[classes], dim, epsilon)
 
     volumes, blocks = np.zeros(num_classes), _blocks(counts, dim)
-    with threadpool_limits(1), ThreadPoolExecutor(cores()) as pool:
+    with threadpool_limits(1), ThreadPoolExecutor(threads()) as pool:
         for classes, measured in zip(blocks, pool.map(of_block, blocks), strict=True):
             volumes[classes] = measured
     return volumes
@@ -252,6 +252,6 @@ def smaller_gram(rows: np.ndarray) -> np.ndarray:
     return turned @ rows if rows.shape[-1] <= rows.shape[-2] else rows @ turned
 
 
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def threads() -> int:
+    """How many keep all cores busy: one more than there are, as each waits for Python's lock now and then."""
+    return 1 + (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
