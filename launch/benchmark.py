@@ -7,6 +7,7 @@
   python launch/benchmark.py data
   python launch/benchmark.py train --model=resnet50 --batch-size=256 --dtype=bfloat16
   python launch/benchmark.py retrieval
+  python launch/benchmark.py toolkit
 
 ``pool``: one update of the feature pool at capacities of 50k, 500k and 5M (C = 1000, d = 64, batch 512), with
 interference off and on; at iNaturalist 2018's shape (C = 8142, N = 437,513) against a recompute of all volumes from
@@ -42,6 +43,12 @@ compiled, channels last, with autocast for bfloat16, where both are installed: p
 the same embeddings and device; and by how much results differ. Ours starts from arrays on the host, and the rival where
 its device is. And our time alone for 1000 queries in galleries of 100,000 and a million. The rival is left out where it
 is not installed: python -m pip install torch pytorch-metric-learning faiss-cpu.
+
+``toolkit``: the volumes of all of 1000 classes of a million embeddings of 64 numbers, in no order, against the time to
+read them with NumPy, from memory and, where the system can be asked to forget a file, from the disk; and against the
+package of Ma et al., perceptual_manifold_geometry, class by class, with the search for the rows of a class, which its
+users have to do, and without. The package is left out where it is not installed. And the curvature of 500 points beside
+the algorithm that they published: as it takes each point by itself, it takes as much longer for more points.
 """
 
 import argparse
@@ -74,6 +81,8 @@ from dsb_jax import balancers, evaluation, feature_pool, interference, losses, m
 from dsb_jax.data import feed, images, preprocess, spec
 from dsb_jax.data.decoding import Decoding
 from dsb_jax.data.records import RecordSource, Split
+from dsb_jax.toolkit import moments
+from dsb_jax.toolkit.neighbourhoods import curvature, nearest
 from dsb_jax.training import optimizers
 from dsb_jax.training.step import init_state, make_train_step
 
@@ -877,6 +886,69 @@ def beside_metric_learning(rounds, data, alone):
         print(f"largest difference of a result: {max(abs(theirs[name] - mine[name]) for name in mine):.1e}")
 
 
+class Reading:
+    """Reads an array from a file; ``forgotten`` by the system after each time, so that it comes from the disk."""
+
+    def __init__(self, path, array, *, forgotten=False):
+        self._path, self._forgotten = path, forgotten
+        np.save(path, array)
+        self()
+
+    def __call__(self):
+        array = np.load(self._path)
+        if self._forgotten:
+            with open(self._path, "rb") as file:
+                os.fsync(file.fileno())
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        return array
+
+
+def toolkit(rounds, samples, num_classes, dim, bent, neighbours):
+    """See the module's docstring."""
+    print(f"numpy {np.__version__}, {len(os.sched_getaffinity(0))} cores", flush=True)
+    rng = np.random.default_rng(0)
+    points = rng.standard_normal((samples, dim), np.float32)
+    labels = rng.integers(num_classes, size=samples)
+    volumes_of_classes(rounds, points, labels, num_classes)
+    points = rng.standard_normal((bent, dim))
+    alternatives = {
+        "dsb_jax": lambda: curvature(points, nearest(points, neighbours)),
+        "the published algorithm": lambda: rivals.published_curvature(points, neighbours),
+    }
+    title = f"Curvature of {bent:,} points of {dim} numbers, {neighbours} neighbours"
+    table(title, in_turn(alternatives, rounds), "dsb_jax")
+
+
+def volumes_of_classes(rounds, points, labels, num_classes):
+    """Prints the times of volumes, of reading points and of the package of Ma et al., and how far results differ."""
+    ours = functools.partial(moments.volumes, points, labels, num_classes)
+    title = f"Volumes of {num_classes:,} classes of {points.shape[0]:,} x {points.shape[1]}"
+    with tempfile.TemporaryDirectory() as folder:
+        reading = {"np.load, from memory": Reading(f"{folder}/warm.npy", points), "dsb_jax": ours}
+        if hasattr(os, "posix_fadvise"):
+            reading["np.load, from the disk"] = Reading(f"{folder}/cold.npy", points, forgotten=True)
+        table(f"{title}, and reading them", in_turn(reading, rounds), "np.load, from memory")
+    if lacking := rivals.missing(rivals.MANIFOLDS):
+        print(f"{' and '.join(lacking)} is left out; python -m pip install {' '.join(lacking)}")
+        return
+    rival = rivals.ManifoldVolumes(points, labels)
+    classes = [points[labels == label] for label in range(num_classes)]
+    alternatives = {
+        "dsb_jax": ours,
+        "perceptual_manifold_geometry": rival,
+        "  with the rows of classes put together": functools.partial(rival.of, classes),
+    }
+    table(title, in_turn(alternatives, rounds), "dsb_jax")
+    mine = ours()
+    for precision, rows in ("float32", classes), ("float64", [each.astype(np.float64) for each in classes]):
+        theirs = rival.of(rows)
+        finite = np.isfinite(theirs)
+        apart = np.max(np.abs(theirs - mine)[finite] / np.maximum(mine[finite], 1), initial=0)
+        print(
+            f"largest relative difference of a volume, theirs in {precision}: {apart:.1e}; {(~finite).sum()} infinite"
+        )
+
+
 def machine():
     return f"jax {jax.__version__} on {jax.device_count()} {jax.devices()[0].device_kind}"
 
@@ -917,8 +989,14 @@ def parsed():
     of_retrieval.add_argument("--class-sizes", type=integers, default=[500, 10], help="(500,10)")
     of_retrieval.add_argument("--galleries", type=integers, default=[10**5, 10**6], help="searched alone (10^5,10^6)")
     of_retrieval.add_argument("--queries", type=int, default=1000, help="that search them (%(default)s)")
+    of_toolkit = benchmarks.add_parser("toolkit")
+    of_toolkit.add_argument("--samples", type=int, default=10**6, help="(%(default)s)")
+    of_toolkit.add_argument("--classes", type=int, default=1000, help="(%(default)s)")
+    of_toolkit.add_argument("--dim", type=int, default=DIM, help="(%(default)s)")
+    of_toolkit.add_argument("--bent", type=int, default=500, help="points whose curvature is measured (%(default)s)")
+    of_toolkit.add_argument("--neighbours", type=int, default=20, help="(%(default)s)")
     defaults = (of_pool, 15), (of_overhead, 9), (of_table11, 9), (of_data, 7), (of_train, 9), (of_retrieval, 5)
-    for chosen, rounds in defaults:
+    for chosen, rounds in (*defaults, (of_toolkit, 7)):
         chosen.add_argument(
             "--rounds", type=int, default=rounds, help="how often each alternative is timed (%(default)s)"
         )
@@ -946,6 +1024,9 @@ def main(arguments):
         case "retrieval":
             sizes = arguments.samples, arguments.dim, arguments.class_sizes, arguments.galleries, arguments.queries
             retrieval(arguments.rounds, *sizes)
+        case "toolkit":
+            sizes = arguments.samples, arguments.classes, arguments.dim, arguments.bent, arguments.neighbours
+            toolkit(arguments.rounds, *sizes)
         case "data":
             data(arguments.rounds, arguments.images, arguments.cores)
 

@@ -1,16 +1,21 @@
-"""What others use, timed beside what is here: a step of PyTorch, its networks timm's; and the search of images in
-pytorch-metric-learning, its neighbours FAISS's.
+"""What others use, timed beside what is here: a step of PyTorch, its networks timm's; the search of images in
+pytorch-metric-learning, its neighbours FAISS's; and volumes and curvature as Ma et al. published them.
 """
 
 import contextlib
 import importlib.util
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+from scipy import linalg
+from sklearn.neighbors import NearestNeighbors
 
 # What each rival needs, and the packages that have it.
 PYTORCH = {"torch": "torch", "timm": "timm"}
 METRIC_LEARNING = {"torch": "torch", "pytorch_metric_learning": "pytorch-metric-learning", "faiss": "faiss-cpu"}
+
+MANIFOLDS = {"perceptual_manifold_geometry": "perceptual-manifold-geometry"}
 
 
 def missing(needed: dict[str, str]) -> list[str]:
@@ -120,3 +125,60 @@ class MetricLearning:
         where = f"{faiss.omp_get_max_threads()} threads" if self.device == "cpu" else self._torch.cuda.get_device_name()
         versions = f"pytorch-metric-learning {pytorch_metric_learning.__version__}, faiss {faiss.__version__}"
         return f"{versions}, torch {self._torch.__version__} on {where}"
+
+
+class ManifoldVolumes:
+    """The volume of every class by the package of Ma et al., a class at a time, as it has no function for several.
+
+    Args:
+      points: ``[n, d]``.
+      labels: classes ``[n]``.
+    """
+
+    def __init__(self, points: np.ndarray, labels: np.ndarray) -> None:
+        # The package has two functions of the name, and this is the one that measures volume.
+        from perceptual_manifold_geometry.density import calculate_volume
+
+        self._volume, self._points, self._labels = calculate_volume, points, labels
+
+    def __call__(self) -> np.ndarray:
+        """The volumes ``[C]`` in bits, infinite where the determinant overflows."""
+        points, labels = self._points, self._labels
+        return self.of(points[labels == label] for label in range(labels.max() + 1))
+
+    def of(self, classes: Iterable[np.ndarray]) -> np.ndarray:
+        """The volumes of classes whose rows are together already."""
+        return np.array([self._volume(rows, d=self._points.shape[1])[0] for rows in classes])
+
+
+def published_curvature(points: np.ndarray, neighbours: int) -> np.ndarray:
+    """The algorithm of Ma et al., 2023, as they published it: of every point, and of each of its neighbours again.
+
+    A search for each, and a decomposition each of its neighbours and of the product of both. The angle is of left
+    singular vectors and divided by widths; what is wrong with that is no matter of speed.
+
+    Args:
+      points: ``[m, d]``.
+      neighbours: how many.
+
+    Returns:
+      Angles ``[m]``.
+    """
+    search = NearestNeighbors(n_neighbors=neighbours + 1).fit(points)
+
+    def neighbourhood(row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        near = search.kneighbors(points[row, None], return_distance=False)[0, 1:]
+        vectors, widths, _ = linalg.svd(points[near] - points[near].mean(axis=0), full_matrices=False)
+        return near, vectors, widths
+
+    def angle(vectors: np.ndarray, widths: np.ndarray, row: int) -> float:
+        _, others, their_widths = neighbourhood(row)
+        _, cosines, _ = linalg.svd(vectors.T @ others)
+        size = np.linalg.norm(widths) * np.linalg.norm(their_widths)
+        return np.arccos(np.clip(cosines.sum() / size, -1, 1))
+
+    angles = np.zeros(len(points))
+    for row in range(len(points)):
+        near, vectors, widths = neighbourhood(row)
+        angles[row] = np.mean([angle(vectors, widths, other) for other in near])
+    return angles

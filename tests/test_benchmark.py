@@ -11,6 +11,7 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "launch"))
 import benchmark
+import rivals
 
 from dsb_jax import models
 
@@ -102,6 +103,26 @@ def test_retrieval_runs():
     differences = re.findall(r"^largest difference of a result: (.*)$", output, re.MULTILINE)
     assert len(differences) == 2 or "pip install" in output
     assert all(float(each) < 1e-6 for each in differences)
+
+
+def test_toolkit_runs():
+    """Beside the package of Ma et al. where it is installed, whose volumes are the same."""
+    output = output_of("toolkit", "--samples=2000", "--classes=20", "--dim=4", "--bent=40", "--neighbours=5")
+    assert re.search(r"^Volumes of 20 classes of 2,000 x 4, and reading them$", output, re.MULTILINE)
+    assert len(re.findall(r"^np.load, from memory +[\d.]+ +1.0000", output, re.MULTILINE)) == 1
+    assert re.search(r"^the published algorithm +[\d.]+ +[\d.]+", output, re.MULTILINE)
+    differences = re.findall(
+        r"^largest relative difference of a volume, theirs in (.*): (.*); 0 inf", output, re.MULTILINE
+    )
+    assert [precision for precision, _ in differences] == ["float32", "float64"] or "pip install" in output
+    assert all(float(each) < (1e-5 if precision == "float32" else 1e-12) for precision, each in differences)
+
+
+def test_the_published_curvature_is_that(golden):
+    file = golden("geometry_curvature")
+    for case in range(4):
+        found = rivals.published_curvature(file[f"X{case}"], int(file[f"k{case}"]))
+        np.testing.assert_allclose(found, file[f"local_angle{case}"], rtol=1e-8, atol=1e-8)
 
 
 def test_operations_are_those_of_the_published_networks():

@@ -37,7 +37,7 @@ def of_counts(counts, dim, dtype=np.float64):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
 @pytest.mark.parametrize("dim", [1, 3, 40])
-@pytest.mark.parametrize("block", [1, 60, 2**19])
+@pytest.mark.parametrize("block", [1, 60, 2**18])
 def test_volumes_are_those_of_the_definition(dim, dtype, block, monkeypatch):
     """Of classes without points, with one, two, fewer and more than dimensions, however many are taken together."""
     monkeypatch.setattr(moments, "_BLOCK", block)

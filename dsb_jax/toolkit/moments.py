@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_limits
 
 from dsb_jax import validation
 
-_BLOCK = 2**19  # numbers of the classes that are measured together: 4 MiB
+_BLOCK = 2**18  # numbers of the classes that are measured together: 2 MiB
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -162,7 +162,7 @@ def on_all_cores(
       [np.float64(5.0), np.float64(0.0)]
     """
     # An item is too little for a BLAS with threads of its own.
-    with threadpool_limits(1), ThreadPoolExecutor(cores()) as pool:
+    with threadpool_limits(1), ThreadPoolExecutor(threads()) as pool:
         results = pool.map(function, items)
         return list(results if progress is None else progress(results, len(items)))
 
@@ -263,6 +263,6 @@ def smaller_gram(rows: np.ndarray) -> np.ndarray:
     return turned @ rows if rows.shape[-1] <= rows.shape[-2] else rows @ turned
 
 
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def threads() -> int:
+    """How many keep all cores busy: one more than there are, as each waits for Python's lock now and then."""
+    return 1 + (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)

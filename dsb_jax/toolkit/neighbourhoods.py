@@ -294,6 +294,6 @@ def _by_blocks(
     blocks = [slice(start, min(start + size, total)) for start in range(0, total, size)]
     if len(blocks) == 1:  # a class of few points: to start threads would take longer
         return function(blocks[0])
-    with threadpool_limits(1), ThreadPoolExecutor(moments.cores()) as pool:
+    with threadpool_limits(1), ThreadPoolExecutor(moments.threads()) as pool:
         results = pool.map(function, blocks)
         return np.concatenate(list(results if progress is None else progress(results, len(blocks))))
