@@ -23,7 +23,7 @@ from dsb_jax.data import feed, preprocess
 from dsb_jax.data.specs import IMAGENET_MEAN, IMAGENET_STD
 from dsb_jax.models import zoo
 from dsb_jax.toolkit.points import Points, require_finite
-from dsb_jax.training import earlier_runs
+from dsb_jax.training import earlier_runs, parameters
 from dsb_jax.training import experiment as experiments
 from dsb_jax.training.checkpoints import Checkpoints
 from dsb_jax.training.config import base_config, with_arguments
@@ -187,7 +187,7 @@ def of_images(
       >>> [features.shape for features in of_images(batches, "resnet8", "resnet8.safetensors")]
       [(4, 64), (1, 64)]
     """
-    variables, features = _network(model, weights, dim)
+    network = _Network(model, weights, dim)
     total = len(batches) if hasattr(batches, "__len__") else None
     size, shape = 0, None
     for images in batches if progress is None else progress(batches, total):
@@ -195,31 +195,43 @@ def of_images(
         preprocess.check_images(images)
         if images.shape[3] == 1:
             images = np.repeat(images, 3, axis=3)
-        shape = shape or images.shape[1:]
+        if shape is None:
+            shape = images.shape[1:]
+            network.require_fit(shape)
         if images.shape[1:] != shape:
             raise ValueError(f"images must be of one size, got {list(images.shape[1:])} after {list(shape)}")
         number = len(images)
         size = max(size, number)
         filled = np.concatenate([images, np.zeros((size - number, *shape), np.uint8)])  # compiled for one size alone
-        yield np.asarray(features(variables, filled))[:number]
+        yield np.asarray(network(filled))[:number]
 
 
-def _network(
-    name: str, weights: str | os.PathLike[str], dim: int | None
-) -> tuple[dict[str, Any], Callable[[dict[str, Any], jax.Array], jax.Array]]:
-    """A network's variables, and what makes features of these and images."""
-    variables = models.from_torch(name, weights)
-    network = models.create(name, variables["params"]["head"]["kernel"].shape[-1])
-    settings = with_arguments(base_config(), zoo.entry(name).settings)
-    mean, std = settings.mean or IMAGENET_MEAN, settings.std or IMAGENET_STD
+class _Network:
+    """A network with PyTorch's weights, which makes features of uint8 images ``[n, height, width, 3]``."""
 
-    @jax.jit
-    def features_of(variables, images):
-        pixels = preprocess.normalize(images[..., ::-1] if settings.init_bgr else images, mean, std)
-        features = network.apply(variables, pixels, train=False).features
-        return features if dim is None else dsb_jax.pool_features(features, dim)
+    def __init__(self, name: str, weights: str | os.PathLike[str], dim: int | None) -> None:
+        self._weights = weights
+        self._variables = models.from_torch(name, weights)
+        network = models.create(name, self._variables["params"]["head"]["kernel"].shape[-1])
+        settings = with_arguments(base_config(), zoo.entry(name).settings)
+        mean, std = settings.mean or IMAGENET_MEAN, settings.std or IMAGENET_STD
 
-    return variables, features_of
+        def features(variables, images):
+            pixels = preprocess.normalize(images[..., ::-1] if settings.init_bgr else images, mean, std)
+            features = network.apply(variables, pixels, train=False).features
+            return features if dim is None else dsb_jax.pool_features(features, dim)
+
+        self._init, self._features = functools.partial(network.init, train=False), jax.jit(features)
+
+    def __call__(self, images: np.ndarray) -> jax.Array:
+        return self._features(self._variables, images)
+
+    def require_fit(self, shape: tuple[int, int, int]) -> None:
+        """Raises ValueError unless the weights are for images of this shape, as those of positions may not be."""
+        wanted = jax.eval_shape(self._init, jax.random.key(0), jax.ShapeDtypeStruct((1, *shape), jnp.float32))
+        there, here = (parameters.shapes_of(tree["params"]) for tree in (self._variables, wanted))
+        source = f"{os.fspath(self._weights)} for images {list(shape)}"
+        earlier_runs.require_fit(there, here, source=source, setting="weights")
 
 
 def _to_be_read(config: ConfigDict, workdir: pathlib.Path, data_dir: str | os.PathLike[str] | None) -> ConfigDict:
