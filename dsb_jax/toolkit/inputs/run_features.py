@@ -23,7 +23,7 @@ from dsb_jax.data import feed, preprocess
 from dsb_jax.data.specs import IMAGENET_MEAN, IMAGENET_STD
 from dsb_jax.models import zoo
 from dsb_jax.toolkit.points import Points, require_finite
-from dsb_jax.training import earlier_runs
+from dsb_jax.training import earlier_runs, parameters
 from dsb_jax.training import experiment as experiments
 from dsb_jax.training.checkpoints import Checkpoints
 from dsb_jax.training.config import base_config, with_arguments
@@ -179,34 +179,46 @@ class Network:
     """
 
     def __init__(self, name: str, weights: str | os.PathLike[str]) -> None:
+        self._weights = weights
         self._variables = models.from_torch(name, weights)
         self.dim, num_classes = self._variables["params"]["head"]["kernel"].shape
         network = models.create(name, num_classes)
         settings = with_arguments(base_config(), zoo.entry(name).settings)
         mean, std = settings.mean or IMAGENET_MEAN, settings.std or IMAGENET_STD
-        self._size = 0
 
-        @jax.jit
         def features(variables, images):
             pixels = preprocess.normalize(images[..., ::-1] if settings.init_bgr else images, mean, std)
             return network.apply(variables, pixels, train=False).features
 
-        self._features = features
+        self._init, self._features = functools.partial(network.init, train=False), jax.jit(features)
+        self._size, self._shape = 0, None
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Features, float32 ``[n, dim]``, of images, uint8 ``[n, height, width, 1 or 3]``.
 
         Raises:
-          ValueError: images of another dtype or shape.
+          ValueError: images of another dtype or shape, or not of the size of those before.
         """
         images = np.asarray(images)
         preprocess.check_images(images)
         if images.shape[3] == 1:
             images = np.repeat(images, 3, axis=3)
+        if self._shape is None:
+            self._require_fit(images.shape[1:])
+        self._shape = self._shape or images.shape[1:]
+        if images.shape[1:] != self._shape:
+            raise ValueError(f"images must be of one size, got {list(images.shape[1:])} after {list(self._shape)}")
         number = len(images)
         self._size = max(self._size, number)  # compiled for the largest batch alone
-        filled = np.concatenate([images, np.zeros((self._size - number, *images.shape[1:]), np.uint8)])
+        filled = np.concatenate([images, np.zeros((self._size - number, *self._shape), np.uint8)])
         return np.asarray(self._features(self._variables, filled))[:number]
+
+    def _require_fit(self, shape: tuple[int, int, int]) -> None:
+        """Raises ValueError unless the weights are for images of this shape, as those of positions may not be."""
+        wanted = jax.eval_shape(self._init, jax.random.key(0), jax.ShapeDtypeStruct((1, *shape), jnp.float32))
+        there, here = (parameters.shapes_of(tree["params"]) for tree in (self._variables, wanted))
+        source = f"{os.fspath(self._weights)} for images {list(shape)}"
+        earlier_runs.require_fit(there, here, source=source, setting="weights")
 
 
 def _to_be_read(config: ConfigDict, workdir: pathlib.Path, data_dir: str | os.PathLike[str] | None) -> ConfigDict:
