@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dsb_jax.data import images
-from dsb_jax.toolkit import __main__, points, report, scales
+from dsb_jax.toolkit import __main__, class_scales, points, summary
 from dsb_jax.toolkit.inputs import Options, held, paths, rows
 
 NAMES = ("ant", "bee", "cow")
@@ -44,11 +44,15 @@ def found(capsys, *arguments):
 def test_scales_are_printed_plotted_and_kept(embeddings, capsys):
     code, out, err = run(capsys, "scales", "bugs.npz")
     assert (code, err) == (0, "")
-    expected = scales.scales(embeddings)
+    expected = class_scales.scales(embeddings)
     assert out.splitlines()[0].split()[0] == "class"
     assert expected.reading() in out
     folder = pathlib.Path("toolkit/bugs.npz")
-    assert sorted(path.name for path in folder.iterdir()) == ["scales-radar.png", "scales.json", "scales.png"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "scales-radar.png",
+        "scales.json",
+        "scales.png",
+    ]
     assert cv2.imread(str(folder / "scales.png")) is not None
     kept = json.loads((folder / "scales.json").read_text())
     assert [kept["classes"][name]["volume"] for name in NAMES] == pytest.approx(expected.volume.tolist())
@@ -144,7 +148,7 @@ def test_a_dataset_and_a_folder_of_images_are_measured_in_sample_space(tmp_path,
 
 
 def test_the_report_is_one_page_of_all_findings(embeddings):
-    page = report.report(embeddings, accuracy=np.array([0.9, 0.8, 0.4]))
+    page = summary.report(embeddings, accuracy=np.array([0.9, 0.8, 0.4]))
     assert list(page.found) == ["scales", "marginal", "correlate", "select", "hierarchy", "geometry"]
     text = page.write("report.html").read_text()
     for heading, finding in page.found.values():

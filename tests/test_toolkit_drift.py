@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from dsb_jax.toolkit import drift, findings, points
-from dsb_jax.toolkit.drift import FAILS, HOLDS, UNKNOWN, Drift
+from dsb_jax.toolkit import feature_drift, findings, points
+from dsb_jax.toolkit.feature_drift import FAILS, HOLDS, UNKNOWN, Drift
 
 LABELS = np.repeat([0, 1, 2], [40, 9, 21])
 
@@ -32,7 +32,7 @@ def rotation(rng, dim):
 @pytest.mark.parametrize("offset", [0.0, 1e6])
 def test_features_that_all_move_alike_drift_by_as_much(offset):
     before, step = some_features() + offset, np.array([3.0, 0, 4, 0, 0, 0])
-    found = drift.drift([before, before + step, before], LABELS, [1, 2, 3])
+    found = feature_drift.drift([before, before + step, before], LABELS, [1, 2, 3])
     np.testing.assert_allclose(found.drifts, 5 / spread(before), rtol=1e-7)
     np.testing.assert_allclose(found.aligned, 0, atol=1e-7)
     np.testing.assert_allclose(found.spreads, spread(before), rtol=1e-7)
@@ -45,7 +45,7 @@ def test_features_that_all_move_alike_drift_by_as_much(offset):
 def test_a_rotation_is_drift_that_alignment_takes_away(seed, dim):
     before = some_features(seed, dim)
     after = before @ rotation(np.random.default_rng(seed), dim) + 1
-    found = drift.drift([before, after], LABELS, [1, 2])
+    found = feature_drift.drift([before, after], LABELS, [1, 2])
     wanted = np.linalg.norm(after - before, axis=1).mean() / spread(after)
     np.testing.assert_allclose(found.drifts, wanted, rtol=1e-9)
     np.testing.assert_allclose(found.aligned, 0, atol=1e-9)
@@ -54,7 +54,7 @@ def test_a_rotation_is_drift_that_alignment_takes_away(seed, dim):
 
 def test_unrelated_features_drift_by_about_the_root_of_two():
     rng = np.random.default_rng(1)
-    found = drift.drift(rng.normal(size=(2, 5000, 64)), np.arange(5000) % 3, [0, 1])
+    found = feature_drift.drift(rng.normal(size=(2, 5000, 64)), np.arange(5000) % 3, [0, 1])
     assert found.drifts[0] == pytest.approx(math.sqrt(2), rel=0.01)
 
 
@@ -71,10 +71,10 @@ def weights(features, alpha):
 
 def test_errors_are_those_of_weights_from_old_and_from_mixed_features():
     before, after = some_features(0), some_features(1)
-    found = drift.drift([before, after], LABELS, [4, 5], alpha=1.5, seed=7)
+    found = feature_drift.drift([before, after], LABELS, [4, 5], alpha=1.5, seed=7)
     now = weights(after, 1.5)
     np.testing.assert_allclose(found.old_errors, np.abs(weights(before, 1.5) / now - 1).max(), rtol=1e-4)
-    old = drift._half_of_each_class(points.of(after, LABELS), 7)
+    old = feature_drift._half_of_each_class(points.of(after, LABELS), 7)
     assert [int(old[np.equal(LABELS, label)].sum()) for label in range(3)] == [20, 4, 10]
     mixed = weights(np.where(old[:, None], before, after), 1.5)
     wrong = np.abs(mixed / now - 1)
@@ -86,7 +86,9 @@ def test_errors_are_those_of_weights_from_old_and_from_mixed_features():
 def test_classes_that_span_nothing_and_features_that_are_alike():
     labels = np.array([0, 0, 0, 1, 1, 1, 2])
     rows = np.random.default_rng(0).normal(size=(7, 2))
-    found = drift.drift([rows, rows + 1, np.ones((7, 2)), rows], labels, [1, 2, 3, 4], class_names=["a", "b", "c", "d"])
+    found = feature_drift.drift(
+        [rows, rows + 1, np.ones((7, 2)), rows], labels, [1, 2, 3, 4], class_names=["a", "b", "c", "d"]
+    )
     assert np.isfinite(found.drifts).tolist() == [True, False, True]
     assert np.isfinite(found.pool_errors).tolist() == [True, False, False]
     assert [each.verdict for each in found.statements] == [UNKNOWN] * 3
@@ -107,10 +109,10 @@ def test_snapshots_are_asked_for_one_by_one():
         told.append(total)
         return items
 
-    found = drift.drift(features(), LABELS, [1, 2, 3], progress=progress)
+    found = feature_drift.drift(features(), LABELS, [1, 2, 3], progress=progress)
     assert asked == [0, 1, 2]
     assert told == [3]
-    again = drift.of_points([points.of(some_features(number), LABELS) for number in range(3)], [1, 2, 3])
+    again = feature_drift.of_points([points.of(some_features(number), LABELS) for number in range(3)], [1, 2, 3])
     np.testing.assert_array_equal(found.drifts, again.drifts)
 
 
@@ -234,30 +236,35 @@ def test_figures_show_the_measurements(rates):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda f: drift.drift([f], LABELS, [1]), "epochs must be of two snapshots or more and rise, got [1.0]"),
         (
-            lambda f: drift.drift([f, f], LABELS, [2, 2]),
+            lambda f: feature_drift.drift([f], LABELS, [1]),
+            "epochs must be of two snapshots or more and rise, got [1.0]",
+        ),
+        (
+            lambda f: feature_drift.drift([f, f], LABELS, [2, 2]),
             "epochs must be of two snapshots or more and rise, got [2.0, 2.0]",
         ),
-        (lambda f: drift.drift([f], LABELS, [1, 2]), "features: epochs are of 2 snapshots, got 1"),
-        (lambda f: drift.drift([f, f, f], LABELS, [1, 2]), "features: epochs are of 2 snapshots, got more"),
+        (lambda f: feature_drift.drift([f], LABELS, [1, 2]), "features: epochs are of 2 snapshots, got 1"),
+        (lambda f: feature_drift.drift([f, f, f], LABELS, [1, 2]), "features: epochs are of 2 snapshots, got more"),
         (
-            lambda f: drift.drift([f, f], LABELS, [1, 2], learning_rates=[1]),
+            lambda f: feature_drift.drift([f, f], LABELS, [1, 2], learning_rates=[1]),
             "learning_rates must be as long as epochs, got 1 and 2",
         ),
         (
-            lambda f: drift.drift([f, f[:, :3]], LABELS, [1, 2]),
+            lambda f: feature_drift.drift([f, f[:, :3]], LABELS, [1, 2]),
             "features at epoch 2: snapshots must be of the same samples, got [70, 6], then [70, 3]",
         ),
-        (lambda f: drift.drift([f, f[:9]], LABELS, [1, 2]), "features at epoch 2: labels must be integers [9]"),
+        (lambda f: feature_drift.drift([f, f[:9]], LABELS, [1, 2]), "features at epoch 2: labels must be integers [9]"),
         (
-            lambda f: drift.drift([f, np.where(f == f[3, 2], np.nan, f)], LABELS, [1, 2.5]),
+            lambda f: feature_drift.drift([f, np.where(f == f[3, 2], np.nan, f)], LABELS, [1, 2.5]),
             "features at epoch 2.5: points must be finite, got NaN or infinity in row 3 (class 0)",
         ),
-        (lambda f: drift.drift([f, f], LABELS, [1, 2], alpha=0), "alpha must be a finite number >= 1, got 0"),
-        (lambda f: drift.of_points([], [1, 2]), "drift needs two snapshots or more, got none"),
+        (lambda f: feature_drift.drift([f, f], LABELS, [1, 2], alpha=0), "alpha must be a finite number >= 1, got 0"),
+        (lambda f: feature_drift.of_points([], [1, 2]), "drift needs two snapshots or more, got none"),
         (
-            lambda f: drift.of_points([points.of(f, LABELS, name="a"), points.of(f, LABELS[::-1], name="b")], [1, 2]),
+            lambda f: feature_drift.of_points(
+                [points.of(f, LABELS, name="a"), points.of(f, LABELS[::-1], name="b")], [1, 2]
+            ),
             "b must have the labels of a in the same order: got others",
         ),
     ],

@@ -12,7 +12,7 @@ import pytest
 from conftest import SHARED
 from hypothesis import strategies
 
-from dsb_jax.toolkit import geometry, manifolds, moments, neighbourhoods
+from dsb_jax.toolkit import class_geometry, manifolds, moments, neighbourhoods
 from dsb_jax.toolkit.findings import to_json
 from dsb_jax.toolkit.points import of
 
@@ -32,7 +32,7 @@ def animals(number=60, dim=6):
 
 @pytest.fixture(scope="module")
 def found():
-    return geometry.geometry(animals(), neighbours=8)
+    return class_geometry.geometry(animals(), neighbours=8)
 
 
 def defined_separation(points, labels, num_classes):
@@ -211,10 +211,10 @@ def point_cloud(name):
 def test_volumes_of_stanford_models_grow_with_their_size(name):
     """Figure 6 of the paper; and they are curved surfaces."""
     cloud = point_cloud(name)
-    found = geometry.geometry(of(cloud, space="cloud", name="model"))
+    found = class_geometry.geometry(of(cloud, space="cloud", name="model"))
     assert (np.diff(found.scaled[0]) > 0).all()
     centre = cloud.mean(axis=0)
-    for factor, volume in zip(geometry.FACTORS[::10], found.scaled[0, ::10], strict=True):
+    for factor, volume in zip(class_geometry.FACTORS[::10], found.scaled[0, ::10], strict=True):
         assert moments.volume(factor * (cloud - centre)) == pytest.approx(volume, rel=1e-8)
     assert found.tangent_dimension == 2
     assert found.dimension[0] == pytest.approx(2.3, abs=0.3)
@@ -227,7 +227,7 @@ def test_measures_are_those_of_the_functions(found):
     points = animals()
     assert found.class_names == NAMES
     np.testing.assert_array_equal(found.counts, [60, 60, 30, 1, 0, 30])
-    again = geometry.geometry(points, neighbours=8)
+    again = class_geometry.geometry(points, neighbours=8)
     for label in range(3):
         own = points.rows_of(label)
         near = neighbourhoods.nearest(own, 8)
@@ -281,32 +281,34 @@ def test_a_table_a_file_and_figures(found):
 
 
 def test_classes_of_unequal_sizes_are_not_compared():
-    reading = geometry.geometry(animals(), neighbours=8).reading()
+    reading = class_geometry.geometry(animals(), neighbours=8).reading()
     assert "which says little" not in reading
     points = of(RNG.normal(size=(120, 3)), np.repeat([0, 1], [20, 100]))
-    found = geometry.geometry(points, neighbours=8)
+    found = class_geometry.geometry(points, neighbours=8)
     assert "here from 20 to 100; rows=20 measures all alike" in found.reading()
-    alike = geometry.geometry(points, neighbours=8, rows=20)
+    alike = class_geometry.geometry(points, neighbours=8, rows=20)
     np.testing.assert_array_equal(alike.measured, 20)
     assert "which says little" not in alike.reading()
     np.testing.assert_array_equal(alike.counts, [20, 100])
-    np.testing.assert_array_equal(geometry.geometry(points, neighbours=8, rows=20).dimension, alike.dimension)
-    assert geometry.geometry(points, neighbours=8, rows=20, seed=1).dimension[1] != alike.dimension[1]
+    np.testing.assert_array_equal(class_geometry.geometry(points, neighbours=8, rows=20).dimension, alike.dimension)
+    assert class_geometry.geometry(points, neighbours=8, rows=20, seed=1).dimension[1] != alike.dimension[1]
 
 
 def test_noise_is_not_called_curved():
     rng = np.random.default_rng(0)
     flat = of(rng.normal(size=(600, 5)), np.repeat([0, 1], 300))
-    assert "no sign of curvature" in geometry.geometry(flat, dimension=2).reading()
+    assert "no sign of curvature" in class_geometry.geometry(flat, dimension=2).reading()
     sphere = rng.normal(size=(600, 3))
     sphere /= np.linalg.norm(sphere, axis=1, keepdims=True)
-    assert "Curvature shows" in geometry.geometry(of(sphere, np.repeat([0, 1], 300)), dimension=2).reading()
+    assert "Curvature shows" in class_geometry.geometry(of(sphere, np.repeat([0, 1], 300)), dimension=2).reading()
 
 
 def test_a_thousand_classes_are_shown():
     rng = np.random.default_rng(0)
     counts = np.r_[np.full(5, 12), np.full(995, 2)]
-    found = geometry.geometry(of(rng.normal(size=(counts.sum(), 3)), np.repeat(np.arange(1000), counts)), neighbours=8)
+    found = class_geometry.geometry(
+        of(rng.normal(size=(counts.sum(), 3)), np.repeat(np.arange(1000), counts)), neighbours=8
+    )
     assert found.similarity is None
     assert np.isfinite(found.separation).all()
     figures = found.figures()
@@ -317,7 +319,7 @@ def test_a_thousand_classes_are_shown():
 
 
 def test_where_no_class_is_measured_the_rest_is_there():
-    found = geometry.geometry(of(RNG.normal(size=(20, 3)), np.repeat([0, 1], 10)))
+    found = class_geometry.geometry(of(RNG.normal(size=(20, 3)), np.repeat([0, 1], 10)))
     assert np.isnan(found.curvature).all()
     assert found.tangent_dimension == 0
     assert np.isfinite(found.separation).all()
@@ -334,18 +336,18 @@ def test_progress_passes_every_class_four_times():
         return classes
 
     points = of(RNG.normal(size=(150, 3)), np.repeat([0, 1, 2], [50, 50, 50]))
-    geometry.geometry(points, neighbours=8, progress=progress)
+    class_geometry.geometry(points, neighbours=8, progress=progress)
     assert totals == [3, 2, 3, 3]  # separation in groups of two
 
 
 def test_bad_input_is_one_sentence():
     points = of(RNG.normal(size=(50, 3)))
     with pytest.raises(ValueError, match="neighbours must be an integer >= 2, got 1"):
-        geometry.geometry(points, neighbours=1)
+        class_geometry.geometry(points, neighbours=1)
     with pytest.raises(ValueError, match="rows must be an integer >= 21, got 20"):
-        geometry.geometry(points, rows=20)
+        class_geometry.geometry(points, rows=20)
     with pytest.raises(ValueError, match="dimension of tangent spaces must be at most 3 with 20 neighbours in 3 dim"):
-        geometry.geometry(points, dimension=4)
+        class_geometry.geometry(points, dimension=4)
     with pytest.raises(ValueError, match="a and b must be points of as many dimensions, got 3 and 2"):
         manifolds.shape_similarity(np.ones((4, 3)), np.ones((4, 2)))
     with pytest.raises(ValueError, match="directions must be at most the 3 dimensions of the points, got 4"):

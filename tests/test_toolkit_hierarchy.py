@@ -13,8 +13,8 @@ from PIL import Image
 import dsb_jax
 from dsb_jax.data.builders.cifar_files import CIFAR10, CIFAR100
 from dsb_jax.evaluation import drawing
-from dsb_jax.toolkit import class_tables, class_tree, findings, hierarchy, points
-from dsb_jax.toolkit.hierarchy import NONE, Hierarchy
+from dsb_jax.toolkit import agglomeration, class_tables, findings, matching, points
+from dsb_jax.toolkit.matching import NONE, Hierarchy
 from dsb_jax.toolkit.moments import Moments
 
 # Table 12 of the paper: ratios of dogs, cats and monkeys with each child.
@@ -59,7 +59,7 @@ def some_points(rng, sizes, dim=5, offset=0.0, names=None):
 def test_ratios_are_those_of_rows_put_together(dim, offset, epsilon):
     rng = np.random.default_rng(0)
     children, parents = some_points(rng, [30, 1, 9], dim, offset), some_points(rng, [50, 20], dim, offset)
-    found = hierarchy.match(children, parents, epsilon=epsilon)
+    found = matching.match(children, parents, epsilon=epsilon)
     for child in range(3):
         for parent in range(2):
             without = parents.rows_of(parent)
@@ -75,7 +75,7 @@ def test_ratios_are_those_of_rows_put_together(dim, offset, epsilon):
 @hypothesis.settings(deadline=None, max_examples=30)
 def test_a_parent_mixed_into_itself_changes_nothing(seed, dim, size):
     parents = some_points(np.random.default_rng(seed), [size, 20, 3], dim)
-    found = hierarchy.match(parents, parents, parent_of={name: name for name in parents.class_names})
+    found = matching.match(parents, parents, parent_of={name: name for name in parents.class_names})
     np.testing.assert_allclose(found.ratios.diagonal(), 1, rtol=1e-10)
     assert found.accuracy == 1
 
@@ -90,8 +90,8 @@ def test_moments_that_were_added_match_as_their_points_do():
     ]
     added = [{name: one[name] + two[name] for name in one} for one, two in (halves[:2], halves[2:])]
     seen = []
-    found = hierarchy.match(*added, progress=lambda rows, total: seen.append(total) or rows)
-    np.testing.assert_allclose(found.ratios, hierarchy.match(children, parents).ratios, rtol=1e-12)
+    found = matching.match(*added, progress=lambda rows, total: seen.append(total) or rows)
+    np.testing.assert_allclose(found.ratios, matching.match(children, parents).ratios, rtol=1e-12)
     assert seen == [2]
 
 
@@ -151,7 +151,7 @@ def test_what_cannot_be_measured_is_not_matched():
     rng = np.random.default_rng(2)
     rows = {name: Moments.of(rng.normal(size=(9, 3))) for name in ("a", "x", "y")}
     empty, single, equal = Moments.none(3), Moments.of(np.ones((1, 3))), Moments.of(np.full((5, 3), 7.7))
-    found = hierarchy.match(
+    found = matching.match(
         {"a": rows["a"], "none": empty, "one": single},
         {"single": single, "equal": equal, "x": rows["x"], "y": rows["y"]},
         parent_of={"a": "x", "none": "y"},
@@ -180,7 +180,7 @@ def test_halves_divide_every_child():
     rng = np.random.default_rng(3)
     whole = some_points(rng, [7, 1, 4, 0, 6])
     parent_of = dict(zip(whole.class_names, "yxyxx", strict=True))
-    children, parents = hierarchy.halves(whole, parent_of, seed=5)
+    children, parents = matching.halves(whole, parent_of, seed=5)
     assert children.counts.tolist() == [4, 1, 2, 0, 3]
     assert parents.class_names == ("y", "x")
     assert parents.counts.tolist() == [3 + 2, 0 + 0 + 3]
@@ -190,7 +190,7 @@ def test_halves_divide_every_child():
     assert all(owner[row.tobytes()] == label for row, label in zip(children.points, children.labels, strict=True))
     names = [parent_of[whole.class_names[owner[row.tobytes()]]] for row in parents.points]
     assert names == [parents.class_names[label] for label in parents.labels]
-    again, other = hierarchy.halves(whole, parent_of, seed=5)[0], hierarchy.halves(whole, parent_of, seed=6)[0]
+    again, other = matching.halves(whole, parent_of, seed=5)[0], matching.halves(whole, parent_of, seed=6)[0]
     np.testing.assert_array_equal(again.points, children.points)
     assert not np.array_equal(other.points, children.points)
 
@@ -199,38 +199,38 @@ def test_halves_divide_every_child():
     ("call", "message"),
     [
         (
-            lambda p: hierarchy.match(p, p, parent_of={"clas 1": "class 0"}),
+            lambda p: matching.match(p, p, parent_of={"clas 1": "class 0"}),
             "unknown child in parent_of 'clas 1'; did you mean 'class 1'?",
         ),
-        (lambda p: hierarchy.match(p, p, parent_of={"class 1": "c"}), "unknown parent in parent_of 'c'"),
-        (lambda p: hierarchy.match(p, {"a": Moments.none(5)}), "a match needs a child and two parents, got 2 and 1"),
-        (lambda p: hierarchy.match({}, p), "a match needs a child and two parents, got 0 and 2"),
+        (lambda p: matching.match(p, p, parent_of={"class 1": "c"}), "unknown parent in parent_of 'c'"),
+        (lambda p: matching.match(p, {"a": Moments.none(5)}), "a match needs a child and two parents, got 2 and 1"),
+        (lambda p: matching.match({}, p), "a match needs a child and two parents, got 0 and 2"),
         (
-            lambda p: hierarchy.match({"a": Moments.none(4)}, p),
+            lambda p: matching.match({"a": Moments.none(4)}, p),
             "children and parents must be points of one space, got dimensions [4, 5]",
         ),
         (
-            lambda p: hierarchy.match(p, {"a": Moments.none(5), "b": Moments.of(np.ones((3, 5)))}),
+            lambda p: matching.match(p, {"a": Moments.none(5), "b": Moments.of(np.ones((3, 5)))}),
             "parents must have a volume: none has two samples that differ",
         ),
-        (lambda p: hierarchy.match(p, p, epsilon=0), "epsilon must be a finite number > 0, got 0"),
+        (lambda p: matching.match(p, p, epsilon=0), "epsilon must be a finite number > 0, got 0"),
         (
-            lambda p: hierarchy.halves(p, {"class 0": "x", "class 1": "x"}),
+            lambda p: matching.halves(p, {"class 0": "x", "class 1": "x"}),
             "parent_of must have two parents or more, got x",
         ),
         (
-            lambda p: hierarchy.halves(
+            lambda p: matching.halves(
                 some_points(np.random.default_rng(0), [2, 2, 2]), {"class 0": "x", "class 1": "y"}
             ),
             "parent_of must have a parent of every class, got none of class 2",
         ),
-        (lambda p: hierarchy.halves(p, {"class 0": "x", "dog": "y"}), "unknown child in parent_of 'dog'"),
+        (lambda p: matching.halves(p, {"class 0": "x", "dog": "y"}), "unknown child in parent_of 'dog'"),
         (
-            lambda p: hierarchy.match(points.of(np.eye(2), np.array([0, 1]), ["a", "a"]), p),
+            lambda p: matching.match(points.of(np.eye(2), np.array([0, 1]), ["a", "a"]), p),
             "classes must have different names, got several called a",
         ),
-        (lambda p: class_tree.of({"a": Moments.none(2)}), "a tree needs two classes of two samples or more, got 0"),
-        (lambda p: class_tree.of(p).groups(3), "number of groups must be at most the 2 classes, got 3"),
+        (lambda p: agglomeration.of({"a": Moments.none(2)}), "a tree needs two classes of two samples or more, got 0"),
+        (lambda p: agglomeration.of(p).groups(3), "number of groups must be at most the 2 classes, got 3"),
     ],
 )
 def test_what_does_not_fit_is_one_error(call, message):
@@ -296,7 +296,7 @@ def mixture_distance(first, second):
 
 def test_classes_are_as_far_apart_as_their_mixture_costs_bits():
     whole = some_points(np.random.default_rng(4), [30, 12, 50, 1, 0, 8])
-    tree = class_tree.of(whole)
+    tree = agglomeration.of(whole)
     assert tree.left_out == ("class 3", "class 4")
     assert tree.counts.tolist() == [30, 12, 50, 8]
     kept = [whole.rows_of(label) for label in (0, 1, 2, 5)]
@@ -308,7 +308,7 @@ def test_classes_are_as_far_apart_as_their_mixture_costs_bits():
 @hypothesis.given(st.integers(0, 2**32 - 1))
 @hypothesis.settings(deadline=None, max_examples=30)
 def test_the_root_of_the_bits_is_a_metric(seed):
-    distances = np.sqrt(class_tree.of(some_points(np.random.default_rng(seed), [5, 9, 3, 6], 3)).distances)
+    distances = np.sqrt(agglomeration.of(some_points(np.random.default_rng(seed), [5, 9, 3, 6], 3)).distances)
     assert (distances[~np.eye(4, dtype=bool)] > 0).all()
     assert (distances[:, None, :] <= distances[:, :, None] + distances[None] + 1e-9).all()
 
@@ -317,12 +317,14 @@ def test_copies_of_samples_move_no_class():
     whole = some_points(np.random.default_rng(5), [8, 9, 7])
     more = np.concatenate([np.arange(24), np.flatnonzero(whole.labels == 1)])
     copied = points.of(whole.points[more], whole.labels[more], whole.class_names)
-    np.testing.assert_allclose(class_tree.of(copied).distances, class_tree.of(whole).distances, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(
+        agglomeration.of(copied).distances, agglomeration.of(whole).distances, rtol=1e-9, atol=1e-12
+    )
 
 
 def test_equal_classes_join_first():
     rows = np.random.default_rng(6).normal(size=(20, 3))
-    tree = class_tree.of(points.of(np.concatenate([rows + 5, rows, rows + 1e-9, rows * 9]), np.repeat(range(4), 20)))
+    tree = agglomeration.of(points.of(np.concatenate([rows + 5, rows, rows + 1e-9, rows * 9]), np.repeat(range(4), 20)))
     assert tree.distances[1, 2] == pytest.approx(0, abs=1e-12)
     assert tree.nearest[1:3].tolist() == [2, 1]
     assert tree.groups(3)[1] == tree.groups(3)[2]
@@ -334,7 +336,7 @@ def test_equal_classes_join_first():
 @pytest.mark.parametrize("number", [2, 3, 30, 31, 300])
 def test_dendrograms_of_every_size(number):
     rng = np.random.default_rng(7)
-    tree = class_tree.of(
+    tree = agglomeration.of(
         {f"a class {i}": Moments.of(rng.normal(size=(4, 2)) + rng.normal(size=2)) for i in range(number)}
     )
     _, figure = tree.figures()["tree"]
@@ -364,7 +366,7 @@ def sample_space(folder, class_names):
 
 @pytest.mark.slow
 def test_the_tree_of_cifar_10_divides_vehicles_from_animals(shared_data):
-    tree = class_tree.of(sample_space(shared_data("cifar10") / "test", CIFAR10.class_names))
+    tree = agglomeration.of(sample_space(shared_data("cifar10") / "test", CIFAR10.class_names))
     vehicles = [name in ("airplane", "automobile", "ship", "truck") for name in CIFAR10.class_names]
     groups = tree.groups(2)
     assert (groups == groups[0]).tolist() == vehicles
@@ -382,9 +384,9 @@ def test_superclasses_of_cifar_100_show_in_pixels_more_than_by_chance(shared_dat
     whole = points.of(rows @ directions * math.sqrt(768 / 64), whole.labels, whole.class_names)
     superclasses = [CIFAR100.coarse_names[label] for label in CIFAR100.coarse_labels]
     parent_of = dict(zip(CIFAR100.class_names, superclasses, strict=True))
-    found = hierarchy.match(*hierarchy.halves(whole, parent_of), parent_of=parent_of)
+    found = matching.match(*matching.halves(whole, parent_of), parent_of=parent_of)
     assert found.by_chance < 1e-3
     assert found.accuracy < 0.5  # pixels are no features
-    nearest = class_tree.of(whole).nearest
+    nearest = agglomeration.of(whole).nearest
     coarse = np.array(CIFAR100.coarse_labels)
     assert np.mean(coarse[nearest] == coarse) > 0.25

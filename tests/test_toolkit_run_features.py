@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from dsb_jax import models, training
 from dsb_jax.models import zoo
-from dsb_jax.toolkit import drift, moments
+from dsb_jax.toolkit import feature_drift, moments
 from dsb_jax.toolkit.inputs import run_features
 from dsb_jax.training import experiment as experiments
 from dsb_jax.training.checkpoints import Checkpoints
@@ -139,7 +139,7 @@ def test_what_a_run_began_with_may_be_gone(run, tmp_path, settings, tfds_data_di
 def test_drift_is_that_of_the_features(run):
     workdir, experiment, kept = run
     told = []
-    found = drift.of_run(workdir, progress=lambda steps, total: told.append(total) or steps)
+    found = feature_drift.of_run(workdir, progress=lambda steps, total: told.append(total) or steps)
     features = [features_of(experiment, state.evaluated, experiment.indices, experiment.train) for state in kept]
     np.testing.assert_allclose(found.epochs, [64 * step / small_run.EXAMPLES for step in STEPS])
     for place, (before, after) in enumerate(itertools.pairwise(features)):
@@ -156,7 +156,7 @@ def test_one_checkpoint_does_not_drift(run, tmp_path):
     (workdir / "checkpoints").mkdir()
     (workdir / "checkpoints" / "15").symlink_to(run[0] / "checkpoints" / "15")
     with pytest.raises(ValueError, match=r"drift needs two checkpoints or more, got 1 in .* keep_checkpoints=1000"):
-        drift.of_run(workdir)
+        feature_drift.of_run(workdir)
 
 
 def copied(workdir, folder, changes):
@@ -283,8 +283,7 @@ def test_networks_with_settings_of_their_own_see_images_as_they_were_trained(wei
 def test_images_that_do_not_fit(weights, batches, message):
     network = run_features.Network("resnet8", weights[0])
     with pytest.raises(ValueError, match=re.escape(message)):
-        for images in batches:
-            network(images)
+        list(map(network, batches))
 
 
 def test_weights_that_do_not_fit(weights, tmp_path):
@@ -320,6 +319,6 @@ def test_volumes_are_those_of_a_finished_runs_results(tmp_path, stages):
     wanted = [entry["volume"] for entry in results["per_class"].values()]
     np.testing.assert_allclose(moments.volumes(found.points, found.labels, 10), wanted, rtol=1e-4)
     assert loaded.steps[-1] == results["steps"]
-    found = drift.of_run(workdir / "stages" / "1" if stages else workdir)
+    found = feature_drift.of_run(workdir / "stages" / "1" if stages else workdir)
     assert np.isfinite(found.drifts).all()
     assert found.drifts.shape == (1,)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dsb_jax
-from dsb_jax.toolkit import findings, growth, points, scales
+from dsb_jax.toolkit import class_scales, findings, growth, points
 from dsb_jax.toolkit.moments import Moments
 
 NAMES = ("ant", "bee", "cow", "dog")
@@ -34,7 +34,7 @@ def volume(rows):
 @pytest.mark.parametrize("alpha", [1.0, 2.0])
 def test_scales_are_the_core_functions_of_volumes_and_centres(alpha):
     cloud = clusters([40, 7, 3, 90])
-    found = scales.scales(cloud, alpha=alpha)
+    found = class_scales.scales(cloud, alpha=alpha)
     single = cloud.points.astype(np.float32)
     np.testing.assert_allclose(found.volume, [volume(cloud.rows_of(i)) for i in range(4)], rtol=1e-12)
     np.testing.assert_allclose(found.volume, dsb_jax.class_volumes(single, cloud.labels, 4), rtol=1e-5)
@@ -51,7 +51,7 @@ def test_moments_of_parts_have_the_scales_of_the_whole():
     for label in range(4):
         rows = cloud.rows_of(label)
         parts.append(Moments.of(rows[:2]) + Moments.of(rows[2:]))
-    found, whole = scales.of_moments(parts, cloud.class_names), scales.scales(cloud)
+    found, whole = class_scales.of_moments(parts, cloud.class_names), class_scales.scales(cloud)
     assert found.alpha == whole.alpha == 2.0  # 90 samples are more than twice 3
     for measure in ("samples", "effective_number", "volume", "interclass", "scale"):
         np.testing.assert_allclose(getattr(found, measure), getattr(whole, measure), rtol=1e-6)
@@ -61,13 +61,13 @@ def test_moments_of_parts_have_the_scales_of_the_whole():
 def test_alpha_is_2_for_a_long_tail(counts, alpha):
     labels = np.repeat([0, 1], counts)
     cloud = points.of(np.random.default_rng(0).normal(size=(len(labels), 3)), labels, ["a", "b"])
-    assert scales.scales(cloud).alpha == alpha
+    assert class_scales.scales(cloud).alpha == alpha
 
 
 def test_a_far_origin_costs_no_digits():
     near = clusters([30, 20, 10])
     far = points.of(near.points + 1e7, near.labels)
-    found, expected = scales.scales(far), scales.scales(near)
+    found, expected = class_scales.scales(far), class_scales.scales(near)
     np.testing.assert_allclose(found.volume, expected.volume, rtol=1e-6)
     np.testing.assert_allclose(found.scale, expected.scale, rtol=1e-5)
 
@@ -76,7 +76,7 @@ def test_classes_that_cannot_be_measured_are_wanted_first():
     labels = np.array([0, 0, 0, 0, 1, 2, 2])
     cloud = np.random.default_rng(0).normal(size=(7, 3))
     cloud[5:] = 4.0  # two equal samples
-    found = scales.scales(points.of(cloud, labels, NAMES))
+    found = class_scales.scales(points.of(cloud, labels, NAMES))
     assert np.isnan(found.scale).tolist() == [False, True, False, True]
     assert np.isnan(found.interclass).tolist() == [False, False, False, True]
     assert found.volume[1:].tolist() == [0, 0, 0]
@@ -88,7 +88,7 @@ def test_classes_that_cannot_be_measured_are_wanted_first():
 
 
 def test_the_reading_of_balanced_data_says_so():
-    found = scales.scales(clusters([30, 30, 30]))
+    found = class_scales.scales(clusters([30, 30, 30]))
     ratio = found.scale.max() / found.scale.min()
     assert found.reading().startswith(
         f"All classes have the same number of samples, yet the largest scale is {ratio:.3g} times the smallest."
@@ -96,9 +96,9 @@ def test_the_reading_of_balanced_data_says_so():
 
 
 def test_one_class_and_constant_points_are_told_as_they_are():
-    assert "no imbalance" in scales.scales(points.of(np.random.default_rng(0).normal(size=(9, 2)))).reading()
+    assert "no imbalance" in class_scales.scales(points.of(np.random.default_rng(0).normal(size=(9, 2)))).reading()
     constant = points.of(np.ones((6, 2)), np.repeat([0, 1], 3))
-    assert scales.scales(constant).reading() == "No class has two different samples, so none has a volume."
+    assert class_scales.scales(constant).reading() == "No class has two different samples, so none has a volume."
 
 
 @pytest.mark.parametrize(
@@ -111,13 +111,13 @@ def test_one_class_and_constant_points_are_told_as_they_are():
 )
 def test_wrong_settings_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        scales.scales(clusters([3, 3]), **options)
+        class_scales.scales(clusters([3, 3]), **options)
 
 
 @pytest.mark.parametrize("classes", [1, 3, 30, 31, 1000])
 def test_tables_and_plots_are_of_any_number_of_classes(classes):
     cloud = clusters(np.random.default_rng(1).integers(2, 9, classes), dim=3)
-    found = scales.scales(cloud)
+    found = class_scales.scales(cloud)
     headings, rows = found.table()
     assert len(rows) == classes
     assert {len(row) for row in rows} == {len(headings)}
@@ -144,7 +144,7 @@ def test_growth_ends_with_all_samples_of_every_class():
     cloud = points.of(cloud.points, cloud.labels, NAMES)
     found = growth.marginal(cloud, counts=[2, 5, 10], draws=3)
     assert [counts.tolist() for counts in found.counts] == [[2, 5, 10, 40], [2, 5, 7], [], [1]]
-    np.testing.assert_allclose(found.final[:2], scales.scales(cloud).volume[:2], rtol=1e-9)
+    np.testing.assert_allclose(found.final[:2], class_scales.scales(cloud).volume[:2], rtol=1e-9)
     assert np.ptp(found.volumes[0][:, -1]) < 1e-9  # whatever the order
     assert np.isnan(found.final[2])
     assert found.final[3] == 0
@@ -201,6 +201,6 @@ def test_progress_passes_every_class_and_draw():
         return items
 
     cloud = clusters([5, 5, 5])
-    scales.scales(cloud, progress=progress)
+    class_scales.scales(cloud, progress=progress)
     growth.marginal(cloud, draws=2, progress=progress)
     assert seen == [3, 6]

@@ -11,22 +11,22 @@ from typing import Any
 import tqdm
 
 from dsb_jax.toolkit import (
+    agglomeration,
+    class_geometry,
+    class_scales,
     class_tables,
-    class_tree,
     collection,
     correlation,
-    drift,
-    geometry,
+    feature_drift,
     growth,
-    hierarchy,
     inputs,
     output,
-    report,
-    scales,
     selection,
     streaming,
+    summary,
 )
 from dsb_jax.toolkit.findings import Finding
+from dsb_jax.toolkit.inputs import run_features
 from dsb_jax.toolkit.inputs.files import Rows
 from dsb_jax.toolkit.points import Points
 
@@ -75,12 +75,12 @@ def _scales(options: argparse.Namespace) -> Finding:
         names, found = beam.class_moments(
             options.input, arguments=options.beam_args, folder=options.beam_dir, **reading
         )
-        return scales.of_moments(found, names, name=options.input, **settings)
+        return class_scales.of_moments(found, names, name=options.input, **settings)
     if options.stream:
         rows = _rows(options)
         found = streaming.class_moments(rows, progress=_bar("Reading"))
-        return scales.of_moments(found, rows.class_names, space=rows.space, name=rows.name, **settings)
-    return scales.scales(_points(options), progress=_bar("Volumes"), **settings)
+        return class_scales.of_moments(found, rows.class_names, space=rows.space, name=rows.name, **settings)
+    return class_scales.scales(_points(options), progress=_bar("Volumes"), **settings)
 
 
 def _marginal(options: argparse.Namespace) -> Finding:
@@ -119,11 +119,11 @@ def _hierarchy(options: argparse.Namespace) -> Finding:
     settings = {"epsilon": options.epsilon, "progress": _bar("Matching")}
     if options.parents is not None:
         parents = _points(options, options.parents)
-        return hierarchy.match(children, parents, parent_of=parent_of, **settings)
+        return matching.match(children, parents, parent_of=parent_of, **settings)
     if parent_of is not None:
-        children, parents = hierarchy.halves(children, parent_of, seed=options.seed)
-        return hierarchy.match(children, parents, parent_of=parent_of, **settings)
-    return class_tree.of(children, **settings)
+        children, parents = matching.halves(children, parent_of, seed=options.seed)
+        return matching.match(children, parents, parent_of=parent_of, **settings)
+    return agglomeration.of(children, **settings)
 
 
 def _correlate(options: argparse.Namespace) -> Finding:
@@ -172,16 +172,16 @@ def _drift(options: argparse.Namespace) -> Finding:
     start = {} if options.start_epoch is None else {"start_epoch": options.start_epoch}
     if not more:
         where = {"split": options.split, "data_dir": options.data_dir}
-        return drift.of_run(first, **where, **start, progress=_bar("Checkpoints"))
+        return feature_drift.of_run(first, **where, **start, progress=_bar("Checkpoints"))
     epochs = options.epochs or list(range(1, len(options.input) + 1))
     if len(epochs) != len(options.input):
         raise ValueError(f"--epochs must be one for each of {len(options.input)} snapshots, got {len(epochs)}")
     snapshots = (_points(options, name) for name in options.input)
-    return drift.of_points(snapshots, epochs, epsilon=options.epsilon, seed=options.seed, **start)
+    return feature_drift.of_points(snapshots, epochs, epsilon=options.epsilon, seed=options.seed, **start)
 
 
 def _geometry(options: argparse.Namespace) -> Finding:
-    return geometry.geometry(
+    return class_geometry.geometry(
         _points(options),
         neighbours=options.neighbours,
         dimension=options.dimension,
@@ -197,11 +197,12 @@ def _report(options: argparse.Namespace) -> Finding:
     of_run = _is_run(options.input)
     known = options.accuracy is not None or of_run
     accuracy = correlation.read_accuracies(options.accuracy or options.input, points.class_names) if known else None
-    several = of_run and drift.kept_checkpoints(options.input) > 1
-    found = report.report(
+    several = of_run and len(run_features.kept_steps(options.input)) > 1
+    moved = feature_drift.of_run(options.input, data_dir=options.data_dir, progress=_bar("Drift")) if several else None
+    found = summary.report(
         points,
         accuracy=accuracy,
-        drift=drift.of_run(options.input, data_dir=options.data_dir, progress=_bar("Drift")) if several else None,
+        drift=moved,
         keep=options.keep,
         alpha=options.alpha,
         epsilon=options.epsilon,

@@ -13,7 +13,7 @@ from dsb_jax.evaluation import drawing
 from dsb_jax.evaluation.drawing import ACCURACY, GREY, INK, NAMED_CLASSES, SCALE, SMALL, TEXT, VECTOR_POINTS
 
 if TYPE_CHECKING:
-    from dsb_jax.toolkit.geometry import Geometry
+    from dsb_jax.toolkit.class_geometry import Geometry
 
 _UNALIKE_TO_ALIKE = LinearSegmentedColormap.from_list("unalike_to_alike", ["#ffffff", ACCURACY, "#0b2545"])
 _FLAT_TO_CURVED = LinearSegmentedColormap.from_list("flat_to_curved", [ACCURACY, "#c9c9c9", SCALE])

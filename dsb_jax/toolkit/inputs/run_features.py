@@ -139,8 +139,7 @@ def load(
     if split not in _SPLITS:
         raise validation.unknown_name("split", split, _SPLITS)
     workdir, config = earlier_runs.at(workdir, setting=_SETTING)
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
-        steps = tuple(checkpoints.steps())
+    steps = kept_steps(workdir)
     if not steps:
         raise ValueError(f"{_SETTING} must be the workdir of a run with a checkpoint: there is none in {workdir}")
     experiment = experiments.build(_to_be_read(config, workdir, data_dir))
@@ -149,6 +148,17 @@ def load(
     if split == "test":
         images = (experiment.test, np.arange(len(experiment.test)))
     return TrainedRun(workdir, config, experiment, *images, steps)
+
+
+def kept_steps(workdir: str | os.PathLike[str]) -> tuple[int, ...]:
+    """The steps of which a run has a checkpoint, in order.
+
+    Example:
+      >>> kept_steps("runs/none")
+      ()
+    """
+    with Checkpoints(pathlib.Path(workdir, "checkpoints").absolute()) as checkpoints:
+        return tuple(checkpoints.steps())
 
 
 class Network:

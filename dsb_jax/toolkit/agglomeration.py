@@ -24,7 +24,7 @@ from threadpoolctl import threadpool_limits
 
 from dsb_jax import validation
 from dsb_jax.toolkit import trees
-from dsb_jax.toolkit.hierarchy import moments_by_name
+from dsb_jax.toolkit.matching import moments_by_name
 from dsb_jax.toolkit.moments import Moments
 from dsb_jax.toolkit.points import Points
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from dsb_jax.toolkit import class_tree, correlation, geometry, growth, output, scales, selection
-from dsb_jax.toolkit.drift import Drift
+from dsb_jax.toolkit import agglomeration, class_geometry, class_scales, correlation, growth, output, selection
+from dsb_jax.toolkit.feature_drift import Drift
 from dsb_jax.toolkit.findings import Finding
 from dsb_jax.toolkit.points import Points
 
@@ -75,7 +75,7 @@ def report(
       accuracy: fractions ``[C]`` of the classes, where they are known.
       drift: of the features, where they are of a run.
       keep: share of every class that a selection keeps.
-      alpha: of the scales, see :func:`dsb_jax.toolkit.scales.scales`.
+      alpha: of the scales, see :func:`dsb_jax.toolkit.class_scales.scales`.
       epsilon: of all volumes.
       seed: of all that is drawn.
       progress: from what is done to ``(iterable, total) -> iterable``.
@@ -87,7 +87,7 @@ def report(
       ['scales', 'marginal', 'select', 'hierarchy', 'geometry']
     """
     found: dict[str, tuple[str, Finding]] = {}
-    measured = scales.scales(points, alpha=alpha, epsilon=epsilon, progress=progress("Scales"))
+    measured = class_scales.scales(points, alpha=alpha, epsilon=epsilon, progress=progress("Scales"))
     found["scales"] = ("How diverse each class is", measured)
     growing = growth.marginal(points, epsilon=epsilon, seed=seed, progress=progress("Growth"))
     found["marginal"] = ("Whether more samples would help", growing)
@@ -97,9 +97,9 @@ def report(
     chosen = selection.select(points, keep=keep, epsilon=epsilon, seed=seed, progress=progress("Selection"))
     found["select"] = ("What may be left out", chosen)
     if 1 < (points.counts > 1).sum() <= _FEW_CLASSES:
-        tree = class_tree.of(points, epsilon=epsilon, progress=progress("Tree"))
+        tree = agglomeration.of(points, epsilon=epsilon, progress=progress("Tree"))
         found["hierarchy"] = ("Which classes belong together", tree)
-    shape = geometry.geometry(points, epsilon=epsilon, seed=seed, progress=progress("Geometry"))
+    shape = class_geometry.geometry(points, epsilon=epsilon, seed=seed, progress=progress("Geometry"))
     found["geometry"] = ("What shape the classes have", shape)
     if drift is not None:
         found["drift"] = ("How features drifted in training", drift)
