@@ -20,6 +20,7 @@ from dsb_jax.toolkit import (
     feature_drift,
     growth,
     inputs,
+    matching,
     output,
     selection,
     streaming,
