@@ -297,10 +297,13 @@ def test_classes_of_unequal_sizes_are_not_compared():
 def test_noise_is_not_called_curved():
     rng = np.random.default_rng(0)
     flat = of(rng.normal(size=(600, 5)), np.repeat([0, 1], 300))
-    assert "no sign of curvature" in geometry.geometry(flat, dimension=2).reading()
+    assert "No curved surface can be seen" in geometry.geometry(flat, dimension=2).reading()
     sphere = rng.normal(size=(600, 3))
     sphere /= np.linalg.norm(sphere, axis=1, keepdims=True)
-    assert "Curvature shows" in geometry.geometry(of(sphere, np.repeat([0, 1], 300)), dimension=2).reading()
+    assert (
+        "Points lie near a surface of 2 dimensions"
+        in geometry.geometry(of(sphere, np.repeat([0, 1], 300)), dimension=2).reading()
+    )
 
 
 def test_a_thousand_classes_are_shown():
