@@ -269,8 +269,9 @@ def test_a_table_a_file_and_figures(found):
     assert {len(row) for row in rows} == {len(headings)}
     assert rows[4] == ("none", "0", "0", "–", "–", "–", "–", "–", "–", "–")
     written = json.loads(to_json(found.as_dict()))
-    assert written["separation"][3] is None
-    assert written["dimension"][:3] == pytest.approx(found.dimension[:3].tolist())
+    measures = list(written["classes"].values())
+    assert measures[3]["separation"] is None
+    assert [of_class["dimension"] for of_class in measures[:3]] == pytest.approx(found.dimension[:3].tolist())
     figures = found.figures()
     assert set(figures) == {"measures", "shapes"}
     for caption, figure in figures.values():
@@ -297,10 +298,13 @@ def test_classes_of_unequal_sizes_are_not_compared():
 def test_noise_is_not_called_curved():
     rng = np.random.default_rng(0)
     flat = of(rng.normal(size=(600, 5)), np.repeat([0, 1], 300))
-    assert "no sign of curvature" in class_geometry.geometry(flat, dimension=2).reading()
+    assert "No curved surface can be seen" in class_geometry.geometry(flat, dimension=2).reading()
     sphere = rng.normal(size=(600, 3))
     sphere /= np.linalg.norm(sphere, axis=1, keepdims=True)
-    assert "Curvature shows" in class_geometry.geometry(of(sphere, np.repeat([0, 1], 300)), dimension=2).reading()
+    assert (
+        "Points lie near a surface of 2 dimensions"
+        in class_geometry.geometry(of(sphere, np.repeat([0, 1], 300)), dimension=2).reading()
+    )
 
 
 def test_a_thousand_classes_are_shown():

@@ -85,6 +85,17 @@ def test_features_that_depend_on_each_other(scale):
     assert moments.volumes(points, np.zeros(50, int), 1) == pytest.approx(expected, **exact)
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e10])
+def test_the_upper_triangle_is_enough(scale):
+    """In rows or in columns; also where no Cholesky factorization is possible."""
+    points = scale * RNG.normal(size=(30, 2)) @ RNG.normal(size=(2, 5))
+    scatter = Moments.of(points).scatter
+    expected = moments.volume_of_scatter(scatter, 30, 5)
+    upper = np.where(np.tri(5, k=-1, dtype=bool), np.nan, scatter)
+    for order in "CF":
+        assert moments.volume_of_scatter(np.array(upper, order=order), 30, 5) == expected
+
+
 rows = strategies.lists(
     strategies.lists(strategies.integers(-50, 50), min_size=3, max_size=3), min_size=0, max_size=12
 ).map(lambda values: np.array(values, np.float64).reshape(-1, 3))

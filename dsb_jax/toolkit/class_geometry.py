@@ -17,7 +17,7 @@ Progress = Callable[..., Iterable[Any]] | None
 
 COMPARED_CLASSES = 100  # shapes of more are not compared in pairs
 FACTORS = np.geomspace(1, 1000, 31)  # by which point clouds are scaled up
-_AS_FLAT = 0.9  # of the curvature of flat noise: what has more may as well be that
+_AS_NOISE = 0.9  # of the curvature of noise: what has more may as well be that
 _UNEQUAL = 2  # times as many points: classes are not compared
 _NAMED = 3  # classes without a measure that the reading names
 _DRAWN_CLOUDS = 6
@@ -109,12 +109,12 @@ class Geometry:
             figures["measures"] = geometry_plots.measures(self)
         if self.similarity is not None and np.isfinite(self._pairs).any():
             figures["shapes"] = geometry_plots.shapes(self.name, self.class_names, self._pairs, self.chance)
+        names = self.class_names if len(self.class_names) > 1 else (self.name,)
         for number, (label, (points, turned)) in enumerate(list(self.clouds.items())[:_DRAWN_CLOUDS], start=1):
             if points.shape[1] == 3:
-                name = self.class_names[label] if len(self.class_names) > 1 else self.name
-                figures[f"cloud_{number}"] = geometry_plots.cloud(name, points, turned)
+                figures[f"cloud_{number}"] = geometry_plots.cloud(names[label], points, turned)
         if self.scaled is not None:
-            figures["scaling"] = geometry_plots.scaling(self.class_names, FACTORS, self.scaled)
+            figures["scaling"] = geometry_plots.scaling(names, FACTORS, self.scaled)
         return figures
 
     def as_dict(self) -> dict[str, Any]:
@@ -169,12 +169,18 @@ class Geometry:
         if not known.any():
             return ""
         turn, flat = (float(np.median(each[known])) for each in (self.curvature, self.flat_curvature))
-        said = f"from a point to its neighbours tangent spaces turn by {turn:.2f} rad"
-        if turn >= _AS_FLAT * flat:
-            return f"There is no sign of curvature: {said}, and in flat noise of the same covariance by {flat:.2f}."
+        noise = f"noise of the same covariance, which lies on none, by {flat:.2f}"
+        if turn >= _AS_NOISE * flat:
+            return (
+                f"No curved surface can be seen: from a point to its neighbours tangent spaces turn by {turn:.2f} rad, "
+                f"and those of {noise}."
+            )
         most, its = self._at(self.curvature, np.nanargmax)
         where = f", most in {most} ({its:.2f})" if known.sum() > 1 else ""
-        return f"Curvature shows: {said}{where}, less than in flat noise of the same covariance ({flat:.2f})."
+        return (
+            f"Points lie near a surface of {self.tangent_dimension} dimensions, which from a point to its neighbours "
+            f"turns by {turn:.2f} rad{where}; {noise}."
+        )
 
     def _of_shapes(self) -> str:
         if self.similarity is None or not np.isfinite(self._pairs).any():

@@ -36,7 +36,7 @@ def measures(found: "Geometry") -> tuple[str, Figure]:
     caption = (
         f"{found.name}: how far each class stands apart for its volume, how many dimensions it has about a point, and "
         f"by how much tangent spaces of {found.tangent_dimension} dimensions turn from a point to its "
-        f"{found.neighbours} neighbours; in grey, what they would in flat noise of the same covariance."
+        f"{found.neighbours} neighbours; in grey, what they would in noise of the same covariance."
     )
     return caption, figure
 
@@ -55,8 +55,8 @@ def shapes(name: str, class_names: Sequence[str], pairs: np.ndarray, chance: flo
         axes.set_xticks(range(cells), names, rotation=90 if max(map(len, names)) > 3 else 0, parse_math=False)
         axes.set_yticks(range(cells), names, parse_math=False)
     else:
-        axes.set_xlabel("class")
-        axes.set_ylabel("class")
+        axes.set_xlabel("number among the measured classes")
+        axes.set_ylabel("number among the measured classes")
     bar = figure.colorbar(image, ax=axes, shrink=0.9)
     bar.ax.tick_params(labelsize=SMALL, color=INK, labelcolor=INK)
     bar.outline.set_visible(False)

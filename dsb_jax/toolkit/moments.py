@@ -118,7 +118,12 @@ def volume(rows: np.ndarray, *, epsilon: float = 1.0) -> float:
 
 
 def volume_of_scatter(scatter: np.ndarray, count: int, dim: int, *, epsilon: float = 1.0) -> float:
-    """``½·log2 det(I + d/(m·ε²)·S)``, where ``scatter`` may be either of the two Gram matrices."""
+    """``½·log2 det(I + d/(m·ε²)·S)``; ``scatter`` may be either Gram matrix, and only its upper triangle is read.
+
+    Example:
+      >>> round(volume_of_scatter(np.array([[3.0, 1.0], [np.nan, 3.0]]), count=2, dim=2), 4)
+      1.9534
+    """
     return float(_volumes_of_scatters(scatter[None], np.array([count]), dim, epsilon)[0])
 
 
@@ -228,12 +233,11 @@ def _blocks(counts: np.ndarray, dim: int) -> list[np.ndarray]:
 def _volumes_of_scatters(scatters: np.ndarray, counts: np.ndarray, dim: int, epsilon: float) -> np.ndarray:
     """Of ``[C, d, d]`` by Cholesky factorizations, of which the identity keeps every pivot from 0."""
     matrices = scatters * (dim / (np.maximum(counts, 1) * epsilon**2))[:, None, None]
-    size = matrices.shape[-1]
-    matrices.reshape(len(matrices), -1)[:, :: size + 1] += 1.0
+    np.einsum("cii->ci", matrices)[...] += 1.0
     try:
-        logarithms = np.log2(np.linalg.cholesky(matrices).diagonal(axis1=1, axis2=2))
-    except np.linalg.LinAlgError:  # where the identity is less than what rounding leaves of some 10^16
-        logarithms = 0.5 * np.log2(np.maximum(np.linalg.eigvalsh(matrices), 1.0))
+        logarithms = np.log2(np.linalg.cholesky(matrices.swapaxes(1, 2)).diagonal(axis1=1, axis2=2))
+    except np.linalg.LinAlgError:  # the identity is less than what rounding leaves of some 10^16
+        logarithms = 0.5 * np.log2(np.maximum(np.linalg.eigvalsh(matrices, UPLO="U"), 1.0))
     return np.where(counts > 1, logarithms.sum(axis=1), 0.0)
 
 

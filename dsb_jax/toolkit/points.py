@@ -75,7 +75,7 @@ def of(
     if not np.issubdtype(points.dtype, np.floating):
         if points.dtype.kind not in "iub":
             raise ValueError(f"{name}: points must be numbers, got {points.dtype}")
-        points = points.astype(np.float32)
+        points = points.astype(np.float32 if points.dtype.itemsize < 4 else np.float64)  # holds all that it can be
     labels = np.zeros(len(points), np.int32) if labels is None else np.asarray(labels)
     if class_names is None:
         if labels.shape != (len(points),) or not np.issubdtype(labels.dtype, np.integer):
