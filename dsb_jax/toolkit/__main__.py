@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 import pathlib
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -278,7 +279,7 @@ def _parser() -> argparse.ArgumentParser:
     of_scales.add_argument("--stream", action="store_true", help="read in blocks what does not fit into memory")
     of_scales.add_argument("--runner", choices=("local", "beam"), default="local", help="beam: Apache Beam over files")
     of_scales.add_argument(
-        "--beam-args", nargs="*", default=[], metavar="ARG", help="of Beam, as --beam-args=--runner=X"
+        "--beam-args", type=shlex.split, default=[], metavar="TEXT", help="of Beam, such as '--runner=DataflowRunner'"
     )
     of_scales.add_argument("--beam-dir", metavar="DIR", help="where workers of another machine leave results")
 
