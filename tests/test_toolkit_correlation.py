@@ -154,8 +154,13 @@ def made_up(values, intervals=None, accuracy=ACCURACY, share=1.0):
     ("found", "words"),
     [
         (made_up([0.4, 0.5, 0.8]), "most closely with the semantic scale S at α = 1.5: r = 0.80, in 95% of resampled"),
-        (made_up([0.4, 0.5, 0.8]), "With the number of samples r = 0.40, and S is ahead in 100% of the resamples."),
-        (made_up([0.4, 0.5, 0.8], share=0.9), "S is ahead in 90% of the resamples, too few to tell them apart."),
+        (
+            made_up([0.4, 0.5, 0.8]),
+            "With the semantic scale S at α = 1.5 r = 0.80, with the number of samples r = 0.40: the scale is ahead in "
+            "100% of the resamples.",
+        ),
+        (made_up([0.4, 0.5, 0.8], share=0.9), "ahead in 90% of the resamples, which does not tell them apart."),
+        (made_up([0.9, 0.5, 0.8], share=0.02), "ahead in 2% of the resamples."),
         (made_up([0.4, 0.5, 0.8], [(-0.1, 0.9)] * 3), "classes −0.10 to 0.90, so that it may be none at all."),
         (
             made_up([0.9, 0.5, 0.8]),
@@ -197,6 +202,7 @@ def test_figures_show_every_measure_and_the_scale_that_follows_best():
     lines = np.array(axes.collections[0].get_segments())[:, :, 0]
     np.testing.assert_allclose(lines, [each[1:3] for each in found.pearson])
     best = max(range(8, 13), key=lambda place: found.pearson[place].value)
+    assert "; α is the best of several for these very classes." in found.reading()
     assert f"α = {found.measures[best].alpha:g}" in figures["scale"][1].axes[0].get_xlabel()
     assert figures["samples"][1].axes[0].get_xlabel() == "number of samples"
 

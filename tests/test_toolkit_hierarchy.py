@@ -195,6 +195,35 @@ def test_halves_divide_every_child():
     assert not np.array_equal(other.points, children.points)
 
 
+def test_halves_are_matched_to_the_halves_of_all():
+    whole = some_points(np.random.default_rng(8), [30, 20, 25, 9])
+    parent_of = dict(zip(whole.class_names, "xyxy", strict=True))
+    found = matching.match_halves(whole, parent_of, seed=3)
+    children, parents = matching.halves(whole, parent_of, seed=3)
+    np.testing.assert_array_equal(found.ratios, matching.match(children, parents).ratios)
+    assert found.real.tolist() == [0, 1, 0, 1]
+    assert "Parents are other halves of the children, each child's own among them." in found.reading()
+
+
+def test_siblings_are_all_of_a_parent_but_the_child():
+    whole = some_points(np.random.default_rng(9), [30, 20, 25, 9, 7])
+    parent_of = dict(zip(whole.class_names, "xyxyz", strict=True))
+    found = matching.match_siblings(whole, parent_of)
+    for child in range(5):
+        for parent, members in enumerate(([0, 2], [1, 3], [4])):
+            others = [whole.rows_of(label) for label in members if label != child]
+            if not others:
+                assert np.isnan(found.ratios[child, parent])
+                continue
+            without = np.concatenate(others)
+            mixed = np.concatenate([without, whole.rows_of(child)])
+            assert found.ratios[child, parent] == pytest.approx(log_volume(mixed) / log_volume(without), rel=1e-9)
+    assert found.real.tolist() == [0, 1, 0, 1, 2]
+    assert found.parent_counts.tolist() == [55, 29, 7]
+    assert "a child's own is its siblings alone" in found.reading()
+    assert not found.right[4]
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -224,6 +253,7 @@ def test_halves_divide_every_child():
             ),
             "parent_of must have a parent of every class, got none of class 2",
         ),
+        (lambda p: matching.match_siblings(p, {"class 0": "x"}), "parent_of must have two parents or more, got x"),
         (lambda p: matching.halves(p, {"class 0": "x", "dog": "y"}), "unknown child in parent_of 'dog'"),
         (
             lambda p: matching.match(points.of(np.eye(2), np.array([0, 1]), ["a", "a"]), p),
@@ -384,7 +414,7 @@ def test_superclasses_of_cifar_100_show_in_pixels_more_than_by_chance(shared_dat
     whole = points.of(rows @ directions * math.sqrt(768 / 64), whole.labels, whole.class_names)
     superclasses = [CIFAR100.coarse_names[label] for label in CIFAR100.coarse_labels]
     parent_of = dict(zip(CIFAR100.class_names, superclasses, strict=True))
-    found = matching.match(*matching.halves(whole, parent_of), parent_of=parent_of)
+    found = matching.match_halves(whole, parent_of)
     assert found.by_chance < 1e-3
     assert found.accuracy < 0.5  # pixels are no features
     nearest = agglomeration.of(whole).nearest

@@ -122,9 +122,12 @@ def _hierarchy(options: argparse.Namespace) -> Finding:
     if options.parents is not None:
         parents = _points(options, options.parents)
         return matching.match(children, parents, parent_of=parent_of, **settings)
+    if options.siblings:
+        if parent_of is None:
+            raise ValueError("--siblings needs --map, a table of child,parent")
+        return matching.match_siblings(children, parent_of, **settings)
     if parent_of is not None:
-        children, parents = matching.halves(children, parent_of, seed=options.seed)
-        return matching.match(children, parents, parent_of=parent_of, **settings)
+        return matching.match_halves(children, parent_of, seed=options.seed, **settings)
     return agglomeration.of(children, **settings)
 
 
@@ -308,8 +311,9 @@ def _parser() -> argparse.ArgumentParser:
     of_hierarchy = command("hierarchy", _hierarchy, "which parent each class belongs to, or a tree of the classes")
     of_hierarchy.add_argument("--parents", metavar="INPUT", help="the parent classes, in the same space")
     of_hierarchy.add_argument(
-        "--map", metavar="FILE", help="a table of child,parent; without --parents half of the children makes them"
+        "--map", metavar="FILE", help="a table of child,parent; without --parents one half of each child makes them"
     )
+    of_hierarchy.add_argument("--siblings", action="store_true", help="with --map: all other children make them")
 
     of_correlation = command("correlate", _correlate, "what the accuracy of classes goes with")
     _add_accuracy(of_correlation)

@@ -38,6 +38,7 @@ _NAMES = {
 }
 _FEWEST = 8  # classes; resamples of fewer are the same class over and over too often
 _SURE = 0.975  # of the resamples, in which one measure is ahead of another
+_ONE_ALPHA = 5  # measures that there are with a single α
 _AT_ONCE = 2**20  # numbers of resamples in memory
 
 
@@ -108,6 +109,12 @@ class Correlations:
         values = np.array([coefficient.value for coefficient in self.pearson])
         return int(np.nanargmax(values)) if np.isfinite(values).any() else None
 
+    @property
+    def best_scale(self) -> int:
+        """The scale that accuracy goes with most closely, of all α."""
+        scales = [place for place, measure in enumerate(self.measures) if measure.symbol == "S"]
+        return max(scales, key=lambda place: np.nan_to_num(self.pearson[place].value, nan=-2.0))
+
     def ahead(self, first: int, second: int) -> float:
         """The share of the resamples in which r of one measure is above that of another; NaN where there are none."""
         pair = self.pearson[first].resampled, self.pearson[second].resampled
@@ -122,17 +129,23 @@ class Correlations:
             )
         best, found = self.measures[self.best], self.pearson[self.best]
         text = f"Over {self.number} classes accuracy goes most closely with {_sentence(best)}: {self._told(found)}."
-        samples = self.pearson[0]
-        if self.best != 0 and np.isnan(samples.value):
-            text += " The number of samples is the same in all classes and tells nothing."
-        elif self.best != 0:
-            text += f" With the number of samples r = {samples.value:.2f}"
-            share = self.ahead(self.best, 0)
-            verdict = "" if share >= _SURE else ", too few to tell them apart"
-            text += f", and {best.symbol} is ahead in {share:.0%} of the resamples{verdict}." if share == share else "."
-        if best.alpha is not None and np.isfinite(found.low) and len({each.alpha for each in self.measures}) > 2:
-            text += " Its α is the best for these very classes: of others expect a little less."
-        return text.replace("-", "−")
+        return f"{text} {self._against_samples()}".replace("-", "−")
+
+    def _against_samples(self) -> str:
+        """Whether the scale says more of the classes than their numbers of samples do."""
+        samples, place = self.pearson[0], self.best_scale
+        if np.isnan(samples.value):
+            return "The number of samples is the same in all classes and tells nothing."
+        text = (
+            f"With {_sentence(self.measures[place])} r = {self.pearson[place].value:.2f}, with the number of samples "
+        )
+        text += f"r = {samples.value:.2f}"
+        share = self.ahead(place, 0)
+        if np.isnan(share):
+            return f"{text}."
+        verdict = "" if not 1 - _SURE < share < _SURE else ", which does not tell them apart"
+        chosen = "; α is the best of several for these very classes" if len(self.measures) > _ONE_ALPHA else ""
+        return f"{text}: the scale is ahead in {share:.0%} of the resamples{verdict}{chosen}."
 
     def table(self) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
         """A row for each measure."""
@@ -146,8 +159,7 @@ class Correlations:
 
     def figures(self) -> dict[str, tuple[str, Figure]]:
         """All coefficients, and accuracy against scale and against the number of samples."""
-        scales = [place for place, measure in enumerate(self.measures) if measure.symbol == "S"]
-        scale = max(scales, key=lambda place: np.nan_to_num(self.pearson[place].value, nan=-2.0))
+        scale = self.best_scale
         of_interval = f"; lines reach over {self.confidence:.0%} of the resamples of the classes"
         drawn = {
             "correlations": (

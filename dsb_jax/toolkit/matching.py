@@ -48,6 +48,7 @@ class Hierarchy:
       parent_counts: likewise ``[P]``.
       real: the true parent of each child, int64 ``[C]``, `NONE` where it is not known.
       name: what they are of.
+      origin: in a sentence, what parents are made of where they are none of their own.
     """
 
     ratios: np.ndarray
@@ -57,6 +58,7 @@ class Hierarchy:
     parent_counts: np.ndarray
     real: np.ndarray
     name: str
+    origin: str = ""
 
     @functools.cached_property
     def changes(self) -> np.ndarray:
@@ -99,9 +101,8 @@ class Hierarchy:
 
     def reading(self) -> str:
         """What was matched, how much of it is right, and what sizes have to do with it."""
-        return " ".join(
-            [self._verdict() if len(self.right) else self._matches(), *self._attraction(), *self._warnings()]
-        )
+        said = self._verdict() if len(self.right) else self._matches()
+        return " ".join(filter(None, [said, self.origin, *self._attraction(), *self._warnings()]))
 
     def table(self) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
         """A row for each child: the ratios of all parents, or of many the two nearest to 1, and what follows."""
@@ -167,6 +168,7 @@ class Hierarchy:
             "children": children,
             "accuracy": self.accuracy,
             "by_chance": self.by_chance,
+            "origin": self.origin,
         }
 
     def _verdict(self) -> str:
@@ -256,26 +258,103 @@ def match(
     if len(dims) > 1:
         raise ValueError(f"children and parents must be points of one space, got dimensions {sorted(dims)}")
     real = _real(parent_of or {}, tuple(children), tuple(parents))
+    ratios = np.full((len(children), len(parents)), np.nan)
     rows = children.values() if progress is None else progress(children.values(), len(children))
     # One pair is too little for a BLAS with threads of its own.
     with threadpool_limits(1):
         alone = np.array([parent.volume(epsilon=epsilon) for parent in parents.values()])
         if not (alone > 0).any():
             raise ValueError("parents must have a volume: none has two samples that differ")
-        ratios = np.full((len(children), len(parents)), np.nan)
         for child, row in zip(rows, ratios, strict=True):
-            if child.count:
-                mixed = np.array([(parent + child).volume(epsilon=epsilon) for parent in parents.values()])
-                np.divide(mixed, alone, out=row, where=alone > 0)
-    return Hierarchy(
-        ratios,
-        tuple(children),
-        tuple(parents),
-        np.array([child.count for child in children.values()]),
-        np.array([parent.count for parent in parents.values()]),
-        real,
-        name,
-    )
+            _measure(row, child, list(parents.values()), alone, epsilon)
+    return _hierarchy(ratios, children, parents, real, name)
+
+
+def match_halves(
+    points: Points,
+    parent_of: Mapping[str, str],
+    *,
+    seed: int = 0,
+    epsilon: float = 1.0,
+    progress: Callable[..., Iterable[Any]] | None = None,
+) -> Hierarchy:
+    """Matches one half of each child to parents that the other halves make, where there are no images of parents.
+
+    A parent then holds its child's own kind among others: that a match is right says that the child is found again in
+    what it is a part of. The paper's parents are images of their own; :func:`match_siblings` asks for more.
+
+    Args:
+      points: classes are the children.
+      parent_of: the name of the parent of each.
+      seed: draws the halves; see :func:`halves`.
+      epsilon: of the volumes.
+      progress: as for :func:`match`.
+
+    Raises:
+      ValueError: as :func:`halves` and :func:`match` do.
+
+    Example:
+      >>> from dsb_jax.toolkit import points
+      >>> rng = np.random.default_rng(0)
+      >>> rows = np.concatenate([rng.normal(size=(60, 2)) * spread for spread in ([9, 1], [8, 1], [1, 9], [1, 8])])
+      >>> found = match_halves(
+      ...     points.of(rows, np.repeat(range(4), 60), "abcd"), {"a": "flat", "b": "flat", "c": "tall", "d": "tall"})
+      >>> found.accuracy
+      1.0
+    """
+    children, parents = halves(points, parent_of, seed=seed)
+    found = match(children, parents, parent_of=parent_of, epsilon=epsilon, progress=progress)
+    return dataclasses.replace(found, origin="Parents are other halves of the children, each child's own among them.")
+
+
+def match_siblings(
+    children: Points | Mapping[str, Moments],
+    parent_of: Mapping[str, str],
+    *,
+    epsilon: float = 1.0,
+    progress: Callable[..., Iterable[Any]] | None = None,
+) -> Hierarchy:
+    """Matches each child to parents that the other children make: its own parent is its siblings alone.
+
+    Whether a class lies within what its siblings span, not what it makes up itself. A child without siblings has no
+    ratio with its own parent.
+
+    Args:
+      children: points, whose classes are the children; or moments by name.
+      parent_of: the name of the parent of each.
+      epsilon: of the volumes.
+      progress: as for :func:`match`.
+
+    Raises:
+      ValueError: if a child has no parent, ``parent_of`` has one that there is not, or fewer than two parents.
+
+    Example:
+      >>> rng = np.random.default_rng(0)
+      >>> classes = {name: Moments.of(rng.normal(size=(60, 2)) * spread) for name, spread in
+      ...            (("a", [9, 1]), ("b", [8, 1]), ("c", [1, 9]), ("d", [1, 8]))}
+      >>> match_siblings(classes, {"a": "flat", "b": "flat", "c": "tall", "d": "tall"}).accuracy
+      1.0
+    """
+    epsilon = validation.positive("epsilon", epsilon)
+    name = children.name if isinstance(children, Points) else "classes"
+    children = moments_by_name(children)
+    real, parent_names = _all_real(parent_of, tuple(children))
+    each, ratios = list(children.values()), np.full((len(children), len(parent_names)), np.nan)
+
+    def together(parent: int, without: int | None = None) -> Moments:
+        members = [each[number] for number in np.flatnonzero(real == parent) if number != without]
+        return functools.reduce(Moments.__add__, members, Moments.none(len(each[0].mean)))
+
+    with threadpool_limits(1):
+        whole = [together(parent) for parent in range(len(parent_names))]
+        volumes = np.array([parent.volume(epsilon=epsilon) for parent in whole])
+        for number, row in enumerate(ratios if progress is None else progress(ratios, len(ratios))):
+            parents, alone = list(whole), volumes.copy()
+            parents[real[number]] = together(real[number], without=number)
+            alone[real[number]] = parents[real[number]].volume(epsilon=epsilon)
+            _measure(row, each[number], parents, alone, epsilon)
+    found = _hierarchy(ratios, children, dict(zip(parent_names, whole, strict=True)), real, name)
+    return dataclasses.replace(found, origin="Parents are the other children; a child's own is its siblings alone.")
 
 
 def moments_by_name(classes: Points | Mapping[str, Moments]) -> dict[str, Moments]:
@@ -322,14 +401,7 @@ def halves(points: Points, parent_of: Mapping[str, str], *, seed: int = 0) -> tu
       >>> children.counts.tolist(), parents.counts.tolist(), parents.class_names
       ([1, 1], [1, 1], ('pet', 'cattle'))
     """
-    parent_names = tuple(dict.fromkeys(parent_of.values()))
-    if len(parent_names) < 2:
-        raise ValueError(f"parent_of must have two parents or more, got {', '.join(parent_names) or 'none'}")
-    real = _real(parent_of, points.class_names, parent_names)
-    if (real == NONE).any():
-        raise ValueError(
-            f"parent_of must have a parent of every class, got none of {points.class_names[real.argmin()]}"
-        )
+    real, parent_names = _all_real(parent_of, points.class_names)
     rng = np.random.default_rng(seed)
     order, counts = moments.sorted_by_class(points.labels, points.num_classes)
     given = np.zeros(len(order), bool)
@@ -342,6 +414,31 @@ def halves(points: Points, parent_of: Mapping[str, str], *, seed: int = 0) -> tu
         class_names=parent_names,
     )
     return dataclasses.replace(points, points=points.points[~given], labels=points.labels[~given]), of_parents
+
+
+def _measure(row: np.ndarray, child: Moments, parents: Sequence[Moments], alone: np.ndarray, epsilon: float) -> None:
+    """Fills in the ratios of a child with parents whose volumes ``alone`` are known, where there are any."""
+    if child.count:
+        mixed = np.array([(parent + child).volume(epsilon=epsilon) for parent in parents])
+        np.divide(mixed, alone, out=row, where=alone > 0)
+
+
+def _hierarchy(
+    ratios: np.ndarray, children: Mapping[str, Moments], parents: Mapping[str, Moments], real: np.ndarray, name: str
+) -> Hierarchy:
+    counts = (np.array([each.count for each in named.values()]) for named in (children, parents))
+    return Hierarchy(ratios, tuple(children), tuple(parents), *counts, real, name)
+
+
+def _all_real(parent_of: Mapping[str, str], children: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Numbers of the parents of all children, and names of the parents in the order in which they come."""
+    parents = tuple(dict.fromkeys(parent_of.values()))
+    if len(parents) < 2:
+        raise ValueError(f"parent_of must have two parents or more, got {', '.join(parents) or 'none'}")
+    real = _real(parent_of, children, parents)
+    if (real == NONE).any():
+        raise ValueError(f"parent_of must have a parent of every class, got none of {children[real.argmin()]}")
+    return real, parents
 
 
 def _real(parent_of: Mapping[str, str], children: Sequence[str], parents: Sequence[str]) -> np.ndarray:
