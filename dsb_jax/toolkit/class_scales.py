@@ -12,9 +12,10 @@ from matplotlib.ticker import PercentFormatter
 import dsb_jax
 from dsb_jax import validation
 from dsb_jax.evaluation import drawing, page, plots
-from dsb_jax.toolkit import moments
+from dsb_jax.toolkit import spaces
 from dsb_jax.toolkit.moments import Moments
 from dsb_jax.toolkit.points import Points
+from dsb_jax.training.spaces import measures
 
 LONG_TAIL = 2.0  # α is 2 from this ratio of the largest class to the smallest on, as for the paper's long-tailed data
 _NAMED = 3  # classes that the reading names
@@ -166,15 +167,8 @@ def scales(
 
     Source: Eq. 3 and Sec. 3.4.1 of the paper.
     """
-    epsilon = validation.positive("epsilon", epsilon)
-
-    def measured(rows: np.ndarray) -> tuple[float, np.ndarray]:
-        mean = rows.mean(axis=0) if len(rows) else np.zeros(rows.shape[1])
-        return moments.volume(rows, epsilon=epsilon), mean
-
-    found = moments.of_classes(points.points, points.labels, points.num_classes, measured, progress)
-    volumes, centers = (np.array(column) for column in zip(*found, strict=True))
-    return _scales(points.name, points.space, points.class_names, points.counts, volumes, centers, alpha, epsilon, beta)
+    space = spaces.space(points, epsilon=epsilon, progress=progress)
+    return _scales(points.name, points.space, points.class_names, points.counts, space, alpha, epsilon, beta)
 
 
 def of_moments(
@@ -206,30 +200,26 @@ def of_moments(
     epsilon = validation.positive("epsilon", epsilon)
     counts = np.array([one.count for one in of_classes])
     volumes = np.array([one.volume(epsilon=epsilon) for one in of_classes])
-    centers = np.array([one.mean for one in of_classes])
-    return _scales(name, space, tuple(class_names), counts, volumes, centers, alpha, epsilon, beta)
+    space_of_classes = spaces.of(volumes, np.array([one.mean for one in of_classes]), counts)
+    return _scales(name, space, tuple(class_names), counts, space_of_classes, alpha, epsilon, beta)
 
 
-def _scales(name, space, class_names, counts, volumes, centers, alpha, epsilon, beta) -> Scales:
-    present = counts > 0
+def _scales(name, kind, class_names, counts, space, alpha, epsilon, beta) -> Scales:
     if alpha is None:
         alpha = 2.0 if _ratio(counts) >= LONG_TAIL else 1.0
-    # Distances do not depend on the origin, and float32 keeps their digits near it.
-    centers = (centers - centers[present].mean(axis=0)).astype(np.float32) if present.any() else centers
-    w = np.asarray(dsb_jax.interclass_weights(centers, alpha, present=present), np.float64)
-    s = np.asarray(dsb_jax.semantic_scales(volumes.astype(np.float32), centers, alpha, present=present), np.float64)
+    measured = measures(space, alpha)
     return Scales(
         name=name,
-        space=space,
+        space=kind,
         class_names=class_names,
         samples=counts,
         effective_number=np.asarray(dsb_jax.effective_number(counts, beta=beta), np.float64),
-        volume=volumes,
-        interclass=np.where(present, w, np.nan),
-        scale=np.where(counts > 1, s, np.nan),
+        volume=space["volumes"],
+        interclass=np.where(space["present"], measured["interclass"].astype(np.float64), np.nan),
+        scale=np.where(counts > 1, measured["scale"].astype(np.float64), np.nan),
         alpha=alpha,
         epsilon=epsilon,
-        dim=centers.shape[1],
+        dim=space["centers"].shape[1],
     )
 
 

@@ -22,10 +22,9 @@ import dsb_jax
 from dsb_jax import validation
 from dsb_jax.evaluation import drawing, metrics, plots, runs
 from dsb_jax.evaluation.drawing import ACCURACY, INK, SCALE, SMALL
-from dsb_jax.toolkit import class_tables
+from dsb_jax.toolkit import class_tables, spaces
 from dsb_jax.toolkit.points import Points
-from dsb_jax.toolkit.spaces import space as class_space
-from dsb_jax.training import spaces
+from dsb_jax.training.spaces import measures as measures_of
 
 ALPHAS = (1.0, 1.5, 2.0, 2.5, 3.0)
 
@@ -300,8 +299,8 @@ def measures(
     """
     if not len(alphas):
         raise ValueError("alphas must hold a number >= 1 or several, got none")
-    space = class_space(points, epsilon=epsilon)
-    by_alpha = {float(alpha): spaces.measures(space, alpha) for alpha in alphas}
+    space = spaces.space(points, epsilon=epsilon)
+    by_alpha = {float(alpha): measures_of(space, alpha) for alpha in alphas}
 
     def column(symbol: str, alpha: float | None, values: ArrayLike) -> Measure:
         return Measure(symbol, alpha, np.where(space["present"], np.asarray(values, np.float64), np.nan))

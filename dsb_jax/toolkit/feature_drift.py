@@ -32,12 +32,11 @@ from scipy.stats import spearmanr
 
 from dsb_jax.evaluation import drawing, metrics
 from dsb_jax.evaluation.drawing import ACCURACY, GREY, INK, SCALE
-from dsb_jax.toolkit import moments
+from dsb_jax.toolkit import moments, spaces
 from dsb_jax.toolkit import points as pointsets
 from dsb_jax.toolkit.inputs import run_features
 from dsb_jax.toolkit.points import Points
-from dsb_jax.toolkit.spaces import space as class_space
-from dsb_jax.training import spaces
+from dsb_jax.training.spaces import measures as measures_of
 
 HOLDS, FAILS, UNKNOWN = "holds", "does not hold", "cannot be said"
 
@@ -429,7 +428,7 @@ class _Snapshot(NamedTuple):
 def _snapshot(points: Points, alpha: float, epsilon: float) -> _Snapshot:
     rows = points.points.astype(np.float64)
     spread = np.sqrt(np.mean(np.sum((rows - rows.mean(axis=0)) ** 2, axis=1)))
-    scales = spaces.measures(class_space(points, epsilon=epsilon), alpha)["scale"].astype(np.float64)
+    scales = measures_of(spaces.space(points, epsilon=epsilon), alpha)["scale"].astype(np.float64)
     weights = np.divide(1.0, scales, out=np.full(len(scales), np.nan), where=scales > 0)
     if (scales > 0).any():
         weights /= np.mean(weights[scales > 0])

@@ -17,8 +17,8 @@ def text(found: Finding) -> str:
 
     Example:
       >>> import numpy as np
-      >>> from dsb_jax.toolkit import points, scales
-      >>> print(text(scales.scales(points.of(np.eye(3), np.array([0, 0, 0])))))
+      >>> from dsb_jax.toolkit import class_scales, points
+      >>> print(text(class_scales.scales(points.of(np.eye(3), np.array([0, 0, 0])))))
       class  samples N  effective number  volume S′ (bits)  distance W  scale S
       0              3                 3              1.00       1.000    1.000
       <BLANKLINE>

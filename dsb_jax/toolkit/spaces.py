@@ -1,5 +1,6 @@
 """Volumes and centres of the classes of points, which their scales for any α are made of."""
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -9,16 +10,18 @@ from dsb_jax.toolkit import moments
 from dsb_jax.toolkit.points import Points
 
 
-def space(points: Points, *, epsilon: float = 1.0) -> dict[str, Any]:
+def space(
+    points: Points, *, epsilon: float = 1.0, progress: Callable[..., Iterable[Any]] | None = None
+) -> dict[str, np.ndarray]:
     """What :func:`dsb_jax.training.spaces.measures` asks of a space, measured in float64.
 
     Args:
       points: with their classes.
       epsilon: of the volumes.
+      progress: ``(iterable, total) -> iterable``, through which the classes pass.
 
     Returns:
-      ``volumes`` float32 ``[C]`` in bits; ``centers`` float32 ``[C, d]`` about the mean of the present ones, which
-      changes no distance and leaves the digits to what differs; and ``present`` bool ``[C]``.
+      As :func:`of`.
 
     Example:
       >>> from dsb_jax.toolkit import points
@@ -31,8 +34,24 @@ def space(points: Points, *, epsilon: float = 1.0) -> dict[str, Any]:
     def of_class(rows: np.ndarray) -> tuple[float, np.ndarray]:
         return moments.volume(rows, epsilon=epsilon), rows.sum(axis=0) / max(len(rows), 1)
 
-    found = moments.of_classes(points.points, points.labels, points.num_classes, of_class)
+    found = moments.of_classes(points.points, points.labels, points.num_classes, of_class, progress)
     volumes, centers = (np.array(column) for column in zip(*found, strict=True))
-    present = points.counts > 0
-    centers[present] -= centers[present].mean(axis=0)
-    return {"volumes": volumes.astype(np.float32), "centers": centers.astype(np.float32), "present": present}
+    return of(volumes, centers, points.counts)
+
+
+def of(volumes: np.ndarray, centers: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
+    """A space of what is known of its classes.
+
+    Args:
+      volumes: in bits ``[C]``.
+      centers: ``[C, d]``.
+      counts: samples ``[C]``.
+
+    Returns:
+      ``volumes`` as they are; ``centers`` float32 ``[C, d]`` about the mean of the present ones, which changes no
+      distance and leaves the digits to what differs; and ``present`` bool ``[C]``.
+    """
+    present = counts > 0
+    if present.any():
+        centers = centers - centers[present].mean(axis=0)
+    return {"volumes": volumes, "centers": centers.astype(np.float32), "present": present}

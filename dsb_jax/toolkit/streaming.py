@@ -34,7 +34,7 @@ def class_moments(
       ValueError: C matrices of d² numbers do not fit into ``memory``; or rows are not finite, or cannot be read.
 
     Example:
-      >>> from dsb_jax.toolkit import files
+      >>> from dsb_jax.toolkit.inputs import files
       >>> np.save("all.npy", np.eye(4)), np.save("all_labels.npy", np.array([1, 1, 1, 0]))
       (None, None)
       >>> [(each.count, round(each.volume(), 4)) for each in class_moments(files.rows("all.npy"))]

@@ -96,9 +96,6 @@ def rows(
     Example:
       >>> rows("digits", Options(split="test")).samples
       400
-      >>> rows("digitz")
-      Traceback (most recent call last):
-      ValueError: there is no file or folder 'digitz', and unknown dataset 'digitz'; did you mean 'digits'? ...
     """
     name, options = os.fspath(name), options or Options()
     path = pathlib.Path(name)

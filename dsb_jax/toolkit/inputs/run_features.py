@@ -181,7 +181,8 @@ class Network:
     Example:
       >>> from safetensors.numpy import save_file
       >>> resnet = models.create("resnet8", 10)
-      >>> variables = resnet.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
+      >>> shapes = jax.eval_shape(lambda: resnet.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False))
+      >>> variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
       >>> save_file(models.to_torch("resnet8", variables), "resnet8.safetensors")
       >>> network = Network("resnet8", "resnet8.safetensors")
       >>> network(np.zeros((4, 32, 32, 3), np.uint8)).shape, network.dim
