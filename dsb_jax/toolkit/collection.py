@@ -32,6 +32,8 @@ FIRST, CONTINUE, ENOUGH, FLAT = "first batch", "continue", "enough", "no volume"
 
 _GROWTH = 1.2  # from one count at which the volume within a batch is measured to the next
 _FORMAT = "dsb_jax.toolkit.collection/1"
+# What NumPy and zipfile raise on a file that is none of theirs, or no longer.
+_DAMAGE = (ValueError, TypeError, KeyError, AttributeError, EOFError, OSError, RuntimeError, zipfile.BadZipFile)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -217,10 +219,16 @@ class Verdicts:
         if not self.classes:
             return "No samples have been collected yet."
         enough, first, flat = self.of(ENOUGH), self.of(FIRST), self.of(FLAT)
-        text = (
-            f"{len(enough)} of {_classes(len(self.classes))} {'has' if len(enough) == 1 else 'have'} enough samples of "
-            f"the kind collected so far: the last batch raised the volume by less than {self.tolerance:.2g} of it."
-        )
+        percent = f"{100 * self.tolerance:.2g}%"
+        if enough:
+            text = (
+                f"{len(enough):,} of {_classes(len(self.classes))} {'has' if len(enough) == 1 else 'have'} enough "
+                f"samples of the kind collected so far: the last batch raised the volume by less than {percent}."
+            )
+        else:
+            text = (
+                f"None of {_classes(len(self.classes))} has enough samples yet, by increments of less than {percent}."
+            )
         fallen = [each.name for each in enough if each.gathered.increment < -self.tolerance]
         if fallen:
             text += (
@@ -351,7 +359,7 @@ def load(path: str | os.PathLike[str]) -> Collection:
     """Reads what :func:`save` wrote, equal to the bit.
 
     Raises:
-      OSError: there is no such file, or it cannot be read.
+      OSError: there is no such file, or it cannot be opened.
       ValueError: it is not what :func:`save` writes, or damaged.
     """
     path = pathlib.Path(path)
@@ -362,8 +370,8 @@ def load(path: str | os.PathLike[str]) -> Collection:
             header = json.loads(arrays["header"].tobytes())
             if header["format"] != _FORMAT:
                 raise ValueError(f"its format is {header['format']!r}, not {_FORMAT!r}")
-            stops = np.cumsum(arrays["measured"])[:-1]
-            trails = [np.split(arrays[name], stops) for name in ("counts", "volumes", "ends")]
+            stops = np.cumsum(arrays["measured"])
+            trails = [np.split(arrays[name], stops)[:-1] for name in ("counts", "volumes", "ends")]
             of_class = zip(arrays["samples"].tolist(), arrays["means"], arrays["scatters"], *trails, strict=True)
             classes = {
                 name: Gathered(Moments(count, mean, scatter), *trail)
@@ -373,10 +381,6 @@ def load(path: str | os.PathLike[str]) -> Collection:
         except _DAMAGE as error:
             reason = str(error).partition("\n")[0] or type(error).__name__
             raise ValueError(f"{path} is not the state of a collection, or it is damaged: {reason}") from None
-
-
-# What NumPy and zipfile raise on a file that is none of theirs, or no longer.
-_DAMAGE = (ValueError, TypeError, KeyError, AttributeError, EOFError, RuntimeError, zipfile.BadZipFile)
 
 
 def read_jsonl(lines: Iterable[str | bytes], *, size: int | None = None, name: str = "stdin") -> Iterator[Points]:
@@ -446,10 +450,9 @@ def _judged(name: str, gathered: Gathered, collection: Collection) -> Verdict:
         verdict = ENOUGH if gathered.increment < collection.tolerance else CONTINUE
     if verdict not in (FIRST, CONTINUE):
         return Verdict(name, gathered, verdict, None)
-    several = gathered.counts > 1
     forecast = saturation.forecast(
-        gathered.counts[several],
-        gathered.volumes[several],
+        gathered.counts,
+        gathered.volumes,
         collection.dim,
         batch=gathered.last_batch,
         tolerance=collection.tolerance,
@@ -492,24 +495,28 @@ def _names(names: Sequence[str]) -> str:
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3:,} more"
 
 
-_LOOKS = {ENOUGH: (ACCURACY, "o"), CONTINUE: (SCALE, "D"), FIRST: (GREY, "s"), FLAT: (GREY, "x")}
+# The rarer ones last, above the others.
+_LOOKS = {FLAT: (GREY, "x"), FIRST: (GREY, "s"), CONTINUE: (SCALE, "D"), ENOUGH: (ACCURACY, "o")}
 
 
 def _growth(verdicts: Verdicts) -> Figure:
     named = len(verdicts.classes) <= NAMED_CLASSES
     height = max(drawing.HEIGHT, 0.19 * len(verdicts.classes)) if named else drawing.HEIGHT
     figure, axes = drawing.figure_and_axes(height=height)
-    width, opacity, size = (1.4, 1.0, 5) if named else (0.6, 0.4, 2.5)
+    width, opacity, size = (1.4, 1.0, 5) if named else (0.5, 0.2, 2)
     look = {"linewidth": width, "alpha": opacity, "rasterized": not named}
     most = max(each.gathered.moments.count for each in verdicts.classes)
+    heights = {}
     for verdict, (colour, marker) in _LOOKS.items():
         found = verdicts.of(verdict)
         for each in found:
             axes.plot(each.gathered.counts, each.gathered.volumes, color=colour, **look)
+            heights[each.name] = each.gathered.volumes[-1]
             if each.forecast is not None:
                 near = each.forecast.counts <= 2.5 * most  # a far end would press the rest together
                 ahead = each.forecast.counts[near], each.forecast.volumes[near]
                 axes.plot(*ahead, color=colour, linestyle=(0, (3, 1.5)), **look)
+                heights[each.name] = ahead[1][-1]
         if found:
             ends = [(each.gathered.moments.count, each.gathered.volumes[-1]) for each in found]
             label = f"{verdict} ({len(found):,})"
@@ -522,7 +529,6 @@ def _growth(verdicts: Verdicts) -> Figure:
     drawing.legend(axes)
     if named:
         right = axes.get_xlim()[1]
-        names = [each.name for each in verdicts.classes]
-        drawing.label_line_ends(axes, right, np.array([each.gathered.volumes[-1] for each in verdicts.classes]), names)
+        drawing.label_line_ends(axes, right, np.array(list(heights.values())), list(heights))
         axes.set_xlim(right=right)
     return figure

@@ -2,6 +2,18 @@
 
 The paper asks of a subset that the volume of the class should not shrink and that edges be sampled more than the
 inside, and takes the largest in volume of many random subsets ("pizza" sampling). :func:`greedy` builds a larger one.
+
+A large volume does not make a good training set. Of 10% of each class of MNIST and of CIFAR-10, in 64 principal
+components, here are the volumes relative to the whole classes', and the test accuracy of what learned from them:
+
+    ==========  ===========  ======================  =======================
+    rows        volume       support vector machine  five nearest neighbours
+    ==========  ===========  ======================  =======================
+    greedy      126%, 124%   95.0%, 32.2%            79.6%, 22.0%
+    k-centre    121%, 120%   96.8%, 32.7%            88.8%, 20.0%
+    pizza       100%, 100%   97.1%, 43.9%            95.2%, 31.0%
+    random      98%, 98%     96.6%, 45.8%            94.8%, 30.3%
+    ==========  ===========  ======================  =======================
 """
 
 import dataclasses
@@ -25,7 +37,7 @@ from dsb_jax.toolkit import moments
 from dsb_jax.toolkit.points import Points
 
 METHODS: dict[str, str] = {"greedy": "greedy", "pizza": "pizza", "random": "random", "k_center": "k-centre"}
-_LOOKS = {"greedy": (SCALE, "o"), "pizza": (ACCURACY, "s"), "random": (GREY, "|"), "k_center": (RUNS[2], "D")}
+_LOOKS = {"greedy": (SCALE, "o"), "pizza": (ACCURACY, "s"), "random": (RUNS[3], "|"), "k_center": (RUNS[2], "D")}
 
 _BLOCK = 32  # columns that LAPACK reflects at a time
 
@@ -230,8 +242,9 @@ class Selection:
         text += "."
         if (fractions[reduced] > 1).any():
             text += (
-                " More than 100% means that rows far from the middle of their class are kept more often than others, "
-                "which the paper wants; wrong labels and broken samples are among them, so look at what is kept."
+                " Above 100%, rows far from the middle of their class are kept more often than others, which the paper "
+                "wants: wrong labels and broken samples are among them, and a model that learns from few such rows can "
+                "be worse than one that learns from random rows, so compare."
             )
         others = sum(taken not in (self.method, "all") for taken in self.taken)
         if others:
