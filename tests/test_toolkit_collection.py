@@ -354,7 +354,7 @@ def test_what_is_said():
         assert of_class[each.name]["more worth taking"].startswith(f"{each.forecast.samples:,.0f} (")
     told = json.loads(findings.to_json(found.as_dict()))
     assert [each["verdict"] for each in told["classes"].values()] == [each.verdict for each in found.classes]
-    assert told["classes"][-1]["worth_taking"] is None
+    assert list(told["classes"].values())[-1]["worth_taking"] is None
     assert "None of 2 classes" in collection.judge(gathered_in([batch(np.eye(3), ["a", "b", "b"])])).reading()
     assert "No samples" in collection.judge(collection.start(3)).reading()
     assert collection.judge(collection.start(3)).figures() == {}

@@ -207,7 +207,7 @@ def test_what_is_said():
     told = json.loads(findings.to_json(found.as_dict()))
     assert told["indices"] == found.indices.tolist()
     assert next(iter(told["classes"].values()))["taken"] == "greedy"
-    assert told["classes"][2]["volume_kept"]["greedy"] is None
+    assert list(told["classes"].values())[2]["volume_kept"]["greedy"] is None
 
 
 @pytest.mark.parametrize("num_classes", [1, 3, 30, 31, 300])
