@@ -2,6 +2,7 @@
 
   python launch/plan.py N C d devices
   python launch/plan.py 437_513 8142 64 8 --batch-size 512
+  python launch/plan.py toolkit N C d       what scales of N embeddings in files need: see toolkit --help
 
 N training samples of C classes, features of d channels in the pool, devices that share a batch. Nothing is allocated,
 and the devices need not be there. Memory is that of the balancer's own state, traced but not made, shared as its own
@@ -21,6 +22,7 @@ import dataclasses
 import functools
 import math
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +30,7 @@ from jax.extend import core
 from jax.sharding import AbstractMesh, AxisType
 
 from dsb_jax import balancers, models, validation
+from dsb_jax.toolkit import streaming
 from dsb_jax.training import optimizers
 
 # Bytes on one device. The state's are read off the state and tested against these; of the last there is an upper bound
@@ -49,6 +52,7 @@ ARITHMETIC = {"second moments": "8·B·d²/D", "factorizations": "T·(d³/3 + 12
 
 DTYPES = ("float32", "bfloat16", "float16")
 LARGE_MEMORY, LARGE_SHARE = 0.1, 0.01  # of the device's memory and of the step's arithmetic: then advice is given
+LONG = 600  # seconds of the toolkit: likewise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,11 +153,8 @@ class Plan:
             "D": self.devices,
             "d": self.dim,
             "b": jnp.dtype(self.dtype).itemsize,
-            "max": max,
         }
-        for written, meant in (("·", "*"), ("²", "**2"), ("³", "**3")):
-            formula = formula.replace(written, meant)
-        return eval(formula, {"__builtins__": {}}, symbols)
+        return evaluate(formula, symbols)
 
     @property
     def bytes(self) -> int:
@@ -188,6 +189,13 @@ def model(name: str, classes: int, *, image_size: int, optimizer: str, parameter
     memory = {"parameters": size, "gradients": size, f"state of {optimizer}": states}
     # Backward takes the operations of forward twice: for the gradient of the inputs and for that of the parameters.
     return Model(name, size // 4, memory, 3 * forward)
+
+
+def evaluate(formula: str, symbols: dict[str, Any]) -> float:
+    """The value of a formula as it is printed."""
+    for written, meant in (("·", "*"), ("²", "**2"), ("³", "**3"), ("⌈", "ceil("), ("⌉", ")")):
+        formula = formula.replace(written, meant)
+    return eval(formula, {"__builtins__": {}}, symbols | {"max": max, "min": min, "ceil": math.ceil})
 
 
 def _bytes(shape, array):
@@ -310,6 +318,14 @@ def si(number):
     return f"{number / 1000**power:,.1f} {('', 'k', 'M', 'G', 'T')[power]}".rstrip()
 
 
+def time(seconds):
+    """Seconds, minutes or hours."""
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds:,.1f} s"
+
+
 class Parser(argparse.ArgumentParser):
     """Its errors are one line: the usage would hide them."""
 
@@ -337,6 +353,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> None:
     """The command; what is wrong with its arguments becomes one line and exit status 2."""
+    if arguments and arguments[0] == "toolkit":
+        return main_of_toolkit(arguments[1:])
     given = parser().parse_args(arguments)
     try:
         plan = Plan(
@@ -359,6 +377,153 @@ def main(arguments: list[str] | None = None) -> None:
         show(plan, of_model, validation.positive("memory", given.memory) * 2**30)
     except ValueError as error:
         parser().error(error)
+
+
+# ---- The toolkit: scales of classes of embeddings in files, read once.
+
+SCALES_DOC = """What scales of N embeddings of d channels in C classes need, whose files are read once.
+
+  python launch/plan.py toolkit N C d
+  python launch/plan.py toolkit 100_000_000 8142 64 --files 256 --workers 16
+
+One process reads all files as a stream (dsb_jax.toolkit.streaming); with workers, Apache Beam gives each its files
+(dsb_jax.toolkit.beam) and adds up what they find. Rates are those of a process on one core, and by default what was
+measured on an AMD EPYC, reading .npy files that were in memory; of .npz files it was 1.3 GB/s, of .parquet files 0.65.
+Beside the numbers stand their formulas, in
+
+  N  embeddings                          F  files; 1 where they are a stream     r  bytes read in a second
+  C  classes                             R  rows of a block                      g  products in a second
+  d  channels                            V  visits: of a class in a block        e  numbers centred in a second
+  b  bytes of a stored number            W  workers                              v  seconds of a visit
+"""
+SCALES_MEMORY = {"moments": "8·C·d·(d + 1)", "rows of a block": "min(N, R)·(24·d + 40)"}
+SCALES_READ = {"embeddings": "N·d·b", "labels": "8·N"}
+VISITS = "F·⌈N/(F·R)⌉·min(C, R, ⌈N/F⌉)"
+SCALES_TRAVEL = "8·(d² + d + 1)·C·W"
+SCALES_ARITHMETIC = {"products": "(N + V)·d²", "factorizations": "C·d³/3"}
+SCALES_TIME = {
+    "reading": "N·(d·b + 8)/r/W",
+    "centring": "N·d/e/W",
+    "products": "(N + V)·d²/g/W",
+    "visits": "V·v/W",
+    "factorizations": "C·d³/3/g",
+}
+# Of one process on one core, see above.
+CENTRED, PRODUCTS, VISIT = 0.3e9, 40e9, 20e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class ScalesPlan:
+    """Scales of classes of embeddings in files; ``read`` is in bytes per second."""
+
+    samples: int
+    classes: int
+    dim: int
+    itemsize: int = 4
+    files: int = 1
+    workers: int = 1
+    read: float = 3.4e9
+
+    def __post_init__(self):
+        for name in ("samples", "classes", "dim", "itemsize", "files", "workers"):
+            validation.positive_int(name, getattr(self, name))
+        validation.positive("read", self.read)
+        if self.workers > self.files:
+            raise ValueError(f"workers take files of their own: at most {self.files}, got {self.workers}")
+
+    def value(self, formula: str) -> float:
+        """A formula's value for this plan."""
+        symbols = {
+            "N": self.samples,
+            "C": self.classes,
+            "d": self.dim,
+            "b": self.itemsize,
+            "F": self.files if self.workers > 1 else 1,
+            "W": self.workers,
+            "R": streaming.block_rows(self.classes, self.dim),
+            "r": self.read,
+            "e": CENTRED,
+            "g": PRODUCTS,
+            "v": VISIT,
+        }
+        return evaluate(formula, symbols | {"V": evaluate(VISITS, symbols)})
+
+    @property
+    def memory(self) -> float:
+        """Bytes of a process."""
+        return sum(map(self.value, SCALES_MEMORY.values()))
+
+    @property
+    def seconds(self) -> float:
+        """From the first byte to the last volume."""
+        return sum(map(self.value, SCALES_TIME.values()))
+
+
+def show_scales(plan: ScalesPlan, memory: float) -> None:
+    """Prints all of it."""
+    how = (
+        f"{plan.workers} workers of Beam, {plan.files:,} files"
+        if plan.workers > 1
+        else "one process, files as a stream"
+    )
+    print(f"{plan.samples:,} embeddings of {plan.dim} channels, {plan.classes:,} classes; {how}")
+    title("memory", "per process")
+    for name, formula in SCALES_MEMORY.items():
+        line(name, human(plan.value(formula)), formula)
+    line("sum", human(plan.memory), f"{plan.memory / memory:.2%} of {human(memory)}")
+    title("read", "in all")
+    for name, formula in SCALES_READ.items():
+        line(name, human(plan.value(formula)), formula)
+    if plan.workers > 1:
+        line("moments between workers", human(plan.value(SCALES_TRAVEL)), f"{SCALES_TRAVEL}, once or twice that")
+    title("operations", "in all")
+    for name, formula in SCALES_ARITHMETIC.items():
+        line(name, si(plan.value(formula)), formula)
+    line("visits", si(plan.value("V")), VISITS)
+    title("time", "about")
+    for name, formula in SCALES_TIME.items():
+        line(name, time(plan.value(formula)), formula)
+    line("sum", time(plan.seconds), f"at {plan.read / 1e9:g} GB/s, without what a runner of workers takes to start")
+    print()
+    for advice in advise_scales(plan, memory):
+        print(advice)
+
+
+def advise_scales(plan: ScalesPlan, memory: float) -> list[str]:
+    """What to change, in words."""
+    advice = []
+    if plan.memory > memory / 2:  # where the toolkit refuses
+        dim = next((2**k for k in range(20, -1, -1) if dataclasses.replace(plan, dim=2**k).memory <= memory / 2), None)
+        what = (
+            f"--dim={dim} pools them to what fits" if dim and dim < plan.dim else "fewer classes at a time are needed"
+        )
+        advice.append(f"The moments of all classes do not fit into half of the memory: {what}.")
+    if plan.seconds > LONG and plan.workers == 1:
+        several = dataclasses.replace(plan, files=256, workers=16)
+        advice.append(f"16 workers of Beam take about {time(several.seconds)}, from 256 files: --runner=beam.")
+    return advice or ["Nothing of it is large: nothing needs to change."]
+
+
+def main_of_toolkit(arguments: list[str]) -> None:
+    """The command of the toolkit's plan."""
+    parser = Parser(
+        prog="plan.py toolkit", description=SCALES_DOC, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("samples", type=int, metavar="N")
+    parser.add_argument("classes", type=int, metavar="C")
+    parser.add_argument("dim", type=int, metavar="d")
+    parser.add_argument("--itemsize", type=int, default=4, help="bytes of a stored number (%(default)s)")
+    parser.add_argument("--files", type=int, default=1, help="that workers share (%(default)s)")
+    parser.add_argument("--workers", type=int, default=1, help="of Beam; one reads all as a stream (%(default)s)")
+    parser.add_argument("--read", type=float, default=3.4, help="GB that a worker reads in a second (%(default)s)")
+    parser.add_argument("--memory", type=float, default=16, help="GiB of a worker's machine (%(default)s)")
+    given = parser.parse_args(arguments)
+    try:
+        sizes = (given.samples, given.classes, given.dim, given.itemsize, given.files, given.workers)
+        plan = ScalesPlan(*sizes, read=1e9 * validation.positive("read", given.read))
+        show_scales(plan, validation.positive("memory", given.memory) * 2**30)
+    except ValueError as error:
+        parser.error(error)
 
 
 if __name__ == "__main__":

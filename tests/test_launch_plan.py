@@ -6,6 +6,7 @@ import pathlib
 import re
 import resource
 import sys
+from unittest import mock
 
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dsb_jax import balancers
+from dsb_jax.toolkit import files, streaming
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "launch"))
 import plan
@@ -279,3 +281,74 @@ def test_bad_arguments_are_one_line_and_status_2(arguments, message, capsys):
     assert printed.out == ""
     assert printed.err.startswith(f"error: {message}")
     assert printed.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("numbers", [(1000, 7, 64), (10**8, 8142, 64), (10**6, 10, 2048), (10**9, 10**5, 1)])
+def test_memory_of_scales_is_what_the_toolkit_asks_for(numbers):
+    assert plan.ScalesPlan(*numbers).memory == streaming.needed_memory(*numbers)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_visits_and_bytes_of_scales_are_those_of_a_pass(workers, tmp_path):
+    """Of four files as one stream, and of each by itself; classes take turns, so that none is missing in a block."""
+    for shard in range(4):
+        np.save(tmp_path / f"{shard}.npy", np.ones((500, 8), np.float32))
+        np.save(tmp_path / f"{shard}_labels.npy", np.arange(500) % 50)
+    inputs = [tmp_path] if workers == 1 else [tmp_path / f"{shard}.npy" for shard in range(4)]
+    with (
+        mock.patch.multiple(streaming, _NUMBERS=1, _ROWS_PER_CLASS=3),
+        mock.patch.object(streaming._Growing, "_add_to") as visited,
+    ):
+        for each in inputs:
+            streaming.class_moments(files.rows(each))
+        planned = plan.ScalesPlan(2000, 50, 8, files=4, workers=workers)
+        assert planned.value(plan.VISITS) == visited.call_count == {1: 14, 2: 16}[workers] * 50
+    read = sum(planned.value(formula) for formula in plan.SCALES_READ.values())
+    assert read == sum(path.stat().st_size for path in tmp_path.iterdir()) - 8 * 128  # of headers
+
+
+def test_time_of_scales_by_hand():
+    planned = plan.ScalesPlan(10**8, 1000, 64, read=1e9)
+    visits = 1000 * -(-(10**8) // 65_536)
+    products = (10**8 + visits) * 64**2 + 1000 * 64**3 / 3
+    by_hand = 26.4e9 / 1e9 + 64e8 / plan.CENTRED + products / plan.PRODUCTS + visits * plan.VISIT
+    assert planned.seconds == pytest.approx(by_hand, rel=1e-12)
+    shared = dataclasses.replace(planned, files=64, workers=16)
+    assert planned.seconds / 17 < shared.seconds < planned.seconds / 10  # files end with blocks that are not full
+
+
+@pytest.mark.parametrize(
+    ("arguments", "printed"),
+    [
+        ("100_000_000 1000 64", "embeddings 23.8 GiB N·d·b"),
+        ("100_000_000 1000 64", "Nothing of it is large: nothing needs to change."),
+        ("100_000_000 1000 64 --files=256 --workers=16", "16 workers of Beam, 256 files"),
+        ("100_000_000 1000 64 --files=256 --workers=16", "moments between workers 507.9 MiB 8·(d² + d + 1)·C·W"),
+        ("10_000_000 100_000 512", "do not fit into half of the memory: --dim=64 pools them to what fits."),
+        ("10_000_000 1_000_000_000 1", "do not fit into half of the memory: fewer classes at a time are needed."),
+        ("1_000_000_000 1000 768", "16 workers of Beam take about 20.2 min, from 256 files: --runner=beam."),
+        ("1_000_000_000 1000 768 --read=0.1", "sum 13.7 h at 0.1 GB/s"),
+    ],
+)
+def test_scales_are_planned(arguments, printed, capsys):
+    plan.main(["toolkit", *arguments.split()])
+    assert printed in re.sub(r"  +", " ", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("0 10 64", "samples must be an integer >= 1, got 0"),
+        ("10 ten 64", "argument C: invalid int value: 'ten'"),
+        ("10 10", "the following arguments are required: d"),
+        ("10 10 64 --workers=2", "workers take files of their own: at most 1, got 2"),
+        ("10 10 64 --read=0", "read must be a finite number > 0, got 0.0"),
+        ("10 10 64 --memory=-1", "memory must be a finite number > 0, got -1.0"),
+    ],
+)
+def test_bad_arguments_of_scales_are_one_line_and_status_2(arguments, message, capsys):
+    with pytest.raises(SystemExit) as raised:
+        plan.main(["toolkit", *arguments.split()])
+    assert raised.value.code == 2
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", f"error: {message}\n")

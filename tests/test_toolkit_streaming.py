@@ -37,17 +37,19 @@ def require_equal(found, points, labels, tolerance=1e-12):
     fewest=st.integers(1, 50),
     num_classes=st.integers(1, 6),
     offset=st.sampled_from([0.0, 1.0, 1e6]),
+    far=st.sampled_from([0.0, 1e7]),
     is_sorted=st.booleans(),
 )
-def test_blocks_add_up_to_the_whole(seed, lengths, fewest, num_classes, offset, is_sorted, tmp_path_factory):
-    """Also far from 0, of classes that lie side by side or apart, and of single rows."""
+def test_blocks_add_up_to_the_whole(seed, lengths, fewest, num_classes, offset, far, is_sorted, tmp_path_factory):
+    """Also far from 0, with a first row far from the others, of classes side by side or apart, and of single rows."""
     rng, folder = np.random.default_rng(seed), tmp_path_factory.mktemp("shards")
     points = offset + rng.normal(size=(sum(lengths), 3)) * [1, 0, 100]
+    points[0] += far
     labels = rng.integers(0, num_classes, len(points))
     labels = np.sort(labels) if is_sorted else labels
     for shard, (start, stop) in enumerate(itertools.pairwise(np.cumsum([0, *lengths]))):
         np.savez(folder / f"{shard}.npz", x=points[start:stop], y=labels[start:stop])
-    with mock.patch.object(streaming, "_FEWEST_ROWS", fewest):
+    with mock.patch.multiple(streaming, _NUMBERS=3 * fewest, _ROWS_PER_CLASS=1):
         found = streaming.class_moments(files.rows(folder))
     present, labels = np.unique(labels, return_inverse=True)
     assert len(found) == len(present)
@@ -60,12 +62,12 @@ def test_what_is_pooled_and_what_passes_through_a_bar(tmp_path):
     points, labels = rng.normal(size=(500, 12)).astype(np.float32), rng.integers(0, 4, 500)
     np.savez(tmp_path / "a.npz", x=points, y=labels)
     totals = []
-    with mock.patch.object(streaming, "_FEWEST_ROWS", 7):
+    with mock.patch.object(streaming, "_NUMBERS", 7):
         found = streaming.class_moments(
             files.rows(tmp_path / "a.npz").pooled(4),
             progress=lambda blocks, total: totals.append((seen := list(blocks), total)) or seen,
         )
-    assert [(len(blocks), total) for blocks, total in totals] == [(32, 32)]  # of 4·4 rows each
+    assert [(len(blocks), total) for blocks, total in totals] == [(4, 4)]  # of 4·32 rows, the last of fewer
     pooled = np.asarray(dsb_jax.pool_features(points, 4))
     require_equal(found, pooled, labels, 1e-6)  # in float32, of which sums are not in one order
     volumes = [of_class.volume() for of_class in found]
@@ -74,15 +76,15 @@ def test_what_is_pooled_and_what_passes_through_a_bar(tmp_path):
 
 
 def test_more_classes_and_channels_than_memory_takes_are_refused_before_a_row_is_read(tmp_path):
-    np.savez(tmp_path / "a.npz", x=np.full((3, 2048), np.nan, np.float32), y=range(3))
+    np.savez(tmp_path / "a.npz", x=np.full((30, 2048), np.nan, np.float32), y=np.arange(30))
     rows = files.rows(tmp_path / "a.npz")
     message = (
-        "a.npz: moments of 3 classes in 2048 channels need 2.19 GiB, but 0.10 GiB may be taken; pool them to fewer "
-        "channels, such as 64 (--dim)"
+        "a.npz: moments of 30 classes in 2048 channels need 0.94 GiB, but 0.10 GiB may be taken; pool them to fewer "
+        "channels, such as 512 (--dim)"
     )
     with pytest.raises(ValueError, match=re.escape(message)):
         streaming.class_moments(rows, memory=0.1 * 2**30)
-    assert streaming.needed_memory(3, 64) < 0.1 * 2**30 < streaming.needed_memory(3, 128)
+    assert streaming.needed_memory(30, 30, 512) < 0.1 * 2**30 < streaming.needed_memory(30, 30, 1024)
     with pytest.raises(ValueError, match="memory must be a finite number > 0"):
         streaming.class_moments(rows, memory=0)
     with pytest.raises(ValueError, match="got NaN or infinity in row 0"):
@@ -93,8 +95,8 @@ def test_no_more_memory_is_taken_than_is_said(tmp_path):
     rng = np.random.default_rng(0)
     points, num_classes = rng.normal(size=(40_000, 64)), 100
     np.savez(tmp_path / "a.npz", x=points, y=rng.integers(0, num_classes, len(points)))
-    with mock.patch.object(streaming, "_FEWEST_ROWS", 1):
-        rows, said = files.rows(tmp_path / "a.npz"), streaming.needed_memory(num_classes, 64)
+    with mock.patch.object(streaming, "_NUMBERS", 1):
+        rows, said = files.rows(tmp_path / "a.npz"), streaming.needed_memory(len(points), num_classes, 64)
         tracemalloc.start()
         streaming.class_moments(rows)
         peak = tracemalloc.get_traced_memory()[1]

@@ -97,8 +97,8 @@ class Rows:
             held.append(piece)
             while sum(len(labels) for _, labels in held) >= size:
                 block, labels = _joined(held)
-                yield block[:size], labels[:size]
                 held = [(block[size:], labels[size:])] if len(labels) > size else []
+                yield block[:size], labels[:size]
         if held:
             yield _joined(held)
 
