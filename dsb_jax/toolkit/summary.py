@@ -16,6 +16,7 @@ from dsb_jax.toolkit.points import Points
 
 Progress = Callable[[str], Callable[..., Iterable[Any]] | None]
 
+_ROWS_OF_SHAPES = 1000  # neighbours of more take minutes
 _FEW_CLASSES = 200  # a tree of more takes long and cannot be read
 
 
@@ -99,7 +100,9 @@ def report(
     if 1 < (points.counts > 1).sum() <= _FEW_CLASSES:
         tree = agglomeration.of(points, epsilon=epsilon, progress=progress("Tree"))
         found["hierarchy"] = ("Which classes belong together", tree)
-    shape = class_geometry.geometry(points, epsilon=epsilon, seed=seed, progress=progress("Geometry"))
+    shape = class_geometry.geometry(
+        points, rows=_ROWS_OF_SHAPES, epsilon=epsilon, seed=seed, progress=progress("Geometry")
+    )
     found["geometry"] = ("What shape the classes have", shape)
     if drift is not None:
         found["drift"] = ("How features drifted in training", drift)
