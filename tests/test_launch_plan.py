@@ -15,7 +15,8 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dsb_jax import balancers
-from dsb_jax.toolkit import files, streaming
+from dsb_jax.toolkit import streaming
+from dsb_jax.toolkit.inputs import files
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "launch"))
 import plan
