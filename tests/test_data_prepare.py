@@ -320,17 +320,17 @@ def test_features_belong_to_what_a_shard_is_made_of(tmp_path, monkeypatch):
 
 def test_other_images_that_are_prepared_meanwhile_are_refused(archive, monkeypatch):
     data_dir, other = archive.parent / "data", fill(archive.parent / "elsewhere" / "insects", count=5)
-    locked = datasets._locked
+    locked = datasets.locked
 
     @contextlib.contextmanager
     def late(folder):
         """Another process had the lock before."""
-        monkeypatch.setattr(datasets, "_locked", locked)
+        monkeypatch.setattr(datasets, "locked", locked)
         datasets.prepare("folder/insects", archive=other, data_dir=data_dir)
         with locked(folder):
             yield
 
-    monkeypatch.setattr(datasets, "_locked", late)
+    monkeypatch.setattr(datasets, "locked", late)
     with pytest.raises(ValueError, match=r"folder/insects is in .* already, of other images than are in "):
         datasets.prepare("folder/insects", archive=archive, data_dir=data_dir)
 

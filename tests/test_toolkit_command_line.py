@@ -113,7 +113,7 @@ def test_accuracy_is_read_from_a_table(embeddings, capsys):
 def test_batches_are_collected_over_calls(embeddings, capsys, monkeypatch):
     rng = np.random.default_rng(0)
     lines = [json.dumps({"class": "ant", "features": rng.normal(size=4).tolist()}) for _ in range(40)]
-    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(lines[:30])))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("\n".join(lines[:30]).encode())))
     code, out, err = run(capsys, "collect", "-", "--state", "ants.npz", "--batch-size", "10", "--tolerance", "0.5")
     assert (code, err) == (0, "")
     assert "ant" in out

@@ -301,7 +301,7 @@ def prepare(
             _prepared(name, by_tfds, stored.label)
             return by_tfds, False
         raise ValueError(f"{name} needs an archive: {wanted}")
-    with _locked(folder.parent):
+    with locked(folder.parent):
         if _is_complete(folder):
             _refuse_other_images(name, folder, archive)
             return folder, False
@@ -433,7 +433,7 @@ def _quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _locked(folder: pathlib.Path) -> Iterator[None]:
+def locked(folder: pathlib.Path) -> Iterator[None]:
     """Holds an exclusive lock on ``folder`` among processes; the system drops it when a process dies."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as file:

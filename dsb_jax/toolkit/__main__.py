@@ -11,6 +11,7 @@ from typing import Any
 
 import tqdm
 
+from dsb_jax.data import datasets
 from dsb_jax.toolkit import (
     agglomeration,
     class_geometry,
@@ -148,25 +149,31 @@ def _correlate(options: argparse.Namespace) -> Finding:
 
 def _collect(options: argparse.Namespace) -> Finding:
     state = pathlib.Path(options.state)
+    with datasets.locked(state.parent):  # or of two calls at once the later one would undo the other
+        gathered = _collected(options, state)
+    return collection.judge(gathered, progress=_bar("Forecasts"))
+
+
+def _collected(options: argparse.Namespace, state: pathlib.Path) -> collection.Collection:
+    """What was collected and the new batches, each of them saved before the next is read."""
+    given = {key: value for key in ("tolerance", "epsilon") if (value := getattr(options, key)) is not None}
     gathered = collection.load(state) if state.exists() else None
-    if gathered is not None and (options.tolerance is not None or options.epsilon is not None):
+    if gathered is not None and given:
         raise ValueError(f"{state} has its own tolerance and epsilon, {gathered.tolerance:g} and {gathered.epsilon:g}")
     for batch in _batches(options):
-        if gathered is None:
-            given = {key: value for key in ("tolerance", "epsilon") if (value := getattr(options, key)) is not None}
-            gathered = collection.start(batch.points.shape[1], **given)
+        gathered = gathered or collection.start(batch.points.shape[1], **given)
         gathered = collection.add(gathered, batch, progress=_bar("Volumes"))
         collection.save(gathered, state)
     if gathered is None:
         raise ValueError(f"{options.input} has no samples")
-    return collection.judge(gathered, progress=_bar("Forecasts"))
+    return gathered
 
 
 def _batches(options: argparse.Namespace) -> Iterator[Points]:
     if options.input == "-":
-        yield from collection.read_jsonl(sys.stdin, size=options.batch_size)
+        yield from collection.read_jsonl(sys.stdin.buffer, size=options.batch_size)
     elif options.input.endswith(".jsonl"):
-        with open(options.input, encoding="utf-8") as lines:
+        with open(options.input, "rb") as lines:
             yield from collection.read_jsonl(lines, size=options.batch_size, name=options.input)
     else:
         yield _points(options)

@@ -125,7 +125,7 @@ def _beside_each_other(panels: Sequence[tuple[str, np.ndarray, np.ndarray | None
         axes.plot(values, rows, linestyle="none", marker="o", markersize=5, color=ACCURACY)
         axes.set_title(title, loc="left", color=INK, fontsize=TEXT)
         axes.margins(x=0.15)
-        axes.locator_params(axis="x", nbins=3)
+        axes.locator_params(axis="x", nbins=2)
         axes.tick_params(axis="y", length=0)
     every[0].set_yticks(rows, names, fontsize=SMALL, parse_math=False)
     every[0].set_ylim(len(names) - 0.4, -0.6)

@@ -458,7 +458,7 @@ def _volume_kept(selection: Selection) -> Figure:
     figure, axes = drawing.figure_and_axes(height=height)
     draw(axes, selection, order)
     lines = -(-len(selection.volume_kept) // 2)
-    drawing.title(axes, "Volume kept, relative to all rows of the class", legend_lines=lines)
+    drawing.title(axes, "Volume kept, relative to all rows", legend_lines=lines)
     drawing.legend(axes)
     return figure
 
