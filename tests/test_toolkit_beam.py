@@ -109,6 +109,10 @@ def test_what_does_not_fit_is_refused(tmp_path):
     np.savez(tmp_path / "b.npz", x=np.eye(2), y=range(2))
     with pytest.raises(ValueError, match=r"rows of one dim and kind, got \(2, 'feature'\) and \(3, 'feature'\)"):
         beam.class_moments(f"{tmp_path}/*.npz")
+    for name in ("c.npy", "d.npy"):
+        np.save(tmp_path / name, np.eye(3))
+    with pytest.raises(ValueError, match=r"c\.npy cannot have the labels of several files"):
+        beam.class_moments(f"{tmp_path}/*.npy", labels=str(tmp_path / "c.npy"))
     with pytest.raises(ValueError, match="files must have rows, got none"):
         beam.class_moments(tmp_path / "0.parquet")
     with pytest.raises(ValueError, match="a folder that FlinkRunner's workers write to and this process reads"):

@@ -340,6 +340,11 @@ def saved(write, name, **options):
     return path.read_bytes()
 
 
+def write_incompressible(path):
+    """What zlib leaves as it is, and so sees no damage in."""
+    write_compressed(path, RNG.integers(0, 256, (400, 50)).astype(np.uint8), np.arange(400) % 7)
+
+
 NAN = np.where(np.arange(21).reshape(7, 3) == 16, np.nan, POINTS)
 HEADER = (
     PLY.format(order="{order}", count=2, kind="float").partition("property uchar red")[0].replace("camera 1", "a 0")
@@ -371,6 +376,7 @@ TEXT, BINARY = HEADER.format(order="ascii"), HEADER.format(order="binary_little_
             lambda: spoilt(saved(write_compressed, "a.npz"), 120, 20),
             "a.npz is damaged, cut short or of another kind",
         ),
+        ("a.npz", lambda: spoilt(saved(write_incompressible, "a.npz"), 9000), "Bad CRC-32 for file 'x.npy'"),
         ("a.npy", lambda: saved(write_npy, "a.npy")[:-3], "cut short: float32 [7, 3] is 84 bytes, but 81 follow"),
         ("a.npy", lambda: b"x,y\n1,2\n3,4\n", "a.npy is no NumPy array: the magic string"),
         (

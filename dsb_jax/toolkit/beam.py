@@ -78,7 +78,7 @@ def class_moments(
     runner = options.view_as(apache_beam.options.pipeline_options.StandardOptions).runner
     if folder is None and runner not in (None, *_LOCAL):
         raise ValueError(f"a folder that {runner}'s workers write to and this process reads is wanted, got none")
-    found = files.listed(paths)
+    found = files.listed(paths, labels)
     read = functools.partial(of_file, features=features, labels=labels, image_size=image_size, dim=dim)
     with contextlib.ExitStack() as stack:
         place = folder.rstrip("/") if folder else stack.enter_context(tempfile.TemporaryDirectory())
@@ -102,7 +102,7 @@ def class_moments(
 
 
 def of_file(path: str, *, dim: int | None, **options: Any) -> Iterator[Any]:
-    """What a worker makes of a file: ``(kind, moments)`` for each class; or what is wrong with it, if it is bad."""
+    """What a worker makes of a file: ``((space, dim, class), moments)`` of each class; or what is wrong with it."""
     try:
         if not files.source_of(path, **options).samples:
             return

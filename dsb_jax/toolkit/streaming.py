@@ -86,7 +86,7 @@ class _Growing:
         offset = centred.mean(axis=0)
         centred -= offset
         apart = rows[0] + offset - self._means[label]
-        parts[-1] = math.sqrt(before * count / after) * apart
+        parts[-1] = math.sqrt(before / after * count) * apart
         self._counts[label] = after
         self._means[label] += count / after * apart
         self._scatters[label] += parts.T @ parts

@@ -83,6 +83,7 @@ class Stored:
                 else:
                     block = _filled(np.empty((stop - start, *self.shape[1:]), self.dtype), stream, self)
                 yield block.astype(native, copy=False)
+            stream.read(1)  # at the end of a member, its checksum is compared
 
 
 @contextlib.contextmanager

@@ -35,7 +35,7 @@ Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 SUFFIXES = (".npy", ".npz", ".parquet", *sources.CLOUDS)
 
-_BYTES_AT_A_TIME = 2**24  # a few of a processor's caches: reading stays the same, and memory is reused
+_BYTES_AT_A_TIME = 2**24  # of rows; more are not read faster, and their memory is not used again
 _LABELS_AT_A_TIME = 2**20
 
 
@@ -51,7 +51,7 @@ class Part(Protocol):
     row_bytes: int
 
     def blocks(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """The next ``size`` rows, floating ``[size, d]``, with labels int32; the last ones are fewer."""
+        """Rows in order, about ``size`` at a time: floating ``[size, d]``, and their labels, int32 ``[size]``."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -103,7 +103,7 @@ class Rows:
             yield _joined(held)
 
     def _pieces(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """The rows of one part after the other, checked, at most ``size`` at a time."""
+        """The rows of one part after the other, checked."""
         for part in self.parts:
             first = 0
             for block, labels in part.blocks(min(size, self._chunk(part))):
@@ -176,9 +176,7 @@ def rows(
       [[1, 0], [0]]
     """
     validation.positive_int("image_size", image_size)
-    found = listed(paths)
-    if labels and len(found) > 1 and found[0].endswith(".npy"):
-        raise ValueError(f"{labels} cannot have the labels of several files; put those of each beside it")
+    found = listed(paths, labels)
     options = {"features": features, "labels": labels, "image_size": image_size}
     filled = [source for path in found if (source := source_of(path, **options)).samples]
     if not filled:
@@ -195,9 +193,12 @@ def rows(
     return Rows(_name(paths), filled[0].space, class_names, samples, filled[0].dim, parts)
 
 
-def listed(paths: Paths) -> list[str]:
+def listed(paths: Paths, labels: str | None = None) -> list[str]:
     """The files that :func:`rows` would read."""
-    return sources.listed([os.fspath(path) for path in _several(paths)], SUFFIXES)
+    found = sources.listed([os.fspath(path) for path in _several(paths)], SUFFIXES)
+    if labels and len(found) > 1 and found[0].endswith(".npy"):
+        raise ValueError(f"{labels} cannot have the labels of several files; put those of each beside it")
+    return found
 
 
 def source_of(path: str, *, features: str | None, labels: str | None, image_size: int) -> Source:

@@ -47,6 +47,11 @@ class Pictures:
     """Image files as a part of :class:`files.Rows`, in sample space; they are decoded on several threads.
 
     Files that cannot be used are looked for until the end, and then named all in one error.
+
+    Attributes:
+      path: of the folder that they are in.
+      pictures: the files.
+      image_size: see :func:`images_as_samples`.
     """
 
     path: str
