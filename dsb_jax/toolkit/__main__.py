@@ -72,13 +72,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _scales(options: argparse.Namespace) -> Finding:
     settings = {"alpha": options.alpha, "epsilon": options.epsilon}
     if options.runner == "beam":
-        from dsb_jax.toolkit import beam
+        from dsb_jax.toolkit import beam  # which loads Beam, and that takes seconds
 
         reading = {key: getattr(options, key) for key in ("features", "labels", "image_size", "dim")}
-        names, found = beam.class_moments(
-            options.input, arguments=options.beam_args, folder=options.beam_dir, **reading
-        )
-        return class_scales.of_moments(found, names, name=options.input, **settings)
+        found = beam.class_moments(options.input, arguments=options.beam_args, folder=options.beam_dir, **reading)
+        moments = list(found.values())
+        return class_scales.of_moments(moments, tuple(found), name=options.input, **settings)
     if options.stream:
         rows = _rows(options)
         found = streaming.class_moments(rows, progress=_bar("Reading"))
@@ -368,6 +367,7 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="NAME", help="makes features of images, with --weights")
     parser.add_argument("--weights", metavar="FILE", help="of the model, as torchvision has them (.safetensors)")
     parser.add_argument("--images", metavar="DIR", help="INPUT is boxes in COCO's format of the images there")
+    parser.add_argument("--min-side", type=int, default=8, metavar="N", help="pixels that a box must have (8)")
     parser.add_argument("--image-size", type=int, default=16, metavar="N", help="of images in sample space (16)")
     parser.add_argument("--dim", type=int, metavar="D", help="channels to which rows are pooled; all by default")
     parser.add_argument("--epsilon", type=float, default=1.0, metavar="E", help="radius of the volume (1)")

@@ -44,6 +44,7 @@ class Options:
       model: with ``weights``, what makes features of images: one of :func:`dsb_jax.models.names`.
       weights: a ``.safetensors`` file of PyTorch's.
       images: the folder of the images that an input in COCO's format has boxes of.
+      min_side: pixels that the shorter side of a box must have.
       image_size: side to which images in sample space are brought.
       dim: channels to which rows are pooled.
     """
@@ -57,6 +58,7 @@ class Options:
     model: str | None = None
     weights: str | None = None
     images: str | None = None
+    min_side: int = 8
     image_size: int = 16
     dim: int | None = None
 
@@ -100,7 +102,7 @@ def rows(
     name, options = os.fspath(name), options or Options()
     path = pathlib.Path(name)
     if options.images is not None:
-        found = coco_boxes.rows(name, options.images, image_size=options.image_size)
+        found = coco_boxes.rows(name, options.images, image_size=options.image_size, min_side=options.min_side)
         space = "sample"
     elif (path / "config.json").is_file():
         found, space = _of_run(path, options, progress)
