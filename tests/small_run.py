@@ -1,5 +1,6 @@
 """A run small enough for tests, and what it is compared with by hand."""
 
+import functools
 import json
 import math
 
@@ -7,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
-from dsb_jax import training
+from dsb_jax import models, training
 from dsb_jax.training import checkpoints
 from dsb_jax.training.config import with_arguments
 
@@ -63,3 +65,13 @@ EXAMPLES = int(COUNTS.sum())
 
 
 STEPS = math.ceil(3 * EXAMPLES / 64)
+
+
+def resnet8_weights(path):
+    """Writes made-up weights of a resnet8 of ten classes as PyTorch has them; returns the network and its variables."""
+    network = models.create("resnet8", 10)
+    shapes = jax.eval_shape(functools.partial(network.init, train=False), jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
+    rng = np.random.default_rng(0)
+    variables = jax.tree.map(lambda leaf: rng.uniform(0.1, 0.3, leaf.shape).astype(np.float32), dict(shapes))
+    save_file(models.to_torch("resnet8", variables), path)
+    return network, variables

@@ -1,18 +1,14 @@
 """Inputs by name: each becomes the rows that its reader, or the images themselves, would give."""
 
-import functools
 import pathlib
 import re
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import small_run
-from safetensors.numpy import save_file
 
 import dsb_jax
-from dsb_jax import data, models, training
+from dsb_jax import data, training
 from dsb_jax.data import images
 from dsb_jax.toolkit import inputs
 from dsb_jax.toolkit.inputs import Options, run_features
@@ -20,13 +16,9 @@ from dsb_jax.toolkit.inputs import Options, run_features
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """A small network with weights in PyTorch's layout."""
-    network = models.create("resnet8", 10)
-    shapes = jax.eval_shape(functools.partial(network.init, train=False), jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-    rng = np.random.default_rng(0)
-    variables = jax.tree.map(lambda leaf: rng.uniform(0.1, 0.3, leaf.shape).astype(np.float32), dict(shapes))
+    """A file of PyTorch's weights of a small network."""
     path = tmp_path_factory.mktemp("weights") / "resnet8.safetensors"
-    save_file(models.to_torch("resnet8", variables), path)
+    small_run.resnet8_weights(path)
     return str(path)
 
 

@@ -222,13 +222,8 @@ def test_a_damaged_checkpoint_is_named_and_left_where_it_is(run, tmp_path):
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """A file of PyTorch's weights of resnet8, and the variables that they are."""
-    network = models.create("resnet8", 10)
-    shapes = jax.eval_shape(functools.partial(network.init, train=False), jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
-    rng = np.random.default_rng(0)
-    variables = jax.tree.map(lambda leaf: rng.uniform(0.1, 0.3, leaf.shape).astype(np.float32), dict(shapes))
     path = tmp_path_factory.mktemp("weights") / "resnet8.safetensors"
-    save_file(models.to_torch("resnet8", variables), path)
-    return path, network, variables
+    return path, *small_run.resnet8_weights(path)
 
 
 def some_images(number, channels=3, side=16, seed=0):
