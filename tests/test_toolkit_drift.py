@@ -194,7 +194,7 @@ def test_whether_drift_slows_down_when_the_rate_falls(found, verdict, words):
             [0.5, 0.3, 0.2, 0.11, 0.1],
             {},
             HOLDS,
-            "half that is 1 epochs old weights are off by up to 10.0% (dog) at epoch 5",
+            "half that is 1 epoch old weights are off by up to 10.0% (dog) at epoch 5",
         ),
         (
             [0.5, 0.3, 0.2, 0.11, 0.12, 0.05],
