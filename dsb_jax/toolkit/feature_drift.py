@@ -206,7 +206,8 @@ class Drift:
         if np.isnan(error):
             return Statement(claim, UNKNOWN, "fewer than two classes have a scale")
         text = (
-            f"with a half that is {length:.2g} {'epoch' if length == 1 else 'epochs'} old weights are off by up to {error:.1%} "
+            f"with a half that is {length:.2g} {'epoch' if length == 1 else 'epochs'} old weights are off by up to "
+            f"{error:.1%} "
             f"({self.class_names[self.worst[at]]}) at epoch {ends[at]:.3g}"
         )
         if error <= _FRESH:
