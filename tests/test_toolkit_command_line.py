@@ -211,3 +211,86 @@ def test_from_a_shell(embeddings):
     command = [sys.executable, "-m", "dsb_jax.toolkit", "scales", "bugs.npz", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["name"] == "bugs.npz"
+
+
+def test_a_class_with_one_sample_is_collected(embeddings, capsys):
+    pathlib.Path("one.jsonl").write_text('{"class": "ant", "features": [1, 2]}\n')
+    kept = found(capsys, "collect", "one.jsonl", "--state", "one.npz")
+    assert kept["classes"]["ant"]["samples"] == 1
+    assert kept["classes"]["ant"]["worth_taking"] is None
+
+
+def test_a_bad_line_of_a_file_leaves_the_state_as_it_was(embeddings, capsys):
+    line = '{"class": "ant", "features": [1, 2]}\n'
+    pathlib.Path("bad.jsonl").write_text(4 * line + "{}\n")
+    code, _, err = run(capsys, "collect", "bad.jsonl", "--state", "bad.npz", "--batch-size", "2")
+    assert code == 2
+    assert "line 5" in err
+    assert not pathlib.Path("bad.npz").exists()
+
+
+def test_plots_of_another_input_are_removed(embeddings, capsys):
+    run(capsys, "scales", "bugs.npz", "--out", "results")
+    pathlib.Path("results", "scalesman.png").touch()
+    two = embeddings.labels < 2
+    np.savez("two.npz", features=embeddings.points[two], labels=embeddings.labels[two])
+    _, out, _ = run(capsys, "scales", "two.npz", "--out", "results")
+    left = sorted(path.name for path in pathlib.Path("results").iterdir())
+    assert left == ["scales.json", "scales.png", "scalesman.png"]
+    assert "radar" not in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("scales", "bugs.npz", "--split", "test"), "bugs.npz is files of rows, for which split has no effect"),
+        (("scales", "bugs.npz", "--model", "resnet18", "--weights", "x"), "for which model has no effect"),
+        (("scales", "digits", "--features", "x"), "digits is a dataset, for which features has no effect"),
+        (("scales", "bugs.npz", "--beam-args=--x=1"), "are for --runner=beam"),
+        (("hierarchy", "bugs.npz", "--parents", "bugs.npz", "--siblings"), "does not go with --parents"),
+        (("hierarchy", "bugs.npz", "--siblings"), "--siblings needs --map"),
+        (("collect", "bugs.npz", "--state", "s.npz", "--batch-size", "9"), "--batch-size is for JSON lines"),
+        (("drift", "bugs.npz", "--epochs", "1"), "is a run, for which epochs has no effect"),
+        (("scales", "bugs.npz", "--epsilon", "1e200"), "a number is too large to be squared"),
+    ],
+)
+def test_options_without_effect_are_refused(embeddings, capsys, arguments, message):
+    code, out, err = run(capsys, *arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+
+
+def test_integers_keep_their_digits(embeddings, capsys):
+    small = np.random.default_rng(0).integers(-50, 50, (40, 3))
+    for name, numbers in (("int32", (2**30 + small).astype(np.int32)), ("float64", small.astype(np.float64))):
+        np.savez(f"{name}.npz", features=numbers, labels=np.zeros(40, int))
+    volumes = [found(capsys, "scales", f"{name}.npz")["classes"]["0"]["volume"] for name in ("int32", "float64")]
+    assert volumes[0] == pytest.approx(volumes[1], rel=1e-9)
+
+
+def test_numbers_without_a_square_are_refused(embeddings, capsys):
+    np.savez("huge.npz", features=np.array([[1.0], [1e200]]))
+    code, _, err = run(capsys, "scales", "huge.npz")
+    assert code == 2
+    assert "points must be finite and below 1e+100, got 1e+200 in row 1" in err
+    np.savez("large.npz", features=np.float32(3e38) * np.eye(4, dtype=np.float32), labels=[0, 0, 1, 1])
+    kept = found(capsys, "scales", "large.npz")
+    assert all(of_class["scale"] > 0 for of_class in kept["classes"].values())
+
+
+def test_files_of_images_are_listed_however_they_are_measured(embeddings, capsys):
+    for name in ("a", "b"):
+        pathlib.Path("photos", name).mkdir(parents=True)
+        for number in range(3):
+            pixels = np.random.default_rng(number).integers(0, 256, (20, 20, 3), dtype=np.uint8)
+            pathlib.Path("photos", name, f"{number}.png").write_bytes(images.encode_png(pixels))
+    files = [f"photos/{name}/{number}.png" for name in "ab" for number in range(3)]
+    assert paths(rows("photos")) == files
+    assert paths(rows("photos", Options(dim=16))) == files
+
+
+def test_a_pattern_and_nested_folders_are_one_input(embeddings, capsys):
+    pathlib.Path("shards", "deep").mkdir(parents=True)
+    pathlib.Path("bugs.npz").rename("shards/deep/part-1.npz")
+    assert rows("shards").samples == 130
+    assert rows("shards/deep/part-?.npz").samples == 130

@@ -17,6 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
+from numpy.typing import ArrayLike
 from sklearn.isotonic import isotonic_regression
 
 INK = "#1f2328"
@@ -160,19 +161,22 @@ def label_points(axes: Axes, x: np.ndarray, y: np.ndarray, names: Sequence[str])
                     break
 
 
-def label_line_ends(axes: Axes, x: float, y: np.ndarray, names: Sequence[str]) -> None:
-    """Writes the names in a column right of the axes, in the order of the lines' ends ``(x, y)``; none for a NaN."""
+def label_line_ends(axes: Axes, x: ArrayLike, y: np.ndarray, names: Sequence[str]) -> None:
+    """Writes the names in a column right of the axes, in the order of the lines' ends ``(x, y)``; none for a NaN.
+
+    ``x`` is that of each end, or of all.
+    """
     shown = np.flatnonzero(np.isfinite(y))
     if not shown.size:
         return
-    y, names = y[shown], [names[i] for i in shown]
+    x, y, names = np.broadcast_to(x, y.shape)[shown], y[shown], [names[i] for i in shown]
     with _measuring(axes) as measure:
         frame = axes.get_window_extent()
         gap = 1.05 * measure("Xg")[1] / frame.height
-        ends = axes.transAxes.inverted().transform(axes.transData.transform([(x, value) for value in y]))[:, 1]
+        ends = axes.transAxes.inverted().transform(axes.transData.transform(np.column_stack([x, y])))[:, 1]
         for i, height in zip(np.argsort(ends), _spread(np.sort(ends), gap), strict=True):
             place = (1.04, height)
-            _annotate(axes, short(names[i]), (x, y[i]), place, "axes fraction", ha="left")
+            _annotate(axes, short(names[i]), (x[i], y[i]), place, "axes fraction", ha="left")
 
 
 def _offsets(size: np.ndarray) -> Iterator[np.ndarray]:

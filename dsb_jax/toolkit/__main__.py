@@ -6,7 +6,7 @@ import os
 import pathlib
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import tqdm
@@ -50,13 +50,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
       The exit code: 0; 2 after one line on stderr about what is wrong with the input; 130 when it was interrupted.
     """
     options = _parser().parse_args(arguments)
-    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr, force=True)
     logging.getLogger("dsb_jax").setLevel(logging.INFO)
     options.out = pathlib.Path(options.out or pathlib.Path("toolkit", _stem(options)))
     try:
         found = options.run(options)
         written = output.write(found, options.out, options.command)
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, OverflowError) as error:
         print(f"error: {_one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -71,6 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _scales(options: argparse.Namespace) -> Finding:
     settings = {"alpha": options.alpha, "epsilon": options.epsilon}
+    if options.runner != "beam" and (options.beam_args or options.beam_dir):
+        raise ValueError("--beam-args and --beam-dir are for --runner=beam")
     if options.runner == "beam":
         from dsb_jax.toolkit import beam  # which loads Beam, and that takes seconds
 
@@ -119,6 +121,8 @@ def _hierarchy(options: argparse.Namespace) -> Finding:
     if options.map is not None:
         parent_of = class_tables.by_class(options.map, ("child", "parent"))
     settings = {"epsilon": options.epsilon, "progress": _bar("Matching")}
+    if options.siblings and options.parents is not None:
+        raise ValueError("--siblings makes parents of the children, and does not go with --parents")
     if options.parents is not None:
         parents = _points(options, options.parents)
         return matching.match(children, parents, parent_of=parent_of, **settings)
@@ -159,36 +163,48 @@ def _collected(options: argparse.Namespace, state: pathlib.Path) -> collection.C
     gathered = collection.load(state) if state.exists() else None
     if gathered is not None and given:
         raise ValueError(f"{state} has its own tolerance and epsilon, {gathered.tolerance:g} and {gathered.epsilon:g}")
-    for batch in _batches(options):
-        gathered = gathered or collection.start(batch.points.shape[1], **given)
-        gathered = collection.add(gathered, batch, progress=_bar("Volumes"))
-        collection.save(gathered, state)
+    saved = 0
+    try:
+        for batch in _batches(options):
+            gathered = gathered or collection.start(batch.points.shape[1], **given)
+            gathered = collection.add(gathered, batch, progress=_bar("Volumes"))
+            collection.save(gathered, state)
+            saved += 1
+    except ValueError as error:
+        kept = f"; {saved} batches before it are in {state}" if saved else ""
+        raise ValueError(f"{error}{kept}") from None
     if gathered is None:
         raise ValueError(f"{options.input} has no samples")
     return gathered
 
 
-def _batches(options: argparse.Namespace) -> Iterator[Points]:
+def _batches(options: argparse.Namespace) -> Iterable[Points]:
+    """Those of stdin as they come; of a file all are read first, so that a bad one leaves the state as it is."""
     if options.input == "-":
-        yield from collection.read_jsonl(sys.stdin.buffer, size=options.batch_size)
-    elif options.input.endswith(".jsonl"):
+        return collection.read_jsonl(sys.stdin.buffer, size=options.batch_size)
+    if options.input.endswith(".jsonl"):
         with open(options.input, "rb") as lines:
-            yield from collection.read_jsonl(lines, size=options.batch_size, name=options.input)
-    else:
-        yield _points(options)
+            return list(collection.read_jsonl(lines, size=options.batch_size, name=options.input))
+    if options.batch_size is not None:
+        raise ValueError(f"--batch-size is for JSON lines, and {options.input} is a batch as it is")
+    return [_points(options)]
 
 
 def _drift(options: argparse.Namespace) -> Finding:
     first, *more = options.input
+    own = {key: value for key in ("epsilon", "seed") if (value := getattr(options, key)) is not None}
     start = {} if options.start_epoch is None else {"start_epoch": options.start_epoch}
     if not more:
+        unused = [*own, *(key for key in ("epochs", "features", "labels", "dim", "space") if getattr(options, key))]
+        if unused:
+            raise ValueError(f"{first} is a run, for which {unused[0]} has no effect")
         where = {"split": options.split, "data_dir": options.data_dir}
         return feature_drift.of_run(first, **where, **start, progress=_bar("Checkpoints"))
     epochs = options.epochs or list(range(1, len(options.input) + 1))
     if len(epochs) != len(options.input):
         raise ValueError(f"--epochs must be one for each of {len(options.input)} snapshots, got {len(epochs)}")
-    snapshots = (_points(options, name) for name in options.input)
-    return feature_drift.of_points(snapshots, epochs, epsilon=options.epsilon, seed=options.seed, **start)
+    snapshots = _bar("Snapshots")((_points(options, name) for name in options.input), len(options.input))
+    return feature_drift.of_points(snapshots, epochs, **own, **start)
 
 
 def _geometry(options: argparse.Namespace) -> Finding:
@@ -209,7 +225,7 @@ def _report(options: argparse.Namespace) -> Finding:
     known = options.accuracy is not None or of_run
     accuracy = correlation.read_accuracies(options.accuracy or options.input, points.class_names) if known else None
     several = of_run and len(run_features.kept_steps(options.input)) > 1
-    moved = feature_drift.of_run(options.input, data_dir=options.data_dir, progress=_bar("Drift")) if several else None
+    moved = _drift_of(options) if several else None
     found = summary.report(
         points,
         accuracy=accuracy,
@@ -222,6 +238,11 @@ def _report(options: argparse.Namespace) -> Finding:
     )
     found.write(options.out / "report.html")
     return found
+
+
+def _drift_of(options: argparse.Namespace) -> feature_drift.Drift:
+    where = {"split": options.split, "data_dir": options.data_dir}
+    return feature_drift.of_run(options.input, **where, progress=_bar("Drift"))
 
 
 def _is_run(name: str) -> bool:
@@ -254,6 +275,8 @@ def _stem(options: argparse.Namespace) -> str:
 
 
 def _one_line(error: BaseException) -> str:
+    if isinstance(error, OverflowError):
+        return "a number is too large to be squared; is epsilon what it should be?"
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__
@@ -284,6 +307,7 @@ def _parser() -> argparse.ArgumentParser:
         return added
 
     of_scales = command("scales", _scales, "volume, interference and semantic scale of every class")
+    _add_epsilon(of_scales)
     _add_alpha(of_scales)
     of_scales.add_argument("--stream", action="store_true", help="read in blocks what does not fit into memory")
     of_scales.add_argument("--runner", choices=("local", "beam"), default="local", help="beam: Apache Beam over files")
@@ -293,6 +317,8 @@ def _parser() -> argparse.ArgumentParser:
     of_scales.add_argument("--beam-dir", metavar="DIR", help="where workers of another machine leave results")
 
     of_growth = command("marginal", _marginal, "volume by number of samples, and where more add little")
+    _add_epsilon(of_growth)
+    _add_seed(of_growth)
     of_growth.add_argument("--counts", nargs="+", type=int, metavar="M", help="numbers of samples; 40 by default")
     of_growth.add_argument("--draws", type=int, default=5, metavar="N", help="random orders of each class (5)")
 
@@ -307,14 +333,18 @@ def _parser() -> argparse.ArgumentParser:
         "--tolerance", type=float, metavar="SHARE", help="growth below which it is enough (0.01)"
     )
     of_collection.add_argument("--batch-size", type=int, metavar="N", help="lines of a batch; all by default")
-    of_collection.set_defaults(epsilon=None)
+    _add_epsilon(of_collection, None)
 
     of_selection = command("select", _select, "the samples of every class that span most of it")
+    _add_epsilon(of_selection)
+    _add_seed(of_selection)
     _add_keep(of_selection)
     of_selection.add_argument("--method", default="greedy", help="greedy, or the paper's pizza, or random or k_center")
     of_selection.add_argument("--subsets", type=int, default=100, metavar="N", help="random subsets drawn (100)")
 
     of_hierarchy = command("hierarchy", _hierarchy, "which parent each class belongs to, or a tree of the classes")
+    _add_epsilon(of_hierarchy)
+    _add_seed(of_hierarchy)
     of_hierarchy.add_argument("--parents", metavar="INPUT", help="the parent classes, in the same space")
     of_hierarchy.add_argument(
         "--map", metavar="FILE", help="a table of child,parent; without --parents one half of each child makes them"
@@ -322,6 +352,8 @@ def _parser() -> argparse.ArgumentParser:
     of_hierarchy.add_argument("--siblings", action="store_true", help="with --map: all other children make them")
 
     of_correlation = command("correlate", _correlate, "what the accuracy of classes goes with")
+    _add_epsilon(of_correlation)
+    _add_seed(of_correlation)
     _add_accuracy(of_correlation)
     of_correlation.add_argument(
         "--alphas",
@@ -340,15 +372,21 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         help="a workdir with several checkpoints, or files with the features of the same samples one after the other",
     )
+    _add_epsilon(of_drift, None)
+    _add_seed(of_drift, None)
     of_drift.add_argument("--epochs", nargs="+", type=float, metavar="E", help="of the files; 1, 2, … by default")
     of_drift.add_argument("--start-epoch", type=float, metavar="E", help="at which weights begin (5, or the run's)")
 
     of_geometry = command("geometry", _geometry, "separation, curvature, dimension and shape of every class")
+    _add_epsilon(of_geometry)
+    _add_seed(of_geometry)
     of_geometry.add_argument("--neighbours", type=int, default=20, metavar="K", help="of a point (20)")
     of_geometry.add_argument("--dimension", type=int, metavar="Q", help="of tangent spaces; estimated by default")
     of_geometry.add_argument("--rows", type=int, default=5000, metavar="N", help="points of a class at most (5000)")
 
     of_report = command("report", _report, "all of it on a page, report.html")
+    _add_epsilon(of_report)
+    _add_seed(of_report)
     _add_alpha(of_report)
     _add_keep(of_report)
     _add_accuracy(of_report)
@@ -370,8 +408,14 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--min-side", type=int, default=8, metavar="N", help="pixels that a box must have (8)")
     parser.add_argument("--image-size", type=int, default=16, metavar="N", help="of images in sample space (16)")
     parser.add_argument("--dim", type=int, metavar="D", help="channels to which rows are pooled; all by default")
-    parser.add_argument("--epsilon", type=float, default=1.0, metavar="E", help="radius of the volume (1)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of all that is drawn (0)")
+
+
+def _add_epsilon(parser: argparse.ArgumentParser, default: float | None = 1.0) -> None:
+    parser.add_argument("--epsilon", type=float, default=default, metavar="E", help="radius of the volume (1)")
+
+
+def _add_seed(parser: argparse.ArgumentParser, default: int | None = 0) -> None:
+    parser.add_argument("--seed", type=int, default=default, metavar="N", help="of all that is drawn (0)")
 
 
 def _add_alpha(parser: argparse.ArgumentParser) -> None:

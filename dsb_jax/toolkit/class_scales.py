@@ -64,22 +64,18 @@ class Scales:
     def reading(self) -> str:
         """One line."""
         if not (self.volume > 0).any():
-            return "No class has two different samples, so none has a volume."
-        imbalance, text = self.imbalance(), []
+            return f"No class has samples that differ by more than epsilon, {self.epsilon:g}, so none has a volume."
         if len(self.class_names) == 1:
             return f"{self.class_names[0]} takes up {self.volume[0]:.1f} bits; of a single class there is no imbalance."
-        by_samples = "the same number of samples" if imbalance["samples"] == 1 else _times(imbalance["samples"])
-        if imbalance["samples"] != 1:
-            by_samples = f"{by_samples} as many samples as the smallest"
-        text.append(
-            f"By samples the largest class has {by_samples}; by semantic scale it is {_times(imbalance['scale'])} as "
-            "large as the smallest."
-            if imbalance["samples"] != 1
-            else f"All classes have the same number of samples, yet the largest scale is {_times(imbalance['scale'])} "
-            "the smallest."
-        )
-        poorest = [self.class_names[i] for i in self.poorest_first[:_NAMED]]
-        text.append(f"Augment or collect first: {', '.join(poorest)}.")
+        imbalance = self.imbalance()
+        scale = f"the largest scale is {_times(imbalance['scale'])} the smallest"
+        if imbalance["samples"] == 1:
+            text = [f"All classes have the same number of samples, yet {scale}."]
+        else:
+            text = [f"The largest class has {_times(imbalance['samples'])} the samples of the smallest; {scale}."]
+        if self.space != "cloud":
+            poorest = [self.class_names[i] for i in self.poorest_first[:_NAMED]]
+            text.append(f"Augment or collect first: {', '.join(poorest)}.")
         if (unmeasured := int(np.isnan(self.scale).sum())) > 0:
             text.append(f"{unmeasured} of {len(self.scale)} classes have fewer than two samples and no scale.")
         return " ".join(text)
@@ -232,7 +228,7 @@ def _ratio(values: np.ndarray) -> float:
 
 
 def _times(ratio: float) -> str:
-    return f"{ratio:.3g} times" if math.isfinite(ratio) else "infinitely many times"
+    return f"{ratio:.3g} times" if math.isfinite(ratio) else "infinitely many times (one has none)"
 
 
 def _by_class(found: Scales) -> Figure:

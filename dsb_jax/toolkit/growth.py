@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib import ticker
 from matplotlib.figure import Figure
 
 from dsb_jax import validation
@@ -109,14 +110,22 @@ class Growth:
         saturated = int((adds[measured] < _SATURATED).sum())
         text = [
             f"The second half of the samples adds {np.median(adds[measured]):.1%} of the volume (median of "
-            f"{measured.sum()} classes); in {saturated} it adds less than {_SATURATED:.0%}, so more samples like these "
-            "would change little there."
+            f"{measured.sum()} classes)."
         ]
+        if saturated:
+            all_there = saturated == measured.sum()
+            text.append(
+                f"In {'all' if all_there else saturated} it adds less than {_SATURATED:.0%}: more samples like these "
+                f"would change little{'' if all_there else ' there'}."
+            )
         hungry = [i for i in np.argsort(-np.nan_to_num(adds), kind="stable")[:3] if adds[i] >= _SATURATED]
         if hungry:
             text.append(f"More samples are worth most for {', '.join(self.class_names[i] for i in hungry)}.")
         if np.isfinite(linear).any():
-            text.append(f"The first {np.nanmedian(linear):.0f} or so samples add more than in proportion.")
+            text.append(
+                f"The first {np.nanmedian(linear):.0f} or so samples add more than in proportion, in part because a "
+                "single one has no volume."
+            )
         else:
             text.append("Growth is nowhere faster than in proportion to the samples.")
         return " ".join(text)
@@ -185,7 +194,7 @@ def marginal(
     Args:
       points: what is measured.
       counts: numbers of samples m at which the volume is read, each at least 1; by default 40 from 1 to the largest
-        class, closer together at the beginning. A class's own size is always one of its own.
+        class, closer together at the beginning. A class's own size and half of it are always among its own.
       draws: random orders of each class.
       epsilon: radius of the volume.
       seed: of the orders.
@@ -208,7 +217,7 @@ def marginal(
     if counts is None:
         counts = np.geomspace(1, max(samples.max(), 1), _GRID).round().astype(int).tolist()
     grid = np.unique([validation.positive_int("counts", count) for count in counts])
-    grids = tuple(np.append(grid[grid < total], total) if total else grid[:0] for total in samples)
+    grids = tuple(_with_half(grid, int(total)) for total in samples)
     order, _ = moments.sorted_by_class(points.labels, points.num_classes)
     stops = np.cumsum(samples)
 
@@ -222,6 +231,12 @@ def marginal(
     found = moments.on_all_cores(of_draw, jobs, progress)
     volumes = tuple(np.array(found[start : start + draws]) for start in range(0, len(jobs), draws))
     return Growth(points.name, points.space, points.class_names, grids, volumes)
+
+
+def _with_half(grid: np.ndarray, total: int) -> np.ndarray:
+    """The numbers below ``total``, with it and its half, from which on the second half adds; none of none."""
+    own = [total // 2, total - total // 2, total]
+    return np.unique([count for count in (*grid[grid < total], *own) if count > 0]).astype(int)
 
 
 def _volumes_of_first(rows: np.ndarray, counts: np.ndarray, epsilon: float) -> np.ndarray:
@@ -262,7 +277,8 @@ def _curves(found: Growth) -> Figure:
     space = {"sample": "Sample volume", "feature": "Feature volume"}.get(found.space, "Volume")
     drawing.title(axes, f"{space} by number of samples")
     names = [found.class_names[label] for label in found.drawn_classes]
-    drawing.label_line_ends(axes, float(found.samples.max()), found.final[found.drawn_classes], names)
+    ends = found.samples[found.drawn_classes], found.final[found.drawn_classes]
+    drawing.label_line_ends(axes, *ends, names)
     return figure
 
 
@@ -280,6 +296,8 @@ def _start(found: Growth) -> Figure:
         axes.set_ylim(lowest / 1.3, highest * 1.3)
         axes.set_xscale("log")
         axes.set_yscale("log")
+        if highest < 100 * lowest:
+            axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
     drawing.plain_numbers(axes.xaxis)
     drawing.plain_numbers(axes.yaxis)
     axes.set_xlabel("samples of the class")

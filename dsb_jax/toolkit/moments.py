@@ -195,25 +195,54 @@ def volumes(points: np.ndarray, labels: np.ndarray, num_classes: int, *, epsilon
       >>> print(volumes(points, np.array([0, 0, 1, 1, 2]), 4).round(4))
       [0.7925 1.585  0.     0.    ]
     """
+    return volumes_and_means(points, labels, num_classes, epsilon=epsilon)[0]
+
+
+def volumes_and_means(
+    points: np.ndarray,
+    labels: np.ndarray,
+    num_classes: int,
+    *,
+    epsilon: float = 1.0,
+    progress: Callable[..., Iterable[Any]] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The volume of every class, and its mean, float64 ``[C]`` and ``[C, d]``; zeros for a class without rows.
+
+    Args:
+      points: ``[n, d]``.
+      labels: int ``[n]`` in ``[0, C)``.
+      num_classes: C.
+      epsilon: radius of the volume.
+      progress: ``(iterable, total) -> iterable``, through which blocks of classes pass.
+
+    Example:
+      >>> volumes_and_means(np.array([[1.0], [3.0], [7.0]]), np.array([0, 0, 2]), 3)[1].tolist()
+      [[2.0], [0.0], [7.0]]
+    """
     epsilon = validation.positive("epsilon", epsilon)
     order, counts = sorted_by_class(labels, num_classes)
     starts, dim = np.cumsum(counts) - counts, points.shape[1]
 
-    def of_block(classes: np.ndarray) -> np.ndarray:
+    def of_block(classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         own = counts[classes, None]
         place = np.arange(own.max())
         filled_up = place >= own  # with the class's first row, which, subtracted, adds nothing to its mean
         rows = order.take(starts[classes, None] + np.where(filled_up, 0, place))
         relative = points.take(rows, axis=0).astype(np.float64)
-        relative -= relative[:, :1].copy()
-        relative -= np.ones((1, len(place))) @ relative / own[:, None]
+        first = relative[:, :1].copy()
+        relative -= first
+        offset = np.ones((1, len(place))) @ relative / own[:, None]
+        relative -= offset
         relative[filled_up] = 0.0
-        return _volumes_of_scatters(smaller_gram(relative), counts[classes], dim, epsilon)
+        measured = _volumes_of_scatters(smaller_gram(relative), counts[classes], dim, epsilon)
+        return measured, (first + offset)[:, 0]
 
-    volumes, blocks = np.zeros(num_classes), _blocks(counts, dim)
-    for classes, measured in zip(blocks, on_all_cores(of_block, blocks), strict=True):
-        volumes[classes] = measured
-    return volumes
+    volumes, means, blocks = np.zeros(num_classes), np.zeros((num_classes, dim)), _blocks(counts, dim)
+    alone = np.flatnonzero(counts == 1)
+    means[alone] = points[order[starts[alone]]]
+    for classes, (of_each, mean) in zip(blocks, on_all_cores(of_block, blocks, progress), strict=True):
+        volumes[classes], means[classes] = of_each, mean
+    return volumes, means
 
 
 def _blocks(counts: np.ndarray, dim: int) -> list[np.ndarray]:

@@ -2,8 +2,11 @@
 
 import os
 import pathlib
+import warnings
 from collections.abc import Sequence
 from html import escape
+
+from matplotlib.figure import Figure
 
 from dsb_jax.evaluation import page
 from dsb_jax.toolkit.findings import Finding, to_json
@@ -56,7 +59,7 @@ def write_text(text: str, path: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def write(found: Finding, folder: str | os.PathLike[str], command: str) -> list[pathlib.Path]:
-    """Writes ``<command>.json``, and a PNG for each figure; each file appears whole or not at all.
+    """Writes ``<command>.json`` and a PNG for each figure, each whole or not at all, and removes older ones.
 
     Returns:
       The paths.
@@ -68,14 +71,24 @@ def write(found: Finding, folder: str | os.PathLike[str], command: str) -> list[
     paths = [write_text(as_json(found, command), folder / f"{command}.json")]
     for name, (_, figure) in found.figures().items():
         path = folder / (f"{command}.png" if name == command else f"{command}-{name}.png")
-        unfinished = path.with_name(f"{path.name}.tmp")
-        try:
-            figure.savefig(unfinished, format="png", dpi=_DPI, facecolor="white")
-            os.replace(unfinished, path)
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(path)) from error
+        _write_figure(figure, path)
         paths.append(path)
+    for older in folder.glob(f"{command}*.png"):  # of another input, say, that has no such plot
+        if older not in paths and older.name.startswith((f"{command}.", f"{command}-")):
+            older.unlink()
     return paths
+
+
+def _write_figure(figure: Figure, path: pathlib.Path) -> None:
+    unfinished = path.with_name(f"{path.name}.tmp")
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph .* missing")  # plots are for people; JSON has the names
+            figure.savefig(unfinished, format="png", dpi=_DPI, facecolor="white")
+        os.replace(unfinished, path)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def write_page(found: Sequence[tuple[str, Finding]], path: str | os.PathLike[str], title: str) -> pathlib.Path:

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 from dsb_jax import validation
 
 _ROWS_AT_A_TIME = 2**16
+_LARGEST = 1e100  # sums of squares of smaller numbers are finite
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -72,10 +73,9 @@ def of(
     points = np.asarray(points)
     if points.ndim != 2 or not points.size:
         raise ValueError(f"{name}: points must have shape [samples, dim] and not be empty, got {list(points.shape)}")
-    if not np.issubdtype(points.dtype, np.floating):
-        if points.dtype.kind not in "iub":
-            raise ValueError(f"{name}: points must be numbers, got {points.dtype}")
-        points = points.astype(np.float32 if points.dtype.itemsize < 4 else np.float64)  # holds all that it can be
+    if points.dtype.kind not in "iubf":
+        raise ValueError(f"{name}: points must be numbers, got {points.dtype}")
+    points = floating(points)
     labels = np.zeros(len(points), np.int32) if labels is None else np.asarray(labels)
     if class_names is None:
         if labels.shape != (len(points),) or not np.issubdtype(labels.dtype, np.integer):
@@ -93,20 +93,35 @@ def of(
     return Points(points, labels, class_names, space, name)
 
 
+def floating(numbers: np.ndarray) -> np.ndarray:
+    """Integers in a floating dtype that holds them; others as they are.
+
+    Example:
+      >>> floating(np.array([1], np.uint8)).dtype, floating(np.array([2**30 + 1], np.int32)).tolist()
+      (dtype('float32'), [1073741825.0])
+    """
+    if numbers.dtype.kind == "f":
+        return numbers
+    return numbers.astype(np.float32 if numbers.dtype.itemsize < 4 else np.float64)
+
+
 def require_finite(
     points: np.ndarray, labels: np.ndarray, class_names: Sequence[str], *, name: str, first_row: int = 0
 ) -> None:
-    """Raises ValueError that names the first row with a NaN or infinity; ``first_row`` is the number of the first."""
+    """Raises ValueError that names the first row with a NaN, an infinity or a number whose square has no float64.
+
+    ``first_row`` is the number of the first of the rows.
+    """
     for start in range(0, len(points), _ROWS_AT_A_TIME):
         block = points[start : start + _ROWS_AT_A_TIME]
-        # A sum is finite where all are, unless it overflows: then the rows are looked at.
-        if np.isfinite(np.sum(block, dtype=np.float64)):
+        if max(-float(block.min()), float(block.max())) < _LARGEST:  # never so of a NaN
             continue
-        bad = ~np.isfinite(block).all(axis=1)
-        if bad.any():
-            row = start + int(bad.argmax())
-            more = f" and {int(bad.sum()) - 1} more near it" if bad.sum() > 1 else ""
-            raise ValueError(
-                f"{name}: points must be finite, got NaN or infinity in row {first_row + row} "
-                f"(class {class_names[labels[row]]}){more}"
-            )
+        bad = ~(np.abs(block.astype(np.float64)) < _LARGEST).all(axis=1)
+        row = start + int(bad.argmax())
+        finite = np.isfinite(points[row]).all()
+        found = f"{np.abs(points[row]).max():.3g}" if finite else "NaN or infinity"
+        more = f" and {int(bad.sum()) - 1} more near it" if bad.sum() > 1 else ""
+        raise ValueError(
+            f"{name}: points must be finite{f' and below {_LARGEST:g}' if finite else ''}, got {found} in row "
+            f"{first_row + row} (class {class_names[labels[row]]}){more}"
+        )

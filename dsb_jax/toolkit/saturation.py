@@ -116,6 +116,8 @@ def forecast(counts: np.ndarray, volumes: np.ndarray, dim: int, *, batch: int, t
       True
     """
     counts, volumes = np.asarray(counts, np.float64), np.asarray(volumes, np.float64)
+    if len(counts) < _FEWEST:
+        return None
     recent = (counts > 1) & (counts * _SPAN >= counts[-1])
     counts, volumes = counts[recent], volumes[recent]
     if len(counts) < _FEWEST or not volumes[-1] > 0:

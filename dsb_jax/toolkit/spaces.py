@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from dsb_jax import validation
 from dsb_jax.toolkit import moments
 from dsb_jax.toolkit.points import Points
 
@@ -27,15 +26,10 @@ def space(
       >>> from dsb_jax.toolkit import points
       >>> two = space(points.of(np.array([[1e6, 0.0], [1e6 + 2, 0.0], [1e6, 5.0]]), np.array([0, 0, 1])))
       >>> print(two["volumes"].round(4), two["centers"].tolist(), two["present"].tolist())
-      [0.7925 0.    ] [[0.5, -2.5], [-0.5, 2.5]] [True, True]
+      [0.7925 0.    ] [[0.125, -0.625], [-0.125, 0.625]] [True, True]
     """
-    epsilon = validation.positive("epsilon", epsilon)
-
-    def of_class(rows: np.ndarray) -> tuple[float, np.ndarray]:
-        return moments.volume(rows, epsilon=epsilon), rows.sum(axis=0) / max(len(rows), 1)
-
-    found = moments.of_classes(points.points, points.labels, points.num_classes, of_class, progress)
-    volumes, centers = (np.array(column) for column in zip(*found, strict=True))
+    given = points.points, points.labels, points.num_classes
+    volumes, centers = moments.volumes_and_means(*given, epsilon=epsilon, progress=progress)
     return of(volumes, centers, points.counts)
 
 
@@ -48,10 +42,11 @@ def of(volumes: np.ndarray, centers: np.ndarray, counts: np.ndarray) -> dict[str
       counts: samples ``[C]``.
 
     Returns:
-      ``volumes`` as they are; ``centers`` float32 ``[C, d]`` about the mean of the present ones, which changes no
-      distance and leaves the digits to what differs; and ``present`` bool ``[C]``.
+      ``volumes`` as they are; ``centers`` float32 ``[C, d]`` about the mean of the present ones and times a power of
+      two that leaves their largest entry below 1, which changes no ratio of distances; and ``present`` bool ``[C]``.
     """
     present = counts > 0
     if present.any():
         centers = centers - centers[present].mean(axis=0)
+        centers = np.ldexp(centers, -np.frexp(np.abs(centers[present]).max())[1])
     return {"volumes": volumes, "centers": centers.astype(np.float32), "present": present}

@@ -26,15 +26,18 @@ class Report:
 
     Attributes:
       name: of the input.
+      classes: how many it has.
       found: by command, each with the heading of its section.
     """
 
     name: str
+    classes: int
     found: dict[str, tuple[str, Finding]]
 
     def reading(self) -> str:
         """What each of them says."""
-        return " ".join(finding.reading() for _, finding in self.found.values())
+        left_out = f"A tree of more than {_FEW_CLASSES} classes is left out." if self.classes > _FEW_CLASSES else ""
+        return " ".join([*(finding.reading() for _, finding in self.found.values()), left_out]).rstrip()
 
     def table(self) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
         """A row for each section."""
@@ -106,4 +109,4 @@ def report(
     found["geometry"] = ("What shape the classes have", shape)
     if drift is not None:
         found["drift"] = ("How features drifted in training", drift)
-    return Report(points.name, found)
+    return Report(points.name, points.num_classes, found)

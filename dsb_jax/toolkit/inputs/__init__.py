@@ -101,6 +101,7 @@ def rows(
     """
     name, options = os.fspath(name), options or Options()
     path = pathlib.Path(name)
+    _require_for(name, path, options)
     if options.images is not None:
         found = coco_boxes.rows(name, options.images, image_size=options.image_size, min_side=options.min_side)
         space = "sample"
@@ -122,8 +123,14 @@ def rows(
 
 def paths(of: Rows) -> list[str] | None:
     """The file of each row, where rows are image files."""
-    pictures = [picture for part in of.parts if isinstance(part, pixels.Pictures) for picture in part.pictures]
-    return [picture.path for picture in pictures for _ in picture.labels] or None
+    found: list[str] = []
+    for part in of.parts:
+        inner = part.part if isinstance(part, files.Pooled) else part
+        if isinstance(inner, pixels.Pictures):
+            found += [picture.path for picture in inner.pictures for _ in picture.labels]
+        elif isinstance(inner, datasets.Batched):
+            found += inner.files
+    return found or None
 
 
 def held(points: Points) -> Rows:
@@ -154,8 +161,27 @@ class _Held:
 
 def _is_of_files(name: str, path: pathlib.Path) -> bool:
     if path.is_dir():
-        return any(entry.suffix.lower() in files.SUFFIXES for entry in path.iterdir())
+        inside = [path, *(entry for entry in path.iterdir() if entry.is_dir())]
+        return any(entry.suffix.lower() in files.SUFFIXES for folder in inside for entry in folder.iterdir())
     return path.is_file() or "://" in name or any(sign in name for sign in "*?[") or path.suffix in files.SUFFIXES
+
+
+def _require_for(name: str, path: pathlib.Path, options: Options) -> None:
+    """Raises ValueError for an option that would have no effect."""
+    if options.images is not None:
+        kind, takes = "boxes in COCO's format", {"images", "min_side", "image_size"}
+    elif (path / "config.json").is_file():
+        kind, takes = "a run", {"split", "data_dir", "image_size"}
+    elif _is_of_files(name, path):
+        kind, takes = "files of rows", {"features", "labels", "image_size"}
+    elif path.is_dir():
+        kind, takes = "a folder of CLASS/IMAGE", {"model", "weights", "image_size"}
+    else:
+        kind, takes = "a dataset", {"split", "protocol", "data_dir", "model", "weights", "image_size"}
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if value != field.default and field.name not in takes | {"space", "dim"}:
+            raise ValueError(f"{name} is {kind}, for which {field.name} has no effect, got {value!r}")
 
 
 def _of_run(path: pathlib.Path, options: Options, progress: Any) -> tuple[Rows, str]:

@@ -12,6 +12,7 @@ import pyarrow as pa
 from numpy.lib import format as npy
 
 import dsb_jax
+from dsb_jax.toolkit import points
 from dsb_jax.toolkit.inputs import sources
 
 _READ_HEADER = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
@@ -174,7 +175,7 @@ class ArraySource:
         if self.space == "sample":
             pixels = block if block.ndim == 4 else block[..., None]
             return np.asarray(dsb_jax.pixel_features(pixels, image_size=self.image_size))
-        return block if block.dtype.kind == "f" else block.astype(np.float32)
+        return points.floating(block)
 
 
 def _labels(block: np.ndarray) -> pa.Array:

@@ -59,7 +59,7 @@ def in_sample_space(split: data.Split, indices: np.ndarray, *, image_size: int =
             yield np.asarray(vectors(batch["image"]))[batch["mask"]], batch["label"][batch["mask"]]
 
     name = f"{split.name}/{split.split}"
-    part = _Batched(name, 4 * 3 * image_size**2, batches)
+    part = Batched(name, 4 * 3 * image_size**2, batches)
     return Rows(name, "sample", tuple(split.class_names), len(indices), 3 * image_size**2, (part,))
 
 
@@ -106,7 +106,8 @@ def folder_features(path: str | os.PathLike[str], model: str, weights: str | os.
             labels, paths = zip(*named[start : start + _BATCH], strict=True)
             yield _decoded(paths, size), np.array(labels, np.int32)
 
-    return _by_network(pathlib.Path(path).name, tuple(classes), len(named), batches, model, weights)
+    files = tuple(str(file) for _, file in named)
+    return _by_network(pathlib.Path(path).name, tuple(classes), len(named), batches, model, weights, files)
 
 
 def _decoded(paths: Sequence[pathlib.Path], size: int) -> np.ndarray:
@@ -119,23 +120,24 @@ def _decoded(paths: Sequence[pathlib.Path], size: int) -> np.ndarray:
     return np.stack(decoded)
 
 
-def _by_network(name, class_names, number, batches: Callable[[], Batches], model, weights) -> Rows:
+def _by_network(name, class_names, number, batches: Callable[[], Batches], model, weights, files=()) -> Rows:
     network = run_features.Network(model, weights)
 
     def featured() -> Batches:
         for pixels, labels in batches():
             yield network(pixels), labels
 
-    return Rows(name, "feature", class_names, number, network.dim, (_Batched(name, 4 * network.dim, featured),))
+    return Rows(name, "feature", class_names, number, network.dim, (Batched(name, 4 * network.dim, featured, files),))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Batched:
-    """A part whose blocks are what ``batches`` gives, cut where they are too large."""
+class Batched:
+    """A part whose blocks are what ``batches`` gives, cut where they are too large; ``files`` are those of its rows."""
 
     path: str
     row_bytes: int
     batches: Callable[[], Batches]
+    files: tuple[str, ...] = ()
 
     def blocks(self, size: int) -> Batches:
         for points, labels in self.batches():

@@ -142,7 +142,7 @@ class Rows:
         """
         if self.dim <= validation.positive_int("dim", dim):
             return self
-        return dataclasses.replace(self, dim=dim, parts=tuple(_Pooled(part, dim) for part in self.parts))
+        return dataclasses.replace(self, dim=dim, parts=tuple(Pooled(part, dim) for part in self.parts))
 
 
 def rows(
@@ -310,7 +310,7 @@ class _Labelled:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Pooled:
+class Pooled:
     """Rows with fewer channels."""
 
     part: Part

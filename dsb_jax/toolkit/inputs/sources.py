@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,11 @@ from dsb_jax.toolkit.inputs import names
 FEATURES = ("features", "feature", "embeddings", "embedding", "points", "images", "x", "arr_0")
 LABELS = ("labels", "label", "targets", "target", "classes", "class", "y", "arr_1")
 CLOUDS = (".obj", ".ply", ".xyz")
+
+# What libraries make of damaged files; the last two NumPy, of a header.
+_OF_DAMAGE = (
+    pa.ArrowException, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, SyntaxError, tokenize.TokenError,
+)  # fmt: skip
 
 
 class Source(Protocol):
@@ -89,7 +95,7 @@ def reading(path: str) -> Iterator[None]:
     except OSError as error:
         what = "" if error.errno else " it is damaged, cut short or of another kind:"
         raise ValueError(f"{path} cannot be read:{what} {one_line(error)}") from error
-    except (pa.ArrowException, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+    except _OF_DAMAGE as error:
         raise ValueError(f"{path} is damaged, cut short or of another kind: {one_line(error)}") from error
 
 
@@ -99,7 +105,7 @@ def one_line(error: Exception) -> str:
 
 
 def listed(paths: Sequence[str], suffixes: Sequence[str]) -> list[str]:
-    """The files that paths, folders (with the folders in them) and patterns with ``*`` or ``[`` stand for.
+    """The files that paths, folders (with the folders in them) and patterns with ``*``, ``?`` or ``[`` stand for.
 
     Names that begin with ``.`` or ``_``, which writers of shards give to their own notes, are left out of folders and
     patterns, and so are files of labels beside those of features.
@@ -128,7 +134,7 @@ def _expanded(path: str, suffixes: Sequence[str]) -> list[str]:
         if kind == fs.FileType.File:
             return [path]
         parts = pathlib.PurePosixPath(inner).parts
-        depth = next((place for place, part in enumerate(parts) if "*" in part or "[" in part), len(parts))
+        depth = next((place for place, part in enumerate(parts) if set("*?[") & set(part)), len(parts))
         is_pattern = kind == fs.FileType.NotFound
         if is_pattern and depth == len(parts):
             raise _missing(path)

@@ -11,6 +11,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from dsb_jax import validation
+from dsb_jax.toolkit import points
 from dsb_jax.toolkit.inputs import names, sources
 
 # Bytes of each column, and of all, that are read at a time; else it would be all that a row group has.
@@ -86,7 +87,7 @@ class TableSource:
                 row = _first(column.is_null()) // self.dim
                 raise ValueError(f"{self.path}: column {name} has nothing (null) in a list, that of row {first + row}")
         numbers = column.to_numpy(zero_copy_only=False)
-        return numbers if numbers.dtype.kind == "f" else numbers.astype(np.float32)
+        return points.floating(numbers)
 
 
 def open_parquet(path: str, *, features: str | None, labels: str | None) -> TableSource:
