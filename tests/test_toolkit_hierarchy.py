@@ -161,9 +161,9 @@ def test_what_cannot_be_measured_is_not_matched():
     assert found.predicted[1] == NONE
     assert set(found.predicted[[0, 2]]) <= {2, 3}
     assert found.real.tolist() == [2, 3, NONE]
-    assert not found.right[1]
+    assert len(found.right) == 1
     assert "Not matched: none." in found.reading()
-    assert found.table()[1][1] == ["none", "", "", "", "", "", "", "y", "no"]
+    assert found.table()[1][1] == ["none", "", "", "", "", "", "", "y", ""]
     found.figures()
     findings.to_json(found.as_dict())
 
@@ -221,7 +221,24 @@ def test_siblings_are_all_of_a_parent_but_the_child():
     assert found.real.tolist() == [0, 1, 0, 1, 2]
     assert found.parent_counts.tolist() == [55, 29, 7]
     assert "a child's own is its siblings alone" in found.reading()
-    assert not found.right[4]
+
+
+def test_only_children_are_neither_right_nor_wrong():
+    """They have no ratio with their own parent."""
+    rng = np.random.default_rng(9)
+    spread = {"a": [9, 1], "b": [8, 1], "c": [1, 9], "d": [1, 8], "lone": [1, 1]}
+    classes = {name: Moments.of(rng.normal(size=(60, 2)) * each) for name, each in spread.items()}
+    found = matching.match_siblings(classes, dict(zip(spread, ["flat", "flat", "tall", "tall", "round"], strict=True)))
+    assert found.predicted[4] != NONE
+    assert found.counted.tolist() == [0, 0, 1, 1, NONE]
+    assert found.right.tolist() == [True] * 4
+    assert found.accuracy == 1
+    assert found.by_chance == pytest.approx(3.0**-4)
+    assert "4 of 4 children" in found.reading()
+    assert "Not counted, without a ratio with their real parent: lone." in found.reading()
+    assert found.table()[1][4][-2:] == ["round", ""]
+    lines = found.figures()["tree"][1].axes[0].lines
+    assert {to_hex(line.get_color()) for line in lines} == {drawing.ACCURACY}
 
 
 @pytest.mark.parametrize(
