@@ -13,7 +13,7 @@ from PIL import Image
 import dsb_jax
 from dsb_jax.data.builders.cifar_files import CIFAR10, CIFAR100
 from dsb_jax.evaluation import drawing
-from dsb_jax.toolkit import agglomeration, class_tables, findings, matching, points
+from dsb_jax.toolkit import agglomeration, class_tables, findings, matching, points, streaming
 from dsb_jax.toolkit.matching import NONE, Hierarchy
 from dsb_jax.toolkit.moments import Moments
 
@@ -283,6 +283,25 @@ def test_only_children_are_neither_right_nor_wrong():
 def test_what_does_not_fit_is_one_error(call, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         call(some_points(np.random.default_rng(0), [6, 6]))
+
+
+@pytest.mark.parametrize(
+    ("call", "classes"),
+    [
+        (agglomeration.of, 3),
+        (lambda p: matching.match(p, p), 6),
+        (lambda p: matching.match_siblings(p, {"class 0": "x", "class 1": "x", "class 2": "y"}), 5),
+        (lambda p: matching.match_halves(p, {"class 0": "x", "class 1": "x", "class 2": "y"}), 5),
+    ],
+)
+def test_matrices_that_do_not_fit_into_memory_are_one_error(call, classes, monkeypatch):
+    whole = some_points(np.random.default_rng(0), [6, 6, 6], dim=40)
+    needed = 8 * classes * 40 * 41
+    monkeypatch.setattr(streaming, "_physical_memory", lambda: 2 * needed)
+    with pytest.raises(ValueError, match=rf"moments of {classes} classes in 40 channels need .* GiB, .*\(--dim\)"):
+        call(whole)
+    monkeypatch.setattr(streaming, "_physical_memory", lambda: 2 * (needed + 18 * 1000))
+    call(whole)
 
 
 def test_parents_are_read_from_a_table(tmp_path):

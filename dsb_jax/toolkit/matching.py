@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_limits
 
 from dsb_jax import validation
 from dsb_jax.evaluation import drawing
-from dsb_jax.toolkit import moments, trees
+from dsb_jax.toolkit import moments, streaming, trees
 from dsb_jax.toolkit.moments import Moments
 from dsb_jax.toolkit.points import Points
 from dsb_jax.toolkit.trees import NONE
@@ -246,7 +246,8 @@ def match(
       Ratios and matches.
 
     Raises:
-      ValueError: if spaces differ in dimension, a name in ``parent_of`` is unknown, or no parent has a volume.
+      ValueError: if spaces differ in dimension, a name in ``parent_of`` is unknown, no parent has a volume, or matrices
+        do not fit into memory.
 
     Example:
       >>> rng = np.random.default_rng(0)
@@ -261,7 +262,8 @@ def match(
     """
     epsilon = validation.positive("epsilon", epsilon)
     name = children.name if isinstance(children, Points) else "classes"
-    children, parents = moments_by_name(children), moments_by_name(parents)
+    others = [each.num_classes if isinstance(each, Points) else len(each) for each in (parents, children)]
+    children, parents = map(moments_by_name, (children, parents), others)
     if len(parents) < 2 or not children:
         raise ValueError(f"a match needs a child and two parents, got {len(children)} and {len(parents)}")
     dims = {len(each.mean) for each in (*children.values(), *parents.values())}
@@ -336,7 +338,8 @@ def match_siblings(
       progress: as for :func:`match`.
 
     Raises:
-      ValueError: if a child has no parent, ``parent_of`` has one that there is not, or fewer than two parents.
+      ValueError: if a child has no parent, ``parent_of`` has one that there is not, or fewer than two parents;
+        or matrices do not fit into memory.
 
     Example:
       >>> rng = np.random.default_rng(0)
@@ -347,7 +350,7 @@ def match_siblings(
     """
     epsilon = validation.positive("epsilon", epsilon)
     name = children.name if isinstance(children, Points) else "classes"
-    children = moments_by_name(children)
+    children = moments_by_name(children, len(set(parent_of.values())))
     real, parent_names = _all_real(parent_of, tuple(children))
     each, ratios = list(children.values()), np.full((len(children), len(parent_names)), np.nan)
 
@@ -367,11 +370,15 @@ def match_siblings(
     return dataclasses.replace(found, origin="Parents are the other children; a child's own is its siblings alone.")
 
 
-def moments_by_name(classes: Points | Mapping[str, Moments]) -> dict[str, Moments]:
+def moments_by_name(classes: Points | Mapping[str, Moments], others: int = 0) -> dict[str, Moments]:
     """Moments of classes by name; given as such already, they stay what they are.
 
+    Args:
+      classes: points, or moments by name.
+      others: for how many classes more there must be memory.
+
     Raises:
-      ValueError: if several classes have one name.
+      ValueError: if several classes have one name, or their matrices of d² numbers do not fit into memory.
 
     Example:
       >>> from dsb_jax.toolkit import points
@@ -383,6 +390,8 @@ def moments_by_name(classes: Points | Mapping[str, Moments]) -> dict[str, Moment
     repeated = [name for name, number in collections.Counter(classes.class_names).items() if number > 1]
     if repeated:
         raise ValueError(f"{classes.name}: classes must have different names, got several called {repeated[0]}")
+    count, dim = classes.points.shape
+    streaming.require_memory(classes.name, count, classes.num_classes + others, dim)
     found = moments.of_classes(classes.points, classes.labels, classes.num_classes, Moments.of)
     return dict(zip(classes.class_names, found, strict=True))
 
