@@ -1,5 +1,6 @@
 """What class accuracy goes with, against SciPy and the numbers of a run's own results; and tables that people write."""
 
+import dataclasses
 import re
 import warnings
 
@@ -77,7 +78,7 @@ def test_intervals_are_scipys_bca_of_its_own_coefficients(kind):
 def test_measures_are_compared_on_the_same_resamples():
     found = correlation.correlate(ACCURACY, some_points(SIZES), alphas=[1, 2], resamples=500)
     samples, scale = found.pearson[0], found.pearson[-1]
-    assert found.ahead(len(found.pearson) - 1, 0) == np.mean(scale.resampled > samples.resampled)
+    assert found.ahead(len(found.pearson) - 1, 0) == np.mean(np.abs(scale.resampled) > np.abs(samples.resampled))
     assert found.ahead(0, 0) == 0
 
 
@@ -125,6 +126,62 @@ def test_all_resamples_may_agree():
     assert found.spearman[0][:3] == (pytest.approx(1), pytest.approx(1), pytest.approx(1))
 
 
+TIED = np.array([0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.8, 0.9])
+
+
+def test_resamples_of_ties_alone_do_not_take_the_interval_of_the_others():
+    """The BCa interval by hand (Efron & Tibshirani, 1993, Sec. 14.3) of those that have a coefficient."""
+    x = np.array([1.0, 3.0, 2.0, 2.5, 1.5, 2.2, 4.0, 4.2])
+    found = correlation._coefficient(TIED, x, correlation._pearson, resamples=500, confidence=0.9, seed=0)
+    defined = found.resampled[np.isfinite(found.resampled)]
+    assert 400 < len(defined) < 500
+    normal, left_out = scipy.stats.norm, [np.delete(np.arange(8), place) for place in range(8)]
+    bias = normal.ppf((np.sum(defined < found.value) + np.sum(defined <= found.value)) / 2 / len(defined))
+    jack = np.array([np.corrcoef(TIED[rows], x[rows])[0, 1] for rows in left_out])
+    apart = jack.mean() - jack
+    acceleration = np.sum(apart**3) / (6 * np.sum(apart**2) ** 1.5)
+    shifted = bias + normal.ppf([0.05, 0.95])
+    wanted = np.percentile(defined, 100 * normal.cdf(bias + shifted / (1 - acceleration * shifted)))
+    np.testing.assert_allclose(found[1:3], wanted, rtol=1e-9)
+    assert found.low < found.value - 0.1
+
+
+def test_too_few_resamples_with_a_coefficient_give_no_interval():
+    tied = np.array([0.5] * 7 + [0.9])
+    x = np.array([1.0, 3.0, 2.0, 2.5, 1.5, 2.2, 4.0, 4.2])
+    found = correlation._coefficient(tied, x, correlation._pearson, resamples=200, confidence=0.9, seed=0)
+    assert np.isfinite(found.value)
+    assert np.isnan(found[1:3]).all()
+    assert not len(found.resampled)
+
+
+def test_measures_are_compared_where_both_have_a_coefficient():
+    found = made_up([0.4, 0.5, 0.8])
+    base, last = found.pearson[0], found.pearson[-1]._replace(resampled=np.array([np.nan, 1.0, -1.0, 0.1]))
+    base = base._replace(resampled=np.array([0.5, 0.5, 0.5, np.nan]))
+    found = dataclasses.replace(found, pearson=(base, found.pearson[1], last))
+    assert found.ahead(2, 0) == 1
+    undefined = base._replace(resampled=np.full(4, np.nan))
+    assert np.isnan(dataclasses.replace(found, pearson=(undefined, found.pearson[1], last)).ahead(2, 0))
+
+
+def test_accuracy_may_go_with_a_measure_by_falling():
+    """As of N, exactly, here."""
+    sizes = np.array(SIZES)
+    found = correlation.correlate(1 - sizes / 50, some_points(SIZES), alphas=[1], resamples=50)
+    assert found.pearson[0].value == pytest.approx(-1)
+    assert found.best == 0
+    assert found.reading().startswith(
+        "Over 10 classes accuracy goes most closely with the number of samples, and falls with it: r = −1.00"
+    )
+    falling = dataclasses.replace(
+        found,
+        measures=(*found.measures, Measure("S", 2.0, found.measures[-1].values)),
+        pearson=(*found.pearson[:-1], Coefficient(-0.9, -1, -0.5, np.empty(0)), Coefficient(0.2, 0, 1, np.empty(0))),
+    )
+    assert falling.measures[falling.best_scale].alpha == 1.0
+
+
 def test_a_class_without_samples_is_left_out():
     found = correlation.correlate([*ACCURACY, 0.5], some_points([*SIZES, 0]), alphas=[1], resamples=20)
     wanted = correlation.correlate(ACCURACY, some_points(SIZES), alphas=[1], resamples=20)
@@ -145,7 +202,7 @@ def made_up(values, intervals=None, accuracy=ACCURACY, share=1.0):
     intervals = intervals or [(0.1, 0.9)] * 3
     known = (Measure("N", None, np.array(SIZES)), Measure("S'", None, ACCURACY), Measure("S", 1.5, ACCURACY))
     base = np.zeros(100)
-    resampled = [base, base, np.where(np.arange(100) < 100 * share, 1.0, -1.0)]
+    resampled = [base, base, np.where(np.arange(100) < 100 * share, 1.0, 0.0)]
     pearson = tuple(Coefficient(v, *i, r) for v, i, r in zip(values, intervals, resampled, strict=True))
     return Correlations(known, pearson, pearson, accuracy, tuple("abcdefghij"), 0.95, "made up")
 
@@ -166,6 +223,8 @@ def made_up(values, intervals=None, accuracy=ACCURACY, share=1.0):
             made_up([0.9, 0.5, 0.8]),
             "most closely with the number of samples: r = 0.90, in 95% of resampled classes 0.10",
         ),
+        (made_up([-0.9, 0.1, 0.3]), "most closely with the number of samples, and falls with it: r = −0.90, in 95% of"),
+        (made_up([-0.9, 0.1, 0.3]), "number of samples r = −0.90: the scale is ahead by |r| in 100% of the resamples."),
         (made_up([np.nan] * 3), "Nothing can be said of 10 classes"),
     ],
 )

@@ -166,10 +166,16 @@ def test_whether_features_are_stable_after_two_passes(found, verdict, words):
 @pytest.mark.parametrize(
     ("found", "verdict", "words"),
     [
-        (made_up([9, 3, 4, 5, 2, 1, 0.9], rates=[1] * 4 + [0.1] * 3), HOLDS, "it went from 4 to 1.3 at epoch 4"),
+        (made_up([9, 3, 4, 5, 2, 1, 0.9], rates=[1] * 4 + [0.1] * 3), HOLDS, "it went from 4 to 1.3 at epoch 4 (by"),
         (made_up([4, 4, 3, 3], rates=[1, 1, 0.1, 0.1]), FAILS, "it went from 4 to 3 at epoch 2"),
         (made_up([8, 2, 1.5], rates=[1, 0.5, 0.1]), FAILS, "it went from 8 to 2 at epoch 1, from 2 to 1.5 at epoch 2"),
-        (made_up([8, 2, 0.5], rates=[1, 0.5, 0.1]), HOLDS, "from 8 to 2 at epoch 1, from 2 to 0.5 at epoch 2"),
+        (made_up([8, 2, 0.5], rates=[1, 0.5, 0.1]), UNKNOWN, "from 2 to 0.5 at epoch 2; it falls with time as well"),
+        (
+            made_up([4, 4, 4, 1, 1], rates=[1, 1, 1, 0.1, 0.1]),
+            HOLDS,
+            "from 4 to 1 at epoch 3 (by the trend before to 4)",
+        ),
+        (made_up([4, 4, 0, 0], rates=[1, 1, 1, 0.1]), UNKNOWN, "to 0 at epoch 3; it falls with time"),
         (
             made_up([8, 4, 2], rates=[1, 0.9, 0.8]),
             UNKNOWN,
@@ -185,6 +191,18 @@ def test_whether_features_are_stable_after_two_passes(found, verdict, words):
 def test_whether_drift_slows_down_when_the_rate_falls(found, verdict, words):
     statement = found.statements[1]
     assert (statement.verdict, words in statement.why) == (verdict, True), statement.why
+
+
+@pytest.mark.parametrize("falling", [lambda t: 1 / t, lambda t: t**-1.5, lambda t: 2.0**-t, lambda t: 0.8**t])
+@pytest.mark.parametrize("number", [3, 4, 9, 40])
+def test_what_falls_with_time_alone_does_not_fall_with_the_rate(falling, number):
+    """Whatever the rate does; but a fall beyond that is one."""
+    middles = 0.5 + np.arange(number + 3)
+    rates = np.where(np.arange(number + 3) < number, 1, 0.1)
+    alone = made_up(falling(middles), rates=rates).statements[1]
+    assert alone.verdict in (UNKNOWN, FAILS)
+    with_rate = made_up(falling(middles) * np.where(rates < 1, 0.02, 1), rates=rates).statements[1]
+    assert with_rate.verdict == HOLDS
 
 
 @pytest.mark.parametrize(
@@ -260,6 +278,10 @@ def test_figures_show_the_measurements(rates):
             "features at epoch 2.5: points must be finite, got NaN or infinity in row 3 (class 0)",
         ),
         (lambda f: feature_drift.drift([f, f], LABELS, [1, 2], alpha=0), "alpha must be a finite number >= 1, got 0"),
+        (
+            lambda f: feature_drift.drift([f, f], LABELS, [1, 2], start_epoch=math.nan),
+            "start_epoch must be a finite number >= 0, got nan",
+        ),
         (lambda f: feature_drift.of_points([], [1, 2]), "drift needs two snapshots or more, got none"),
         (
             lambda f: feature_drift.of_points(

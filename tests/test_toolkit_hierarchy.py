@@ -13,7 +13,7 @@ from PIL import Image
 import dsb_jax
 from dsb_jax.data.builders.cifar_files import CIFAR10, CIFAR100
 from dsb_jax.evaluation import drawing
-from dsb_jax.toolkit import agglomeration, class_tables, findings, matching, points
+from dsb_jax.toolkit import agglomeration, class_tables, findings, matching, points, streaming
 from dsb_jax.toolkit.matching import NONE, Hierarchy
 from dsb_jax.toolkit.moments import Moments
 
@@ -161,9 +161,9 @@ def test_what_cannot_be_measured_is_not_matched():
     assert found.predicted[1] == NONE
     assert set(found.predicted[[0, 2]]) <= {2, 3}
     assert found.real.tolist() == [2, 3, NONE]
-    assert not found.right[1]
+    assert len(found.right) == 1
     assert "Not matched: none." in found.reading()
-    assert found.table()[1][1] == ["none", "", "", "", "", "", "", "y", "no"]
+    assert found.table()[1][1] == ["none", "", "", "", "", "", "", "y", ""]
     found.figures()
     findings.to_json(found.as_dict())
 
@@ -221,7 +221,24 @@ def test_siblings_are_all_of_a_parent_but_the_child():
     assert found.real.tolist() == [0, 1, 0, 1, 2]
     assert found.parent_counts.tolist() == [55, 29, 7]
     assert "a child's own is its siblings alone" in found.reading()
-    assert not found.right[4]
+
+
+def test_only_children_are_neither_right_nor_wrong():
+    """They have no ratio with their own parent."""
+    rng = np.random.default_rng(9)
+    spread = {"a": [9, 1], "b": [8, 1], "c": [1, 9], "d": [1, 8], "lone": [1, 1]}
+    classes = {name: Moments.of(rng.normal(size=(60, 2)) * each) for name, each in spread.items()}
+    found = matching.match_siblings(classes, dict(zip(spread, ["flat", "flat", "tall", "tall", "round"], strict=True)))
+    assert found.predicted[4] != NONE
+    assert found.counted.tolist() == [0, 0, 1, 1, NONE]
+    assert found.right.tolist() == [True] * 4
+    assert found.accuracy == 1
+    assert found.by_chance == pytest.approx(3.0**-4)
+    assert "4 of 4 children" in found.reading()
+    assert "Not counted, without a ratio with their real parent: lone." in found.reading()
+    assert found.table()[1][4][-2:] == ["round", ""]
+    lines = found.figures()["tree"][1].axes[0].lines
+    assert {to_hex(line.get_color()) for line in lines} == {drawing.ACCURACY}
 
 
 @pytest.mark.parametrize(
@@ -266,6 +283,25 @@ def test_siblings_are_all_of_a_parent_but_the_child():
 def test_what_does_not_fit_is_one_error(call, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         call(some_points(np.random.default_rng(0), [6, 6]))
+
+
+@pytest.mark.parametrize(
+    ("call", "classes"),
+    [
+        (agglomeration.of, 3),
+        (lambda p: matching.match(p, p), 6),
+        (lambda p: matching.match_siblings(p, {"class 0": "x", "class 1": "x", "class 2": "y"}), 5),
+        (lambda p: matching.match_halves(p, {"class 0": "x", "class 1": "x", "class 2": "y"}), 5),
+    ],
+)
+def test_matrices_that_do_not_fit_into_memory_are_one_error(call, classes, monkeypatch):
+    whole = some_points(np.random.default_rng(0), [6, 6, 6], dim=40)
+    needed = 8 * classes * 40 * 41
+    monkeypatch.setattr(streaming, "_physical_memory", lambda: 2 * needed)
+    with pytest.raises(ValueError, match=rf"moments of {classes} classes in 40 channels need .* GiB, .*\(--dim\)"):
+        call(whole)
+    monkeypatch.setattr(streaming, "_physical_memory", lambda: 2 * (needed + 18 * 1000))
+    call(whole)
 
 
 def test_parents_are_read_from_a_table(tmp_path):

@@ -153,7 +153,7 @@ def of(
       Distances and tree; C² / 2 volumes of two classes each are computed for it.
 
     Raises:
-      ValueError: if fewer than two classes have two samples.
+      ValueError: if fewer than two classes have two samples, or C matrices of d² numbers do not fit into memory.
 
     Example:
       >>> rng = np.random.default_rng(0)
@@ -168,13 +168,14 @@ def of(
     kept = {key: value for key, value in named.items() if value.count > 1}
     if len(kept) < 2:
         raise ValueError(f"a tree needs two classes of two samples or more, got {len(kept)}")
-    alike = [_alike(each) for each in kept.values()]
+    every = list(kept.values())  # made alike one by one: all at once would take as much memory again
     distances = np.zeros((len(kept), len(kept)))
     # One pair is too little for a BLAS with threads of its own.
     with threadpool_limits(1):
-        alone = np.array([each.volume(epsilon=epsilon) for each in alike])
-        for number, each in enumerate(alike if progress is None else progress(alike, len(alike))):
-            together = [(each + other).volume(epsilon=epsilon) for other in alike[:number]]
+        alone = np.array([each.volume(epsilon=epsilon) for each in map(_alike, every)])
+        for number, each in enumerate(every if progress is None else progress(every, len(every))):
+            this = _alike(each)
+            together = [(this + _alike(other)).volume(epsilon=epsilon) for other in every[:number]]
             # Of equal classes rounding may leave less than nothing.
             distances[number, :number] = np.maximum(together - (alone[number] + alone[:number]) / 2, 0)
     return ClassTree(

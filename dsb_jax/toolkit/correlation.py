@@ -7,6 +7,7 @@ same resamples.
 """
 
 import dataclasses
+import functools
 import os
 import pathlib
 import warnings
@@ -36,6 +37,7 @@ _NAMES = {
     "S": "semantic scale S",
 }
 _FEWEST = 8  # classes; resamples of fewer are the same class over and over too often
+_DEFINED = 0.8  # of the resamples, that must have a coefficient if there is to be an interval
 _SURE = 0.975  # of the resamples, in which one measure is ahead of another
 _ONE_ALPHA = 5  # measures that there are with a single α
 _AT_ONCE = 2**20  # numbers of resamples in memory
@@ -66,7 +68,8 @@ class Coefficient(NamedTuple):
       value: in [-1, 1]; NaN where it is undefined.
       low: where its interval begins; NaN where there is none, as of fewer than eight classes.
       high: where it ends.
-      resampled: float64 ``[resamples]``, its values in resamples of the classes; empty where there are none.
+      resampled: float64 ``[resamples]``, its values in resamples of the classes, NaN in one of equal values only; empty
+        where there are none or too few but NaN.
     """
 
     value: float
@@ -104,20 +107,26 @@ class Correlations:
 
     @property
     def best(self) -> int | None:
-        """The measure that accuracy goes with most closely; None where all is undefined."""
-        values = np.array([coefficient.value for coefficient in self.pearson])
+        """The measure that accuracy goes with most closely, rising or falling; None where all is undefined."""
+        values = np.abs([coefficient.value for coefficient in self.pearson])
         return int(np.nanargmax(values)) if np.isfinite(values).any() else None
 
     @property
     def best_scale(self) -> int:
-        """The scale that accuracy goes with most closely, of all α."""
+        """The scale that accuracy goes with most closely, rising or falling, of all α."""
         scales = [place for place, measure in enumerate(self.measures) if measure.symbol == "S"]
-        return max(scales, key=lambda place: np.nan_to_num(self.pearson[place].value, nan=-2.0))
+        return max(scales, key=lambda place: np.nan_to_num(abs(self.pearson[place].value), nan=-1.0))
 
     def ahead(self, first: int, second: int) -> float:
-        """The share of the resamples in which r of one measure is above that of another; NaN where there are none."""
-        pair = self.pearson[first].resampled, self.pearson[second].resampled
-        return float(np.mean(pair[0] > pair[1])) if len(pair[0]) and len(pair[1]) else float("nan")
+        """The share of the resamples in which accuracy goes more closely, by |r|, with one measure than with another.
+
+        Of those resamples in which both have an r; NaN where there are none.
+        """
+        one, other = (np.abs(self.pearson[place].resampled) for place in (first, second))
+        if not (len(one) and len(other)):
+            return float("nan")
+        known = np.isfinite(one + other)
+        return float(np.mean(one[known] > other[known])) if known.any() else float("nan")
 
     def reading(self) -> str:
         """What accuracy goes with, how sure that is, and whether the number of samples would have said the same."""
@@ -127,7 +136,9 @@ class Correlations:
                 "are fewer than three classes."
             )
         best, found = self.measures[self.best], self.pearson[self.best]
-        text = f"Over {self.number} classes accuracy goes most closely with {_sentence(best)}: {self._told(found)}."
+        falls = ", and falls with it" if found.value < 0 else ""
+        text = f"Over {self.number} classes accuracy goes most closely with {_sentence(best)}{falls}: "
+        text += f"{self._told(found)}."
         return f"{text} {self._against_samples()}".replace("-", "−")
 
     def _against_samples(self) -> str:
@@ -144,7 +155,8 @@ class Correlations:
             return f"{text}."
         verdict = "" if not 1 - _SURE < share < _SURE else ", which does not tell them apart"
         chosen = "; α is the best of several for these very classes" if len(self.measures) > _ONE_ALPHA else ""
-        return f"{text}: the scale is ahead in {share:.0%} of the resamples{verdict}{chosen}."
+        measured = " by |r|" if min(self.pearson[place].value, samples.value) < 0 else ""
+        return f"{text}: the scale is ahead{measured} in {share:.0%} of the resamples{verdict}{chosen}."
 
     def table(self) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
         """A row for each measure."""
@@ -378,22 +390,23 @@ def _coefficient(
     value = float(statistic(*pair)) if known.sum() > 2 else float("nan")
     if known.sum() < _FEWEST or np.isnan(value):
         return Coefficient(value, float("nan"), float("nan"), np.empty(0))
+    of_pair = functools.partial(
+        bootstrap, pair, statistic, vectorized=True, paired=True, confidence_level=confidence, method="BCa"
+    )
     with warnings.catch_warnings(), np.errstate(invalid="ignore"):
-        # Where a resample is of equal values there is no interval, which is said by NaN.
+        # Where there is no interval it is NaN.
         warnings.simplefilter("ignore", DegenerateDataWarning)
-        found = bootstrap(
-            pair,
-            statistic,
-            n_resamples=resamples,
-            batch=max(_AT_ONCE // int(known.sum()), 1),
-            vectorized=True,
-            paired=True,
-            confidence_level=confidence,
-            method="BCa",
-            rng=np.random.default_rng(seed),
-        )
-    resampled = found.bootstrap_distribution
-    interval = found.confidence_interval if np.ptp(resampled) > 0 else (value, value)
+        batch = max(_AT_ONCE // int(known.sum()), 1)
+        found = of_pair(n_resamples=resamples, batch=batch, rng=np.random.default_rng(seed))
+        resampled = found.bootstrap_distribution
+        # A resample of ties alone has no coefficient, and one such would take the interval of all others.
+        defined = resampled[np.isfinite(resampled)]
+        if len(defined) < _DEFINED * resamples:
+            return Coefficient(value, float("nan"), float("nan"), np.empty(0))
+        if len(defined) < resamples:
+            found = of_pair(n_resamples=0, bootstrap_result=dataclasses.replace(found, bootstrap_distribution=defined))
+    constant = len(defined) == resamples and np.ptp(defined) == 0
+    interval = (value, value) if constant else found.confidence_interval
     return Coefficient(value, *map(float, interval), resampled)
 
 

@@ -12,8 +12,10 @@ holds features of different moments: in it they do not turn together, and what c
 The paper builds on two statements (Sec. 2): features are relatively stable after two passes over the data, and drift
 gets extremely slow when the learning rate falls. Both are checked on the run at hand, in this form: while the rate is
 what it was, no drift after the second pass is more than half of the largest before; and over three intervals after a
-rate that at least halves, drift is at most half of that over three before. A third is what they stand for: weights from
-a pool, of which a random half is of the snapshot before, are within 10 % of those from the features of now.
+rate that at least halves, drift is at most half of that over three before. As drift falls with time whatever the rate
+does, it must also be at most half of what its trend before the fall leads to, as a power of time or exponential in it,
+whichever is less; or else nothing can be said. A third is what they stand for: weights from a pool, of which a random
+half is of the snapshot before, are within 10 % of those from the features of now.
 """
 
 import dataclasses
@@ -30,6 +32,7 @@ from numpy.typing import ArrayLike
 from scipy.linalg import orthogonal_procrustes
 from scipy.stats import spearmanr
 
+from dsb_jax import validation
 from dsb_jax.evaluation import drawing, metrics
 from dsb_jax.evaluation.drawing import ACCURACY, GREY, INK, SCALE
 from dsb_jax.toolkit import moments, spaces
@@ -44,6 +47,7 @@ _PASSES = 2.0  # over the data, after which features are said to be stable
 _SLOWER = 0.5  # of what a drift was, that it must come down to
 _LOWER = 0.5  # likewise of a learning rate that falls
 _AROUND = 3  # intervals before and after such a fall that are compared
+_TREND = 3  # intervals before such a fall that tell where drift was going
 _EVEN = 1.5  # times that the longest interval may be of the shortest, if their drifts are to be compared
 _FRESH = 0.1  # relative error of a weight that a pool may have
 
@@ -185,15 +189,29 @@ class Drift:
                 rho = float(spearmanr(self.learning_rates, self.drifts).statistic)
                 text += f"; drift goes with it at ρ = {rho:.2f}".replace("-", "−") + ", but may fall with time alone"
             return Statement(claim, UNKNOWN, text)
-        told, slower = [], []
-        edges = [0, *self._falls, len(self.drifts)]
+        told, verdicts, edges = [], [], [0, *self._falls, len(self.drifts)]
         for first, fall, last in zip(edges, edges[1:], edges[2:], strict=False):
+            stop = min(last, fall + _AROUND)
             before = float(np.mean(self.drifts[max(first, fall - _AROUND) : fall]))
-            after = float(np.mean(self.drifts[fall : min(last, fall + _AROUND)]))
-            slower.append(after <= _SLOWER * before)
-            told.append(f"from {before:.2g} to {after:.2g} at epoch {self.epochs[fall]:.3g}")
-        verdict = HOLDS if all(slower) else FAILS
-        return Statement(claim, verdict, f"it went {', '.join(told)}")
+            after = float(np.mean(self.drifts[fall:stop]))
+            by_time = self._by_time(slice(first, fall), slice(fall, stop))
+            beyond = HOLDS if after <= _SLOWER * by_time else UNKNOWN
+            verdicts.append(beyond if after <= _SLOWER * before else FAILS)
+            text = f"from {before:.2g} to {after:.2g} at epoch {self.epochs[fall]:.3g}"
+            told.append(text if np.isnan(by_time) else f"{text} (by the trend before to {by_time:.2g})")
+        verdict = next(each for each in (FAILS, UNKNOWN, HOLDS) if each in verdicts)
+        text = f"it went {', '.join(told)}"
+        if verdict == UNKNOWN:
+            text += f"; it falls with time as well, which may be all, or cannot be told from under {_TREND} intervals"
+        return Statement(claim, verdict, text)
+
+    def _by_time(self, before: slice, after: slice) -> float:
+        """Where drift was going, by the steeper one of two trends; NaN where too few intervals tell."""
+        known, times = self.drifts[before], self._middles
+        if len(known) < _TREND or not (known > 0).all() or times[before][0] <= 0:
+            return math.nan
+        trends = (np.polynomial.Polynomial.fit(t[before], np.log(known), 1)(t[after]) for t in (times, np.log(times)))
+        return min(float(np.mean(np.exp(trend))) for trend in trends)
 
     def _fresh(self) -> Statement:
         claim = f"At epoch {self.start_epoch:g} a pool is fresh enough for weights within {_FRESH:.0%}"
@@ -292,8 +310,8 @@ def drift(
       Drift, weight errors and statements.
 
     Raises:
-      ValueError: if lengths differ, epochs do not rise, there are fewer than two snapshots, or one is not finite or of
-        another shape.
+      ValueError: if lengths differ, epochs do not rise, there are fewer than two snapshots, one is not finite or of
+        another shape, or ``start_epoch`` is no epoch.
 
     Example:
       >>> rng = np.random.default_rng(0)
@@ -308,6 +326,7 @@ def drift(
     Source: Ma et al., Delving into Semantic Scale Imbalance, 2023, Sec. 2; Wang et al., 2020.
     """
     (epochs,) = metrics.vectors(epochs=epochs)
+    start_epoch = validation.at_least("start_epoch", start_epoch, 0)
     if len(epochs) < 2 or not (np.diff(epochs) > 0).all():
         raise ValueError(f"epochs must be of two snapshots or more and rise, got {epochs.tolist()}")
     rates = np.full(len(epochs), np.nan) if learning_rates is None else learning_rates
@@ -337,7 +356,7 @@ def drift(
         pool_errors=pool_errors,
         rank_correlations=rank_correlations,
         worst=worst,
-        start_epoch=float(start_epoch),
+        start_epoch=start_epoch,
         class_names=before.points.class_names,
         name=name,
     )

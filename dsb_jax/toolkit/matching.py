@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_limits
 
 from dsb_jax import validation
 from dsb_jax.evaluation import drawing
-from dsb_jax.toolkit import moments, trees
+from dsb_jax.toolkit import moments, streaming, trees
 from dsb_jax.toolkit.moments import Moments
 from dsb_jax.toolkit.points import Points
 from dsb_jax.toolkit.trees import NONE
@@ -81,14 +81,20 @@ class Hierarchy:
         return np.where(np.isfinite(margins), margins, np.nan)
 
     @property
+    def counted(self) -> np.ndarray:
+        """The real parents of the children that have a ratio with them, and may be matched right; `NONE` of others."""
+        of_real = np.take_along_axis(self.ratios, self.real[:, None], axis=1)[:, 0]
+        return np.where(np.isfinite(of_real), self.real, NONE)
+
+    @property
     def right(self) -> np.ndarray:
-        """Of the children whose parent is known, whether it is the one predicted: bool ``[known]``."""
-        known = self.real != NONE
+        """Of the children that are counted, whether their real parent is the one predicted: bool ``[counted]``."""
+        known = self.counted != NONE
         return self.predicted[known] == self.real[known]
 
     @property
     def accuracy(self) -> float:
-        """The fraction of them that is; NaN where no parent is known."""
+        """The fraction of them that is; NaN where none is counted."""
         return float(self.right.mean()) if len(self.right) else float("nan")
 
     @property
@@ -108,11 +114,11 @@ class Hierarchy:
         """A row for each child: the ratios of all parents, or of many the two nearest to 1, and what follows."""
         few = len(self.parent_names) <= _COLUMNS
         parents = [*self.parent_names, ""]  # NONE is the last
-        rows = []
+        rows, counted = [], self.counted
         for child, name in enumerate(self.child_names):
             shown = self.ratios[child] if few else self.ratios[child, np.argsort(self.changes[child])[:2]]
             real, predicted = self.real[child], self.predicted[child]
-            right = "" if real == NONE else "yes" if real == predicted else "no"
+            right = "" if counted[child] == NONE else "yes" if real == predicted else "no"
             cells = [_text(ratio) for ratio in (*shown, self.margins[child])]
             rows.append([name, *cells, parents[predicted], parents[real], right])
         ratios = self.parent_names if few else ("ratio", "next ratio")
@@ -124,7 +130,7 @@ class Hierarchy:
         labels = [f"{drawing.short(name)}  {_text(ratio)}" for name, ratio in zip(self.child_names, best, strict=True)]
         of_tree = f"{int(self.right.sum())} of {len(self.right)} right" if len(self.right) else self.name
         astray = ", orange where the real one is another, to which a dashed line leads" if len(self.right) else ""
-        matched = (self.predicted, self.real)
+        matched = (self.predicted, self.counted)
         return {
             "tree": (
                 f"Each child and the parent whose volume changes least by it{astray}. The thicker a line, the more the "
@@ -185,7 +191,7 @@ class Hierarchy:
 
     def _attraction(self) -> list[str]:
         """A parent that draws many which are not its own."""
-        drawn = np.bincount(self.predicted[(self.real != NONE) & (self.real != self.predicted)] + 1)[1:]
+        drawn = np.bincount(self.predicted[(self.counted != NONE) & (self.real != self.predicted)] + 1)[1:]
         if not drawn.any() or drawn.max() < max(_DRAWN * len(self.right) / len(self.parent_names), _DRAWN):
             return []
         name = self.parent_names[int(drawn.argmax())]
@@ -206,6 +212,10 @@ class Hierarchy:
         lost = [self.child_names[child] for child in np.flatnonzero(self.predicted == NONE)]
         if lost:
             warnings.append(f"Not matched: {', '.join(lost[:_LISTED])}.")
+        out = [self.child_names[child] for child in np.flatnonzero((self.real != NONE) & (self.counted == NONE))]
+        if out:
+            more = f" and {len(out) - _LISTED} more" if len(out) > _LISTED else ""
+            warnings.append(f"Not counted, without a ratio with their real parent: {', '.join(out[:_LISTED])}{more}.")
         measured = self.parent_counts[np.isfinite(self.ratios).any(axis=0)]
         if len(measured) and measured.max() > _UNEQUAL * measured.min():
             warnings.append(
@@ -236,7 +246,8 @@ def match(
       Ratios and matches.
 
     Raises:
-      ValueError: if spaces differ in dimension, a name in ``parent_of`` is unknown, or no parent has a volume.
+      ValueError: if spaces differ in dimension, a name in ``parent_of`` is unknown, no parent has a volume, or matrices
+        do not fit into memory.
 
     Example:
       >>> rng = np.random.default_rng(0)
@@ -251,7 +262,8 @@ def match(
     """
     epsilon = validation.positive("epsilon", epsilon)
     name = children.name if isinstance(children, Points) else "classes"
-    children, parents = moments_by_name(children), moments_by_name(parents)
+    others = [each.num_classes if isinstance(each, Points) else len(each) for each in (parents, children)]
+    children, parents = map(moments_by_name, (children, parents), others)
     if len(parents) < 2 or not children:
         raise ValueError(f"a match needs a child and two parents, got {len(children)} and {len(parents)}")
     dims = {len(each.mean) for each in (*children.values(), *parents.values())}
@@ -317,7 +329,7 @@ def match_siblings(
     """Matches each child to parents that the other children make: its own parent is its siblings alone.
 
     Whether a class lies within what its siblings span, not what it makes up itself. A child without siblings has no
-    ratio with its own parent.
+    ratio with its own parent, and is not counted among the matches that are right or wrong.
 
     Args:
       children: points, whose classes are the children; or moments by name.
@@ -326,7 +338,8 @@ def match_siblings(
       progress: as for :func:`match`.
 
     Raises:
-      ValueError: if a child has no parent, ``parent_of`` has one that there is not, or fewer than two parents.
+      ValueError: if a child has no parent, ``parent_of`` has one that there is not, or fewer than two parents;
+        or matrices do not fit into memory.
 
     Example:
       >>> rng = np.random.default_rng(0)
@@ -337,7 +350,7 @@ def match_siblings(
     """
     epsilon = validation.positive("epsilon", epsilon)
     name = children.name if isinstance(children, Points) else "classes"
-    children = moments_by_name(children)
+    children = moments_by_name(children, len(set(parent_of.values())))
     real, parent_names = _all_real(parent_of, tuple(children))
     each, ratios = list(children.values()), np.full((len(children), len(parent_names)), np.nan)
 
@@ -357,11 +370,15 @@ def match_siblings(
     return dataclasses.replace(found, origin="Parents are the other children; a child's own is its siblings alone.")
 
 
-def moments_by_name(classes: Points | Mapping[str, Moments]) -> dict[str, Moments]:
+def moments_by_name(classes: Points | Mapping[str, Moments], others: int = 0) -> dict[str, Moments]:
     """Moments of classes by name; given as such already, they stay what they are.
 
+    Args:
+      classes: points, or moments by name.
+      others: for how many classes more there must be memory.
+
     Raises:
-      ValueError: if several classes have one name.
+      ValueError: if several classes have one name, or their matrices of d² numbers do not fit into memory.
 
     Example:
       >>> from dsb_jax.toolkit import points
@@ -373,6 +390,8 @@ def moments_by_name(classes: Points | Mapping[str, Moments]) -> dict[str, Moment
     repeated = [name for name, number in collections.Counter(classes.class_names).items() if number > 1]
     if repeated:
         raise ValueError(f"{classes.name}: classes must have different names, got several called {repeated[0]}")
+    count, dim = classes.points.shape
+    streaming.require_memory(classes.name, count, classes.num_classes + others, dim)
     found = moments.of_classes(classes.points, classes.labels, classes.num_classes, Moments.of)
     return dict(zip(classes.class_names, found, strict=True))
 

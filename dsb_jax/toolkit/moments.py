@@ -6,7 +6,9 @@ a class have together (Chan et al., Updating Formulae and a Pairwise Algorithm f
     m = m₁ + m₂,  μ = μ₁ + m₂/m·(μ₂ − μ₁),  S = S₁ + S₂ + m₁·m₂/m·(μ₂ − μ₁)(μ₂ − μ₁)ᵀ.
 
 The core measures features of a training step in float32 on the device; here it is whole datasets on a host, once, which
-float64 takes without care for offsets and conditions, and BLAS takes about as fast as they are read.
+float64 takes without care for offsets, and BLAS takes about as fast as they are read. Where rows span fewer directions
+than they have coordinates and are large, rounding spans the rest, and the identity no longer hides it: there directions
+of rounding are told from those of the rows, and left out.
 """
 
 import dataclasses
@@ -18,11 +20,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from scipy import sparse
+from scipy import linalg, sparse
 from threadpoolctl import threadpool_limits
 
 from dsb_jax import validation
 
+_LOST = 1e6  # times that a pivot may be less than its diagonal entry before it is looked at for rounding
+_ROUNDING = 100 * np.finfo(np.float64).eps  # of a diagonal entry: what is left of less is rounding
 _BLOCK = 2**18  # numbers of the classes that are measured together: 2 MiB
 
 
@@ -261,13 +265,38 @@ def _blocks(counts: np.ndarray, dim: int) -> list[np.ndarray]:
 
 def _volumes_of_scatters(scatters: np.ndarray, counts: np.ndarray, dim: int, epsilon: float) -> np.ndarray:
     """Of ``[C, d, d]`` by Cholesky factorizations, of which the identity keeps every pivot from 0."""
-    matrices = scatters * (dim / (np.maximum(counts, 1) * epsilon**2))[:, None, None]
+    factors = dim / (np.maximum(counts, 1) * epsilon**2)
+    matrices = scatters * factors[:, None, None]
     np.einsum("cii->ci", matrices)[...] += 1.0
     try:
-        logarithms = np.log2(np.linalg.cholesky(matrices.swapaxes(1, 2)).diagonal(axis1=1, axis2=2))
-    except np.linalg.LinAlgError:  # the identity is less than what rounding leaves of some 10^16
-        logarithms = 0.5 * np.log2(np.maximum(np.linalg.eigvalsh(matrices, UPLO="U"), 1.0))
-    return np.where(counts > 1, logarithms.sum(axis=1), 0.0)
+        pivots = np.linalg.cholesky(matrices.swapaxes(1, 2)).diagonal(axis1=1, axis2=2)
+    except np.linalg.LinAlgError:  # the identity is less than what rounding leaves
+        volumes, lost = np.zeros(len(counts)), counts > 1
+    else:
+        volumes = np.log2(pivots).sum(axis=1)
+        lost = (matrices.diagonal(axis1=1, axis2=2) > _LOST * pivots**2).any(axis=1)
+    for label in np.flatnonzero(lost):
+        volumes[label] = _volume_of_rank(scatters[label] * factors[label])
+    return np.where(counts > 1, volumes, 0.0)
+
+
+def _volume_of_rank(matrix: np.ndarray) -> float:
+    """``½·log2 det(I + A)`` of ``A = L·Lᵀ`` by the r columns of L that are not of rounding: it is ``det(I + LᵀL)``.
+
+    They are found by a Cholesky factorization with pivoting of A with a diagonal of ones, so that one wide direction
+    leaves the others what they are. The QR factorization of L above I need not square it; rows in falling order and
+    pivoting keep its small rows their digits (Cox and Higham, Stability of Householder QR Factorization for Weighted
+    Least Squares Problems, 1998).
+    """
+    widths = np.sqrt(matrix.diagonal())
+    inverse = np.divide(1.0, widths, out=np.zeros_like(widths), where=widths > 0)
+    size = len(widths)
+    tolerance = max(_ROUNDING, size * np.finfo(np.float64).eps)
+    upper, order, rank, _ = linalg.lapack.dpstrf(matrix * inverse[:, None] * inverse, tol=tolerance)
+    factor = np.triu(upper)[:rank].T * widths[order - 1, None]
+    stacked = np.concatenate([factor, np.eye(rank)])
+    stacked = stacked[np.argsort(-np.linalg.norm(stacked, axis=1), kind="stable")]
+    return float(np.log2(np.abs(linalg.qr(stacked, mode="r", pivoting=True)[0].diagonal())).sum())
 
 
 def centred(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -48,13 +48,7 @@ def class_moments(
 
     Source: Chan et al., Updating Formulae and a Pairwise Algorithm for Computing Sample Variances, 1979.
     """
-    memory = _physical_memory() / 2 if memory is None else validation.positive("memory", memory)
-    if (needed := needed_memory(rows.samples, rows.num_classes, rows.dim)) > memory:
-        raise ValueError(
-            f"{rows.name}: moments of {rows.num_classes:,} classes in {rows.dim} channels need {needed / 2**30:,.2f} "
-            f"GiB, but {memory / 2**30:,.2f} GiB may be taken; pool them to fewer channels, such as "
-            f"{_largest_dim(rows.samples, rows.num_classes, memory)} (--dim)"
-        )
+    require_memory(rows.name, rows.samples, rows.num_classes, rows.dim, memory)
     found, size = _Growing(rows.num_classes, rows.dim), block_rows(rows.num_classes, rows.dim)
     blocks = rows.blocks(size)
     for points, labels in blocks if progress is None else progress(blocks, -(-rows.samples // size)):
@@ -99,6 +93,17 @@ class _Growing:
 def block_rows(num_classes: int, dim: int) -> int:
     """Rows of a block."""
     return max(_ROWS_PER_CLASS * num_classes, _NUMBERS // dim, 1)
+
+
+def require_memory(name: str, samples: int, num_classes: int, dim: int, memory: float | None = None) -> None:
+    """Raises ValueError if moments need more bytes than ``memory``, by default half of what the machine has."""
+    memory = _physical_memory() / 2 if memory is None else validation.positive("memory", memory)
+    if (needed := needed_memory(samples, num_classes, dim)) > memory:
+        raise ValueError(
+            f"{name}: moments of {num_classes:,} classes in {dim} channels need {needed / 2**30:,.2f} GiB, but "
+            f"{memory / 2**30:,.2f} GiB may be taken; pool them to fewer channels, such as "
+            f"{_largest_dim(samples, num_classes, memory)} (--dim)"
+        )
 
 
 def needed_memory(samples: int, num_classes: int, dim: int) -> int:
