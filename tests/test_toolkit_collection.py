@@ -271,11 +271,11 @@ def line(name, *features):
 
 
 def test_lines_become_batches():
-    lines = [line("cat", 1, 2.5), "\n", line("dog", 3, 4).encode(), line(7, -1e30, 0), line("cat", 5, 6)]
+    lines = [line("cat", 1, 2.5), "\n", line("dog", 3, 4).encode(), line(7, -1e300, 0), line("cat", 5, 6)]
     first, second = collection.read_jsonl(lines, size=3)
     assert first.class_names == ("cat", "dog", "7")
     assert first.labels.tolist() == [0, 1, 2]
-    assert first.points.tolist() == [[1, 2.5], [3, 4], [-1e30, 0]]
+    assert first.points.tolist() == [[1, 2.5], [3, 4], [-1e300, 0]]
     assert (second.class_names, second.points.tolist()) == (("cat",), [[5, 6]])
     (whole,) = collection.read_jsonl(lines)
     assert whole.points.shape == (4, 2)

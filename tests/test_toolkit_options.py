@@ -193,6 +193,6 @@ def test_a_drift_has_a_section_of_the_report(embeddings):
     assert finding is moved
     assert moved.reading() in page.reading()
     assert page.as_dict()["findings"]["drift"] == moved.as_dict()
-    one = summary.Report("bugs", {"drift": page.found["drift"]})  # to draw the others takes seconds
+    one = summary.Report("bugs", 3, {"drift": page.found["drift"]})  # to draw the others takes seconds
     assert f">{heading}<" in one.write("report.html").read_text()
     assert "drift" not in summary.report(embeddings).found

@@ -9,7 +9,6 @@ from numpy.typing import ArrayLike
 from dsb_jax import validation
 
 _ROWS_AT_A_TIME = 2**16
-_LARGEST = 1e100  # sums of squares of smaller numbers are finite
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -106,22 +105,28 @@ def floating(numbers: np.ndarray) -> np.ndarray:
 
 
 def require_finite(
-    points: np.ndarray, labels: np.ndarray, class_names: Sequence[str], *, name: str, first_row: int = 0
+    points: np.ndarray,
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    *,
+    name: str,
+    first_row: int = 0,
+    below: float = np.inf,
 ) -> None:
-    """Raises ValueError that names the first row with a NaN, an infinity or a number whose square has no float64.
+    """Raises ValueError that names the first row with a NaN, an infinity or a number that is not ``below``.
 
     ``first_row`` is the number of the first of the rows.
     """
     for start in range(0, len(points), _ROWS_AT_A_TIME):
         block = points[start : start + _ROWS_AT_A_TIME]
-        if max(-float(block.min()), float(block.max())) < _LARGEST:  # never so of a NaN
+        if max(-float(block.min()), float(block.max())) < below:  # never so of a NaN
             continue
-        bad = ~(np.abs(block.astype(np.float64)) < _LARGEST).all(axis=1)
+        bad = ~(np.abs(block.astype(np.float64)) < below).all(axis=1)
         row = start + int(bad.argmax())
         finite = np.isfinite(points[row]).all()
         found = f"{np.abs(points[row]).max():.3g}" if finite else "NaN or infinity"
         more = f" and {int(bad.sum()) - 1} more near it" if bad.sum() > 1 else ""
         raise ValueError(
-            f"{name}: points must be finite{f' and below {_LARGEST:g}' if finite else ''}, got {found} in row "
+            f"{name}: points must be finite{f' and below {below:g}' if finite else ''}, got {found} in row "
             f"{first_row + row} (class {class_names[labels[row]]}){more}"
         )

@@ -37,6 +37,7 @@ SUFFIXES = (".npy", ".npz", ".parquet", *sources.CLOUDS)
 
 _BYTES_AT_A_TIME = 2**24  # of rows; more are not read faster, and their memory is not used again
 _LABELS_AT_A_TIME = 2**20
+_LARGEST = 1e100  # sums of squares of smaller numbers are finite
 
 
 class Part(Protocol):
@@ -107,7 +108,7 @@ class Rows:
         for part in self.parts:
             first = 0
             for block, labels in part.blocks(min(size, self._chunk(part))):
-                points.require_finite(block, labels, self.class_names, name=part.path, first_row=first)
+                points.require_finite(block, labels, self.class_names, name=part.path, first_row=first, below=_LARGEST)
                 first += len(labels)
                 yield block, labels
 
