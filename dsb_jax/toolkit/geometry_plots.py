@@ -36,8 +36,9 @@ def measures(found: "Geometry") -> tuple[str, Figure]:
         figure = _beside_each_other(panels, names)
     else:
         figure = _above_each_other(panels, found.counts[order])
+    apart = "how far each class stands apart for its volume, " if len(order) > 1 else ""
     caption = (
-        f"{found.name}: how far each class stands apart for its volume, how many dimensions it has about a point, and "
+        f"{found.name}: {apart}how many dimensions it has about a point, and "
         f"by how much tangent spaces of {found.tangent_dimension} dimensions turn from a point to its "
         f"{found.neighbours} neighbours; in grey, what they would in noise of the same covariance."
     )
