@@ -1,5 +1,6 @@
 """The geometry of classes: each measure against its definition and other people's numbers, and what is made of them."""
 
+import dataclasses
 import io
 import itertools
 import json
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from conftest import SHARED
 from hypothesis import strategies
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from dsb_jax.toolkit import class_geometry, manifolds, moments, neighbourhoods
 from dsb_jax.toolkit.findings import to_json
@@ -259,7 +261,8 @@ def test_classes_without_a_measure_are_nan_and_named(found):
     np.testing.assert_array_equal(found.volumes[3:], 0)
     reading = found.reading()
     assert "one, none have no dimension or curvature, which take more than 8 points" in reading
-    assert "same has no measure, all points being equal" in reading
+    said = "same has no separation, dimension or curvature, as none of its points differ by more than epsilon."
+    assert said in reading
     assert "ship stands apart most" in reading
     assert "\n" not in reading
 
@@ -279,6 +282,57 @@ def test_a_table_a_file_and_figures(found):
         figure.draw_without_rendering()
     _, figure = figures["shapes"]
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["cat", "dog", "ship"]
+
+
+def test_one_class_that_is_no_cloud_has_its_measures_drawn():
+    found = class_geometry.geometry(of(RNG.normal(size=(60, 4)), name="embeddings of cats"), neighbours=8)
+    assert set(found.figures()) == {"measures"}
+    _, figure = found.figures()["measures"]
+    figure.draw_without_rendering()
+    dimension, curvature = figure.axes  # one alone stands apart from nothing
+    assert (dimension.get_title(loc="left"), curvature.get_title(loc="left")) == ("dimension", "curvature (rad)")
+    np.testing.assert_array_equal(dimension.lines[0].get_xdata(), found.dimension)
+    assert dimension.get_yticklabels()[0].get_text() == "embeddings of cats (60)"
+
+
+def test_numbers_and_names_of_the_measures_can_be_told_apart():
+    names = ["a_very_long_name_of_the_first", "a_very_long_name_of_the_second", "bun_zipper_res3"]
+    found = class_geometry.geometry(animals(), neighbours=8)
+    few = {"counts": found.counts[:3], "separation": np.array([0.012, 0.05, 0.087])}
+    few |= {name: getattr(found, name)[:3] for name in ("dimension", "curvature", "flat_curvature")}
+    found = dataclasses.replace(found, class_names=tuple(names), similarity=None, **few)
+    _, figure = found.figures()["measures"]
+    figure.draw_without_rendering()
+    labels = {label.get_text().rpartition(" ")[0] for label in figure.axes[0].get_yticklabels()}
+    assert labels == {"a_very_lon…the_first", "a_very_lon…he_second", "bun_zipper_res3"}
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    numbers = [
+        label.get_window_extent(renderer)
+        for axes in figure.axes
+        for place, label in zip(axes.get_xticks(), axes.get_xticklabels(), strict=True)
+        if axes.get_xlim()[0] <= place <= axes.get_xlim()[1]
+    ]
+    assert len(numbers) > 3
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(numbers, 2))
+
+
+def test_points_that_differ_by_less_than_epsilon_are_not_called_equal():
+    rng = np.random.default_rng(0)
+    rows = np.concatenate([rng.normal(size=(30, 3)), 1e-12 * rng.normal(size=(60, 3))])
+    reading = class_geometry.geometry(of(rows, np.repeat([0, 1, 2], 30)), neighbours=8).reading()
+    said = "1, 2 have no separation, dimension or curvature, as none of their points differ by more than epsilon."
+    assert said in reading
+    assert "equal" not in reading
+
+
+def test_nothing_is_said_of_learning_point_clouds():
+    rows, labels = np.random.default_rng(0).normal(size=(120, 3)), np.repeat([0, 1], 60)
+    learnt, clouds = (
+        class_geometry.geometry(of(rows, labels, space=space), neighbours=8).reading() for space in ("feature", "cloud")
+    )
+    assert "harder to learn" in learnt
+    assert "harder to learn" not in clouds
+    assert "has most dimensions about a point" in clouds
 
 
 def test_classes_of_unequal_sizes_are_not_compared():
@@ -342,6 +396,22 @@ def test_progress_passes_every_class_four_times():
     points = of(RNG.normal(size=(150, 3)), np.repeat([0, 1, 2], [50, 50, 50]))
     class_geometry.geometry(points, neighbours=8, progress=progress)
     assert totals == [3, 2, 3, 3]  # separation in groups of two
+
+
+def test_progress_of_one_class_passes_its_blocks(monkeypatch):
+    monkeypatch.setattr(neighbourhoods, "_HELD", 2**9)
+    totals = []
+
+    def progress(items, total):
+        totals.append(total)
+        return items
+
+    points = of(RNG.normal(size=(150, 3)))
+    found = class_geometry.geometry(points, neighbours=8, progress=progress)
+    assert totals[:2] == [1, 1]  # the class as a whole
+    assert len(totals) == 2 + 1 + 2 * 2  # dimension; tangent spaces and angles, of points and of noise
+    assert min(totals[2:]) > 1
+    assert found.curvature == class_geometry.geometry(points, neighbours=8).curvature
 
 
 def test_bad_input_is_one_sentence():

@@ -399,6 +399,20 @@ def test_equal_classes_join_first():
     )
 
 
+@pytest.mark.parametrize("rows", [np.full((5, 3), 7.7), np.random.default_rng(0).normal(size=(5, 3))])
+def test_equal_classes_are_a_tree_that_tells_nothing(rows):
+    tree = agglomeration.of({name: Moments.of(rows) for name in ("a", "b", "c")} | {"d": Moments.none(3)})
+    assert tree.reading() == (
+        "Nothing tells these 3 classes apart: to describe all as one class costs a sample no bits, and the order in "
+        "which they join means nothing. Left out, with fewer than two samples: d."
+    )
+    _, figure = tree.figures()["tree"]
+    figure.draw_without_rendering()
+    left, right = figure.axes[0].get_xlim()
+    assert left > right == 0
+    assert len(figure.axes[0].get_yticklabels()) == 3
+
+
 @pytest.mark.parametrize("number", [2, 3, 30, 31, 300])
 def test_dendrograms_of_every_size(number):
     rng = np.random.default_rng(7)

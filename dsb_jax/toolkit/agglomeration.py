@@ -29,6 +29,7 @@ from dsb_jax.toolkit.moments import Moments
 from dsb_jax.toolkit.points import Points
 
 _LISTED = 3  # pairs and left-out classes that a reading names
+_ALIKE = 1e-9  # bits per sample: classes that are less apart than that are equal but for rounding
 _UNEQUAL = 10.0  # times that the largest class may be of the smallest before a reading warns of it
 
 
@@ -75,18 +76,7 @@ class ClassTree:
 
     def reading(self) -> str:
         """The nearest pairs, and how the tree divides at its root."""
-        first, second = np.triu_indices(len(self.class_names), 1)
-        apart = self.distances[first, second]
-        nearest = [
-            f"{self.class_names[first[i]]} and {self.class_names[second[i]]} ({apart[i]:.3g})"
-            for i in np.argsort(apart, kind="stable")[:_LISTED]
-        ]
-        sides = [self._named(self.groups(2) == side) for side in (0, 1)]
-        text = (
-            f"Most alike, by the bits that a sample costs more if both are one class: {', '.join(nearest)}. At its "
-            f"root the tree divides {sides[0]} from {sides[1]}; it knows of volumes alone, and what the members of a "
-            "branch have in common is for you to say."
-        )
+        text = self._of_the_tree()
         if self.left_out:
             more = f" and {len(self.left_out) - _LISTED} more" if len(self.left_out) > _LISTED else ""
             text += f" Left out, with fewer than two samples: {', '.join(self.left_out[:_LISTED])}{more}."
@@ -130,6 +120,25 @@ class ClassTree:
             "distances": self.distances,
             "joined": self.joined,
         }
+
+    def _of_the_tree(self) -> str:
+        if self.distances.max() < _ALIKE:
+            return (
+                f"Nothing tells these {len(self.class_names)} classes apart: to describe all as one class costs a "
+                "sample no bits, and the order in which they join means nothing."
+            )
+        first, second = np.triu_indices(len(self.class_names), 1)
+        apart = self.distances[first, second]
+        nearest = [
+            f"{self.class_names[first[i]]} and {self.class_names[second[i]]} ({apart[i]:.3g})"
+            for i in np.argsort(apart, kind="stable")[:_LISTED]
+        ]
+        sides = [self._named(self.groups(2) == side) for side in (0, 1)]
+        return (
+            f"Most alike, by the bits that a sample costs more if both are one class: {', '.join(nearest)}. At its "
+            f"root the tree divides {sides[0]} from {sides[1]}; it knows of volumes alone, and what the members of a "
+            "branch have in common is for you to say."
+        )
 
     def _named(self, members: np.ndarray) -> str:
         names = [self.class_names[number] for number in np.flatnonzero(members)]

@@ -74,6 +74,11 @@ class Geometry:
         return np.divide(self.volumes, self.counts, out=np.full(len(self.counts), np.nan), where=self.counts > 0)
 
     @property
+    def shown_names(self) -> tuple[str, ...]:
+        """Names of the classes; of a single one the name of the points, which says more."""
+        return self.class_names if len(self.class_names) > 1 else (self.name,)
+
+    @property
     def _pairs(self) -> np.ndarray:
         """Similarities of each two different classes, NaN elsewhere."""
         return np.where(np.eye(len(self.counts), dtype=bool), np.nan, self.similarity)
@@ -105,11 +110,11 @@ class Geometry:
     def figures(self) -> dict[str, tuple[str, Figure]]:
         """Measures by class, shapes compared, and of point clouds where they bend and how their volumes grow."""
         figures = {}
-        if len(self.class_names) > 1:
+        if len(self.class_names) > 1 or self.scaled is None:
             figures["measures"] = geometry_plots.measures(self)
         if self.similarity is not None and np.isfinite(self._pairs).any():
             figures["shapes"] = geometry_plots.shapes(self.name, self.class_names, self._pairs, self.chance)
-        names = self.class_names if len(self.class_names) > 1 else (self.name,)
+        names = self.shown_names
         for number, (label, (points, turned)) in enumerate(list(self.clouds.items())[:_DRAWN_CLOUDS], start=1):
             if points.shape[1] == 3:
                 figures[f"cloud_{number}"] = geometry_plots.cloud(names[label], points, turned)
@@ -162,6 +167,8 @@ class Geometry:
                 f"{said}, which says little, as dimension and curvature depend on the number of points, here from "
                 f"{fewest:,} to {points:,}; rows={fewest} measures all alike."
             )
+        if self.scaled is not None:  # point clouds, which nothing learns
+            return f"{said}."
         return f"{said}; Ma et al. found classes of more to be harder to learn."
 
     def _of_curvature(self) -> str:
@@ -200,10 +207,13 @@ class Geometry:
 
     def _of_gaps(self) -> str:
         few, equal = self.counts <= self.neighbours, (self.counts > 1) & (self.volumes == 0)
+        equal &= ~few
         fewer = f"dimension or curvature, which take more than {self.neighbours} points"
+        its = "its" if equal.sum() == 1 else "their"
+        alike = f"separation, dimension or curvature, as none of {its} points differ by more than epsilon"
         return " ".join(
             f"{_names(self.class_names, classes)} no {what}."
-            for classes, what in ((few, fewer), (equal & ~few, "measure, all points being equal"))
+            for classes, what in ((few, fewer), (equal, alike))
             if classes.any()
         )
 
@@ -233,7 +243,8 @@ def geometry(
       rows: from how many points of a class, drawn at random, dimension and curvature are measured at most.
       epsilon: of volumes, the error up to which points are told apart.
       seed: of what is drawn.
-      progress: ``(iterable, total) -> iterable``, through which classes pass, four times.
+      progress: ``(iterable, total) -> iterable``, through which classes pass, four times; where dimension and curvature
+        are of one class alone, blocks of its points instead.
 
     Returns:
       The finding.
@@ -330,9 +341,10 @@ def _dimensions(
 ) -> tuple[dict[int, float], list[int]]:
     """Dimensions of classes, and those of their tangent spaces."""
     dimensions, spread = {}, []
-    for label, rows in _through(progress, drawn):
+    of_classes, of_blocks = _divided(progress, drawn)
+    for label, rows in _through(of_classes, drawn):
         near = neighbourhoods.nearest(points[rows], neighbours)
-        dimensions[label] = finite_mean(neighbourhoods.tight_local_estimate(points[rows], near))
+        dimensions[label] = finite_mean(neighbourhoods.tight_local_estimate(points[rows], near, progress=of_blocks))
         spread.append(neighbourhoods.tangent_dimension(points[rows], near))
     return dimensions, spread
 
@@ -346,15 +358,22 @@ def _curvatures(
     progress: Progress,
 ) -> tuple[dict[int, np.ndarray], dict[int, float]]:
     """The curvature of classes at every point, and what it is on average in flat noise."""
+    of_classes, of_blocks = _divided(progress, drawn)
 
     def turned(rows: np.ndarray) -> np.ndarray:
-        return neighbourhoods.curvature(rows, neighbourhoods.nearest(rows, neighbours), dimension)
+        near = neighbourhoods.nearest(rows, neighbours)
+        return neighbourhoods.curvature(rows, near, dimension, progress=of_blocks)
 
     found, flat = {}, {}
-    for label, rows in _through(progress, drawn):
+    for label, rows in _through(of_classes, drawn):
         found[label] = turned(points[rows])
         flat[label] = finite_mean(turned(manifolds.flat_reference(points[rows], seed=seed)))
     return found, flat
+
+
+def _divided(progress: Progress, drawn: dict[int, np.ndarray]) -> tuple[Progress, Progress]:
+    """Progress of classes, and of blocks of points: of one class alone that of classes would tell nothing."""
+    return (None, progress) if len(drawn) == 1 else (progress, None)
 
 
 def _through(progress: Progress, drawn: dict[int, np.ndarray]) -> Iterable[tuple[int, np.ndarray]]:

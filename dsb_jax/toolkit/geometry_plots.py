@@ -17,24 +17,28 @@ if TYPE_CHECKING:
 
 _UNALIKE_TO_ALIKE = LinearSegmentedColormap.from_list("unalike_to_alike", ["#ffffff", ACCURACY, "#0b2545"])
 _FLAT_TO_CURVED = LinearSegmentedColormap.from_list("flat_to_curved", [ACCURACY, "#c9c9c9", SCALE])
+_LETTERS = 20  # of a name
 _LINES = ((0, ()), (0, (5, 1.5)), (0, (1.5, 1.5)), (0, (5, 1.5, 1, 1.5)))
 
 
 def measures(found: "Geometry") -> tuple[str, Figure]:
     """Separation, dimension and curvature of classes, from most to fewest points."""
     order = np.argsort(-found.counts, kind="stable")
-    panels = (
+    panels = [
         ("separation", found.separation[order], None),
         ("dimension", found.dimension[order], None),
         ("curvature (rad)", found.curvature[order], found.flat_curvature[order]),
-    )
+    ]
+    # Such as the separation of a single class, which there is not.
+    panels = [panel for panel in panels if np.isfinite(panel[1]).any()] or panels
     if len(order) <= NAMED_CLASSES:
-        names = [f"{drawing.short(found.class_names[i], 14)} ({found.counts[i]:,})" for i in order]
+        names = [f"{_short(found.shown_names[i])} ({found.counts[i]:,})" for i in order]
         figure = _beside_each_other(panels, names)
     else:
         figure = _above_each_other(panels, found.counts[order])
+    apart = "how far each class stands apart for its volume, " if len(order) > 1 else ""
     caption = (
-        f"{found.name}: how far each class stands apart for its volume, how many dimensions it has about a point, and "
+        f"{found.name}: {apart}how many dimensions it has about a point, and "
         f"by how much tangent spaces of {found.tangent_dimension} dimensions turn from a point to its "
         f"{found.neighbours} neighbours; in grey, what they would in noise of the same covariance."
     )
@@ -51,7 +55,7 @@ def shapes(name: str, class_names: Sequence[str], pairs: np.ndarray, chance: flo
     limits = {"vmin": min(chance, np.nanmin(pairs)), "vmax": np.nanmax(pairs)}
     image = axes.imshow(pairs, cmap=_UNALIKE_TO_ALIKE, interpolation="none", **limits)
     if cells <= NAMED_CLASSES:
-        names = [drawing.short(each, 14) for each in class_names]
+        names = [_short(each) for each in class_names]
         axes.set_xticks(range(cells), names, rotation=90 if max(map(len, names)) > 3 else 0, parse_math=False)
         axes.set_yticks(range(cells), names, parse_math=False)
     else:
@@ -113,10 +117,16 @@ def scaling(class_names: Sequence[str], factors: np.ndarray, volumes: np.ndarray
     return "Volume of each point cloud, moved to its centre and multiplied by a factor (Figure 6 of the paper).", figure
 
 
+def _short(name: str) -> str:
+    """A name without its middle where it is long: those of files often differ at the end alone."""
+    name = drawing.short(name, len(name))
+    return name if len(name) <= _LETTERS else f"{name[: _LETTERS // 2]}…{name[1 - _LETTERS // 2 :]}"
+
+
 def _beside_each_other(panels: Sequence[tuple[str, np.ndarray, np.ndarray | None]], names: list[str]) -> Figure:
     """A panel of dots for each measure, and a row for each class."""
-    figure = Figure(figsize=(drawing.WIDTH, 1.3 + 0.19 * len(names)), layout="constrained")
-    every: list[Axes] = list(figure.subplots(1, len(panels), sharey=True))
+    figure = Figure(figsize=(drawing.WIDTH, 1.5 + 0.19 * len(names)), layout="constrained")
+    every: list[Axes] = list(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0])
     rows = np.arange(len(names))
     for axes, (title, values, reference) in zip(every, panels, strict=True):
         drawing.style(axes)
@@ -126,6 +136,8 @@ def _beside_each_other(panels: Sequence[tuple[str, np.ndarray, np.ndarray | None
         axes.set_title(title, loc="left", color=INK, fontsize=TEXT)
         axes.margins(x=0.15)
         axes.locator_params(axis="x", nbins=2)
+        drawing.plain_numbers(axes.xaxis)
+        axes.tick_params(axis="x", rotation=90)  # side by side, numbers of many digits would run into each other
         axes.tick_params(axis="y", length=0)
     every[0].set_yticks(rows, names, fontsize=SMALL, parse_math=False)
     every[0].set_ylim(len(names) - 0.4, -0.6)

@@ -170,7 +170,7 @@ def dendrogram(joined: np.ndarray, *, class_names: Sequence[str], unit: str, tit
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
     axes.spines["left"].set_visible(False)
-    axes.set_xlim(1.03 * joined[-1, 2], 0)
+    axes.set_xlim(1.03 * joined[-1, 2] or 1.0, 0)  # where nothing is apart, all join at 0
     axes.set_ylim(10.0 * len(labels), 0)
     axes.set_xlabel(unit)
     drawing.figure_title(figure, title)
