@@ -45,6 +45,7 @@ def test_a_filled_pool_is_as_after_a_pass_of_batches():
         np.testing.assert_allclose(filled.interference.distances, entered.interference.distances, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_parts_of_an_update_are_all_of_it():
     state = benchmark.filled(BALANCER, COUNTS)
     whole = benchmark.Update(BALANCER, BATCHES, benchmark.copied(state))

@@ -80,8 +80,8 @@ TROUBLES = {
     ("moment", "trouble"),
     [
         ("save", "full"),
-        ("save", "read-only"),
-        ("report", "full"),
+        pytest.param("save", "read-only", marks=pytest.mark.slow),
+        pytest.param("report", "full", marks=pytest.mark.slow),
         pytest.param("report", "read-only", marks=pytest.mark.slow),
         pytest.param("log", "full", marks=pytest.mark.slow),
     ],

@@ -26,7 +26,9 @@ OF_RUN = {
 STARTS = [0, 8, 15, 22, 29]  # the first steps of epochs of 457 examples
 
 
-@pytest.fixture(scope="module", params=["ifl", pytest.param("semantic_scale", marks=pytest.mark.slow)])
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=pytest.mark.slow) for name in ("ifl", "semantic_scale")]
+)
 def finished(request, tmp_path_factory):
     """A run that nothing ends; where its batches begin and what they are drawn by, and the variables of every start."""
     workdir, drawn, variables = tmp_path_factory.mktemp("following") / request.param, [], {}

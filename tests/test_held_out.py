@@ -74,6 +74,7 @@ def lines(workdir):
     return [{name: value for name, value in line.items() if name not in TIMING} for line in found]
 
 
+@pytest.mark.slow
 def test_weights_are_those_of_the_accuracies_after_the_epoch_before(finished):
     workdir, measured = finished
     built = experiment.build(digits(**SETTINGS))
@@ -96,6 +97,7 @@ def test_weights_are_those_of_the_accuracies_after_the_epoch_before(finished):
     assert np.ptp(evaluations[-1]["weights"]) > 0.1
 
 
+@pytest.mark.slow
 def test_a_run_that_was_ended_goes_on_with_the_accuracies_that_it_had(finished, tmp_path, monkeypatch):
     calls, record = [], loop._Run._record
 

@@ -119,12 +119,12 @@ def test_memory_and_communication_are_those_of_the_compiled_update(numbers, devi
     ("classes", "dim", "batch_size", "devices"),
     [
         pytest.param(20_000, 64, 128, 1, marks=pytest.mark.slow),
-        (200_000, 64, 128, 1),
+        pytest.param(200_000, 64, 128, 1, marks=pytest.mark.slow),
         pytest.param(8142, 64, 512, 8, marks=pytest.mark.slow),
         pytest.param(2_000, 128, 512, 1, marks=pytest.mark.slow),
         (2_000, 128, 512, 4),
         (100, 256, 64, 1),
-        (2_000, 16, 4096, 1),
+        pytest.param(2_000, 16, 4096, 1, marks=pytest.mark.slow),
     ],
 )
 def test_temporaries_stay_below_their_bound(classes, dim, batch_size, devices):
@@ -156,6 +156,7 @@ def operations_of(planned, **changes):
     return compiled_update(dataclasses.replace(planned, **changes)).cost_analysis()["flops"]
 
 
+@pytest.mark.slow
 def test_operations_of_an_update():
     """Their leading terms, as differences: of channels for the moments, of interference on and off for its own."""
     planned = plan.Plan(512, 64, 256, 1, batch_size=128, interclass=False)  # 256 rows: four of each of 64 classes

@@ -229,6 +229,7 @@ def test_forced_to_longer_epochs_the_run_evaluates_and_saves_at_their_ends(tmp_p
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} >= {"57", "85"}
 
 
+@pytest.mark.slow
 def test_a_resumed_run_holds_one_state(tmp_path, monkeypatch):
     training.train(digits("epochs=1,sample_space=False"), tmp_path)
     (tmp_path / "results.json").unlink()

@@ -311,6 +311,7 @@ def test_trouble_between_log_lines_saves_no_checkpoint(tmp_path, monkeypatch):
         training.train(config, tmp_path)
 
 
+@pytest.mark.slow
 def test_skipped_steps_are_counted_and_the_run_goes_on(tmp_path, monkeypatch, caplog):
     cross_entropy = losses.cross_entropy
 

@@ -209,6 +209,7 @@ def test_a_checkpoint_of_a_later_stage_makes_the_earlier_ones_needless(crt):
     assert [loop._begun(chain[:number]) for number in (1, 2, 3, 4)] == [0, 1, 2, 2]
 
 
+@pytest.mark.slow
 def test_tau_normalization_is_an_evaluation_of_the_stage_before(tmp_path):
     workdir = tmp_path / "run"
     (workdir / "stages" / "1").mkdir(parents=True)

@@ -94,6 +94,7 @@ def test_the_backward_pass_of_what_is_not_trained_is_not_computed():
     assert head < 0.5 * everything  # a backward pass costs twice a forward pass
 
 
+@pytest.mark.slow
 def test_batch_statistics_stay_where_no_feature_is_trained():
     of = parts("resnet8")
     before, after, _ = run(of, trainable="head/*", steps=1, ema_decay=0.5)
