@@ -95,10 +95,19 @@ def shared_data():
 
 
 @pytest.fixture
-def command(monkeypatch, tmp_path):
+def logging_as_before():
+    """What a command line makes of logging ends with the test."""
+    loggers = [logging.getLogger(name) for name in (None, "dsb_jax", "absl")]
+    handlers, levels = list(loggers[0].handlers), [logger.level for logger in loggers]
+    yield
+    loggers[0].handlers[:] = handlers
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+
+
+@pytest.fixture
+def command(monkeypatch, tmp_path, logging_as_before):
     """``command(arguments)`` runs main in an empty folder in this process, and gives what it raised."""
-    root, package, absl = (logging.getLogger(name) for name in (None, "dsb_jax", "absl"))
-    before = list(root.handlers), [logger.level for logger in (root, package, absl)]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(main, "train", lambda config, workdir, resume: seen.append((config, workdir)))
     seen = []
@@ -111,10 +120,7 @@ def command(monkeypatch, tmp_path):
             main.main(main._parse(arguments))
         return seen[0]
 
-    yield run
-    root.handlers[:] = before[0]
-    for logger, level in zip((root, package, absl), before[1], strict=True):
-        logger.setLevel(level)
+    return run
 
 
 @pytest.fixture

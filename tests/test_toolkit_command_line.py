@@ -14,6 +14,8 @@ from dsb_jax.data import images
 from dsb_jax.toolkit import __main__, class_scales, points, summary
 from dsb_jax.toolkit.inputs import Options, held, paths, rows
 
+pytestmark = pytest.mark.usefixtures("logging_as_before")
+
 NAMES = ("ant", "bee", "cow")
 
 

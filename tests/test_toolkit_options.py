@@ -10,6 +10,8 @@ import pytest
 from dsb_jax.toolkit import __main__, feature_drift, points, summary
 from dsb_jax.toolkit.points import Points
 
+pytestmark = pytest.mark.usefixtures("logging_as_before")
+
 NAMES = ("ant", "bee", "cow")
 
 
