@@ -299,98 +299,98 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
-    def command(name: str, run: Callable[[argparse.Namespace], Finding], what: str, **options: Any):
-        added = commands.add_parser(name, help=what, description=f"{what}.", epilog=_EPILOG)
+    def command(run: Callable[[argparse.Namespace], Finding], what: str, **options: Any) -> argparse.ArgumentParser:
+        added = commands.add_parser(run.__name__[1:], help=what, description=f"{what}.", epilog=_EPILOG)
         added.set_defaults(run=run)
         added.add_argument("input", metavar="INPUT", **({"help": "what is measured"} | options))
         _add_reading(added)
         return added
 
-    of_scales = command("scales", _scales, "volume, interference and semantic scale of every class")
-    _add_epsilon(of_scales)
-    _add_alpha(of_scales)
-    of_scales.add_argument("--stream", action="store_true", help="read in blocks what does not fit into memory")
-    of_scales.add_argument("--runner", choices=("local", "beam"), default="local", help="beam: Apache Beam over files")
-    of_scales.add_argument(
-        "--beam-args", type=shlex.split, default=[], metavar="TEXT", help="of Beam, such as '--runner=DataflowRunner'"
-    )
-    of_scales.add_argument("--beam-dir", metavar="DIR", help="where workers of another machine leave results")
-
-    of_growth = command("marginal", _marginal, "volume by number of samples, and where more add little")
-    _add_epsilon(of_growth)
-    _add_seed(of_growth)
-    of_growth.add_argument("--counts", nargs="+", type=int, metavar="M", help="numbers of samples; 40 by default")
-    of_growth.add_argument("--draws", type=int, default=5, metavar="N", help="random orders of each class (5)")
-
-    of_collection = command(
-        "collect",
-        _collect,
-        "whether enough samples of each class are collected",
-        help="a batch of samples: an input; or JSON lines of class and features, of stdin where it is -",
-    )
-    of_collection.add_argument("--state", required=True, metavar="FILE", help="where the collection is kept (.npz)")
-    of_collection.add_argument(
-        "--tolerance", type=float, metavar="SHARE", help="growth below which it is enough (0.01)"
-    )
-    of_collection.add_argument("--batch-size", type=int, metavar="N", help="lines of a batch; all by default")
-    _add_epsilon(of_collection, None)
-
-    of_selection = command("select", _select, "the samples of every class that span most of it")
-    _add_epsilon(of_selection)
-    _add_seed(of_selection)
-    _add_keep(of_selection)
-    of_selection.add_argument("--method", default="greedy", help="greedy, or the paper's pizza, or random or k_center")
-    of_selection.add_argument("--subsets", type=int, default=100, metavar="N", help="random subsets drawn (100)")
-
-    of_hierarchy = command("hierarchy", _hierarchy, "which parent each class belongs to, or a tree of the classes")
-    _add_epsilon(of_hierarchy)
-    _add_seed(of_hierarchy)
-    of_hierarchy.add_argument("--parents", metavar="INPUT", help="the parent classes, in the same space")
-    of_hierarchy.add_argument(
-        "--map", metavar="FILE", help="a table of child,parent; without --parents one half of each child makes them"
-    )
-    of_hierarchy.add_argument("--siblings", action="store_true", help="with --map: all other children make them")
-
-    of_correlation = command("correlate", _correlate, "what the accuracy of classes goes with")
-    _add_epsilon(of_correlation)
-    _add_seed(of_correlation)
-    _add_accuracy(of_correlation)
-    of_correlation.add_argument(
-        "--alphas",
-        nargs="+",
-        type=float,
-        default=list(correlation.ALPHAS),
-        metavar="A",
-        help="1 1.5 2 2.5 3 by default",
-    )
-    of_correlation.add_argument("--resamples", type=int, default=2000, metavar="N", help="for intervals (2000)")
-
-    of_drift = command(
-        "drift",
-        _drift,
-        "how far features move between checkpoints",
-        nargs="+",
-        help="a workdir with several checkpoints, or files with the features of the same samples one after the other",
-    )
-    _add_epsilon(of_drift, None)
-    _add_seed(of_drift, None)
-    of_drift.add_argument("--epochs", nargs="+", type=float, metavar="E", help="of the files; 1, 2, … by default")
-    of_drift.add_argument("--start-epoch", type=float, metavar="E", help="at which weights begin (5, or the run's)")
-
-    of_geometry = command("geometry", _geometry, "separation, curvature, dimension and shape of every class")
-    _add_epsilon(of_geometry)
-    _add_seed(of_geometry)
-    of_geometry.add_argument("--neighbours", type=int, default=20, metavar="K", help="of a point (20)")
-    of_geometry.add_argument("--dimension", type=int, metavar="Q", help="of tangent spaces; estimated by default")
-    of_geometry.add_argument("--rows", type=int, default=5000, metavar="N", help="points of a class at most (5000)")
-
-    of_report = command("report", _report, "all of it on a page, report.html")
-    _add_epsilon(of_report)
-    _add_seed(of_report)
-    _add_alpha(of_report)
-    _add_keep(of_report)
-    _add_accuracy(of_report)
+    _add_scales(command(_scales, "volume, interference and semantic scale of every class"))
+    _add_marginal(command(_marginal, "volume by number of samples, and where more add little"))
+    batch = "a batch of samples: an input; or JSON lines of class and features, of stdin where it is -"
+    _add_collect(command(_collect, "whether enough samples of each class are collected", help=batch))
+    _add_select(command(_select, "the samples of every class that span most of it"))
+    _add_hierarchy(command(_hierarchy, "which parent each class belongs to, or a tree of the classes"))
+    _add_correlate(command(_correlate, "what the accuracy of classes goes with"))
+    snapshots = "a workdir with several checkpoints, or files with the features of the same samples one after the other"
+    _add_drift(command(_drift, "how far features move between checkpoints", nargs="+", help=snapshots))
+    _add_geometry(command(_geometry, "separation, curvature, dimension and shape of every class"))
+    _add_report(command(_report, "all of it on a page, report.html"))
     return parser
+
+
+def _add_scales(parser: argparse.ArgumentParser) -> None:
+    _add_epsilon(parser)
+    _add_alpha(parser)
+    parser.add_argument("--stream", action="store_true", help="read in blocks what does not fit into memory")
+    parser.add_argument("--runner", choices=("local", "beam"), default="local", help="beam: Apache Beam over files")
+    beam = "of Beam, such as '--runner=DataflowRunner'"
+    parser.add_argument("--beam-args", type=shlex.split, default=[], metavar="TEXT", help=beam)
+    parser.add_argument("--beam-dir", metavar="DIR", help="where workers of another machine leave results")
+
+
+def _add_marginal(parser: argparse.ArgumentParser) -> None:
+    _add_epsilon(parser)
+    _add_seed(parser)
+    parser.add_argument("--counts", nargs="+", type=int, metavar="M", help="numbers of samples; 40 by default")
+    parser.add_argument("--draws", type=int, default=5, metavar="N", help="random orders of each class (5)")
+
+
+def _add_collect(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--state", required=True, metavar="FILE", help="where the collection is kept (.npz)")
+    parser.add_argument("--tolerance", type=float, metavar="SHARE", help="growth below which it is enough (0.01)")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="lines of a batch; all by default")
+    _add_epsilon(parser, None)
+
+
+def _add_select(parser: argparse.ArgumentParser) -> None:
+    _add_epsilon(parser)
+    _add_seed(parser)
+    _add_keep(parser)
+    parser.add_argument("--method", default="greedy", help="greedy, or the paper's pizza, or random or k_center")
+    parser.add_argument("--subsets", type=int, default=100, metavar="N", help="random subsets drawn (100)")
+
+
+def _add_hierarchy(parser: argparse.ArgumentParser) -> None:
+    _add_epsilon(parser)
+    _add_seed(parser)
+    parser.add_argument("--parents", metavar="INPUT", help="the parent classes, in the same space")
+    table = "a table of child,parent; without --parents one half of each child makes them"
+    parser.add_argument("--map", metavar="FILE", help=table)
+    parser.add_argument("--siblings", action="store_true", help="with --map: all other children make them")
+
+
+def _add_correlate(parser: argparse.ArgumentParser) -> None:
+    _add_epsilon(parser)
+    _add_seed(parser)
+    _add_accuracy(parser)
+    alphas = {"nargs": "+", "type": float, "default": list(correlation.ALPHAS)}
+    parser.add_argument("--alphas", **alphas, metavar="A", help="1 1.5 2 2.5 3 by default")
+    parser.add_argument("--resamples", type=int, default=2000, metavar="N", help="for intervals (2000)")
+
+
+def _add_drift(parser: argparse.ArgumentParser) -> None:
+    _add_epsilon(parser, None)
+    _add_seed(parser, None)
+    parser.add_argument("--epochs", nargs="+", type=float, metavar="E", help="of the files; 1, 2, … by default")
+    parser.add_argument("--start-epoch", type=float, metavar="E", help="at which weights begin (5, or the run's)")
+
+
+def _add_geometry(parser: argparse.ArgumentParser) -> None:
+    _add_epsilon(parser)
+    _add_seed(parser)
+    parser.add_argument("--neighbours", type=int, default=20, metavar="K", help="of a point (20)")
+    parser.add_argument("--dimension", type=int, metavar="Q", help="of tangent spaces; estimated by default")
+    parser.add_argument("--rows", type=int, default=5000, metavar="N", help="points of a class at most (5000)")
+
+
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    _add_epsilon(parser)
+    _add_seed(parser)
+    _add_alpha(parser)
+    _add_keep(parser)
+    _add_accuracy(parser)
 
 
 def _add_reading(parser: argparse.ArgumentParser) -> None:

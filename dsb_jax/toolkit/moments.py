@@ -185,10 +185,9 @@ def sorted_by_class(labels: np.ndarray, num_classes: int) -> tuple[np.ndarray, n
       ([1, 0, 2], [1, 2, 0])
     """
     # SciPy turns rows into columns by counting, which is linear where a sort is not.
-    each = sparse.csr_array(
-        (np.ones(len(labels), bool), labels, np.arange(len(labels) + 1)), shape=(len(labels), num_classes)
-    )
-    return each.tocsc().indices.astype(np.intp), np.bincount(labels, minlength=num_classes)
+    row_starts = np.arange(len(labels) + 1, dtype=np.promote_types(labels.dtype, np.int32))
+    each = sparse.csr_array((np.ones(len(labels), bool), labels, row_starts), shape=(len(labels), num_classes)).tocsc()
+    return each.indices, np.diff(each.indptr)
 
 
 def volumes(points: np.ndarray, labels: np.ndarray, num_classes: int, *, epsilon: float = 1.0) -> np.ndarray:
