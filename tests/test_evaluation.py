@@ -69,6 +69,18 @@ def test_class_accuracy_is_the_fraction_of_each_class(case):
     assert accuracy.dtype == np.float64
 
 
+@given(predictions())
+def test_class_precision_is_scikit_learns(case):
+    labels, predicted, num_classes = case
+    assume(len(labels))
+    precision = evaluation.class_precision(evaluation.confusion_matrix(labels, predicted, num_classes))
+    of_all = sklearn.metrics.precision_score(
+        labels, predicted, labels=range(num_classes), average=None, zero_division=0
+    )
+    tested = np.isin(np.arange(num_classes), labels)
+    np.testing.assert_allclose(precision, np.where(tested, of_all, NAN), rtol=1e-15)
+
+
 @st.composite
 def accuracies_and_counts(draw):
     rows = draw(st.lists(st.tuples(st.floats(0, 1) | st.just(NAN), st.integers(0, 130)), min_size=1, max_size=30))
@@ -92,6 +104,26 @@ def test_shot_accuracy_averages_the_groups(case, bounds):
 def test_shot_accuracy_has_the_papers_bounds():
     counts = [101, 100, 20, 19]
     assert evaluation.shot_accuracy([1, 0.5, 0.25, 0], counts) == {"head": 1, "middle": 0.375, "tail": 0}
+
+
+@given(st.lists(st.tuples(st.floats(0, 1) | st.just(NAN), st.integers(0, 5) | st.just(NAN)), min_size=1, max_size=20))
+def test_accuracy_by_scale_averages_thirds_of_the_classes(rows):
+    known = sorted((scale, label) for label, (_, scale) in enumerate(rows) if not math.isnan(scale))
+    cuts = [0, len(known) // 3, 2 * len(known) // 3, len(known)]
+    wanted = {}
+    for name, start, stop in zip(("low", "middle", "high"), cuts, cuts[1:], strict=False):
+        third = [rows[label][0] for _, label in known[start:stop] if not math.isnan(rows[label][0])]
+        if third:
+            wanted[name] = math.fsum(third) / len(third)
+    result = evaluation.accuracy_by_scale(*zip(*rows, strict=True))
+    assert result == pytest.approx(wanted, rel=1e-12)
+    assert list(result) == list(wanted)
+
+
+def test_accuracy_by_scale_has_the_papers_thirds():
+    """333, 333 and 334 of 1,000 classes."""
+    accuracy = np.repeat([0.25, 0.5, 1.0], [333, 333, 334])
+    assert evaluation.accuracy_by_scale(accuracy, np.arange(1000)) == {"low": 0.25, "middle": 0.5, "high": 1.0}
 
 
 finite = st.floats(-1e3, 1e3).map(lambda value: round(value, 3))

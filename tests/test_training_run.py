@@ -160,6 +160,11 @@ def test_results_are_consistent(finished):
     np.testing.assert_allclose(results["head"], accuracy[COUNTS > 100].mean(), rtol=1e-12)
     np.testing.assert_allclose(results["middle"], accuracy[(COUNTS >= 20) & (COUNTS <= 100)].mean(), rtol=1e-12)
     np.testing.assert_allclose(results["tail"], accuracy[COUNTS < 20].mean(), rtol=1e-12)
+    thirds = np.split(accuracy[np.argsort(finished.column("scale"))], [3, 6])
+    assert list(results["by_scale"].values()) == pytest.approx([third.mean() for third in thirds], rel=1e-12)
+    with np.load(finished.path / "confusions.npz") as arrays:
+        taken = [arrays["labels"][arrays["predictions"] == label] == label for label in range(10)]
+    assert results["precision"] == pytest.approx(np.mean([right.mean() if len(right) else 0 for right in taken]))
     columns = {
         "samples": samples,
         "effective_number": (1 - 0.9999**samples) / (1 - 0.9999),

@@ -22,6 +22,46 @@ BALANCED: dict[str, tuple[int, ...]] = {
 }
 
 
+KINDS = ("none", "exponential", "balanced", "mnist_lt_1", "mnist_lt_2")
+
+
+def subset_counts(
+    kind: str, available: np.ndarray, *, imbalance: float = 1.0, images_per_class: int | None = None
+) -> np.ndarray:
+    """Images per class of a subset by its name, as settings have it.
+
+    Args:
+      kind: one of ``KINDS``.
+      available: images of each class that there are, integers ``[C]``.
+      imbalance: of ``"exponential"``.
+      images_per_class: of the largest class of ``"exponential"``, of each one of ``"balanced"``; by default as many as
+        the smallest class has.
+
+    Returns:
+      Counts, int64 ``[C]``; of ``"none"`` all that there are.
+
+    Raises:
+      ValueError: an unknown kind, or an argument out of its range.
+
+    Example:
+      >>> subset_counts("exponential", np.array([90, 80, 80]), imbalance=4.0).tolist()
+      [80, 40, 20]
+    """
+    available = np.asarray(available, np.int64)
+    if kind not in KINDS:
+        raise validation.unknown_name("long_tail", kind, KINDS)
+    if kind == "none":
+        return available
+    largest = int(available.min()) if images_per_class is None else images_per_class
+    match kind:
+        case "exponential":
+            return exponential_counts(largest, len(available), imbalance)
+        case "balanced":
+            return balanced_counts(largest, len(available))
+        case _:
+            return np.array(MNIST_LT[int(kind[-1])], np.int64)
+
+
 def balanced_counts(images_per_class: int, num_classes: int) -> np.ndarray:
     """Images per class of a balanced subset: the same number of every class.
 

@@ -5,7 +5,9 @@ the `plots` and `curves` on them load matplotlib and are submodules to import by
 """
 
 from dsb_jax.evaluation.metrics import (
+    accuracy_by_scale,
     class_accuracy,
+    class_precision,
     confusion_matrix,
     correlations,
     correlations_by_alpha,
@@ -17,7 +19,9 @@ from dsb_jax.evaluation.retrieval import Found, cluster, measure, neighbors, nmi
 
 __all__ = [
     "Found",
+    "accuracy_by_scale",
     "class_accuracy",
+    "class_precision",
     "cluster",
     "confusion_matrix",
     "correlations",

@@ -69,6 +69,31 @@ def class_accuracy(confusion: ArrayLike) -> np.ndarray:
     return np.divide(confusion.diagonal(), samples, out=accuracy, where=samples > 0)
 
 
+def class_precision(confusion: ArrayLike) -> np.ndarray:
+    """The fraction of what is taken for a class that is of it.
+
+    ``p_j = M[j, j] / Σ_i M[i, j]``; its mean over classes is the precision of the paper's Table 6, as in Tang et al.,
+    Invariant Feature Learning for Generalized Long-Tailed Classification, 2022.
+
+    Args:
+      confusion: counts ``[C, C]``, rows true, as from `confusion_matrix`.
+
+    Returns:
+      float64 ``[C]``; 0 for a class that nothing is taken for, NaN for one without test samples.
+
+    Raises:
+      ValueError: if ``confusion`` is not a square matrix of counts.
+
+    Example:
+      >>> class_precision([[3, 1, 0], [1, 1, 0], [0, 2, 0]])
+      array([0.75, 0.25, 0.  ])
+    """
+    confusion = _confusion(confusion)
+    taken = confusion.sum(axis=0)
+    precision = np.divide(confusion.diagonal(), taken, out=np.zeros(len(taken)), where=taken > 0)
+    return np.where(confusion.sum(axis=1) > 0, precision, np.nan)
+
+
 def hardest_pairs(confusion: ArrayLike, number: int = 6) -> np.ndarray:
     """The pairs of classes of which one is most often taken for the other.
 
@@ -137,6 +162,34 @@ def shot_accuracy(
     return {
         name: float(accuracy[members & tested].mean()) for name, members in groups.items() if (members & tested).any()
     }
+
+
+def accuracy_by_scale(class_accuracy: ArrayLike, scales: ArrayLike) -> dict[str, float]:
+    """Mean class accuracy over the thirds of the classes by semantic scale (Ma et al., 2023, Appendix H.3, Figure 19).
+
+    Of 1,000 classes the smallest 333 are ``"low"``, the next 333 ``"middle"`` and the largest 334 ``"high"``; of equal
+    scales the class of the lower number comes first.
+
+    Args:
+      class_accuracy: ``[C]`` in [0, 1]; a class with NaN, that is without test samples, is left out.
+      scales: semantic scale of each class ``[C]``; one with NaN is in no third.
+
+    Returns:
+      ``{"low": ..., "middle": ..., "high": ...}`` without the keys of thirds in which no class is tested.
+
+    Raises:
+      ValueError: if lengths differ or an accuracy is out of range.
+
+    Example:
+      >>> accuracy_by_scale([0.9, 0.1, 0.5, 0.7], [4.0, 1.0, 2.0, 3.0])
+      {'low': 0.1, 'middle': 0.5, 'high': 0.8}
+    """
+    accuracy, scales = vectors(class_accuracy=class_accuracy, scales=scales)
+    _fractions("class_accuracy", accuracy)
+    order = np.argsort(scales, kind="stable")[: np.count_nonzero(~np.isnan(scales))]
+    bounds = len(order) // 3, 2 * len(order) // 3
+    thirds = zip(("low", "middle", "high"), np.split(accuracy[order], bounds), strict=True)
+    return {name: float(np.nanmean(of_third)) for name, of_third in thirds if np.isfinite(of_third).any()}
 
 
 def pearson(x: ArrayLike, y: ArrayLike) -> float:

@@ -71,7 +71,9 @@ class Classification:
         measures = {name: trained[name] for name in ("samples", "interclass", "volume", "scale")}
         return {
             "top1": np.trace(confusion) / confusion.sum(),
+            "precision": float(np.nanmean(metrics.class_precision(confusion))),
             **metrics.shot_accuracy(accuracy, counts),
+            "by_scale": metrics.accuracy_by_scale(accuracy, trained["scale"]),
             "per_class": by_name(self._experiment.class_names, columns),
             "correlations": metrics.correlations(
                 accuracy, effective_number=np.asarray(dsb_jax.effective_number(counts)), **measures

@@ -26,7 +26,6 @@ from dsb_jax.training.sharding import Placement, make_mesh
 
 _logger = logging.getLogger(__name__)
 
-_LONG_TAILS = ("none", "exponential", "balanced", "mnist_lt_1", "mnist_lt_2")
 _DATA = ("prepared", "synthetic")
 _TASKS = ("classification", "retrieval")
 _DSB_START_EPOCH = 5  # n of the paper …
@@ -309,23 +308,15 @@ def _is_drawn_tail(config):
 
 
 def _training_rows(config, train):
-    if config.long_tail not in _LONG_TAILS:
-        raise validation.unknown_name("long_tail", config.long_tail, _LONG_TAILS)
+    available = np.bincount(train.labels, minlength=train.num_classes)
+    counts = long_tail.subset_counts(
+        config.long_tail, available, imbalance=config.imbalance, images_per_class=config.images_per_class
+    )
     _warn_of_idle_settings(config)
     if config.long_tail != "none" and _is_drawn_tail(config):
         raise ValueError(f"long_tail must be 'none', got {config.long_tail!r}: {config.dataset} is a subset already")
     if config.long_tail == "none":
         return np.arange(len(train))
-    smallest = int(np.bincount(train.labels, minlength=train.num_classes).min())
-    largest = config.images_per_class if config.images_per_class is not None else smallest
-    validation.positive_int("images_per_class", largest)
-    match config.long_tail:
-        case "exponential":
-            counts = long_tail.exponential_counts(largest, train.num_classes, config.imbalance)
-        case "balanced":
-            counts = long_tail.balanced_counts(largest, train.num_classes)
-        case _:
-            counts = np.asarray(long_tail.MNIST_LT[int(config.long_tail[-1])])
     seed = config.subset_seed if config.subset_seed is not None else config.seed
     try:
         return long_tail.subset(train.labels, counts, seed=seed)

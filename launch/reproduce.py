@@ -1,0 +1,217 @@
+"""Reproduces the paper's tables and figures.
+
+  python launch/reproduce.py --list                       all of them: what they need, and what is measured
+  python launch/reproduce.py table5 --scale=cpu           runs one, and writes its page
+  python launch/reproduce.py table2 --scale=gpu --methods CE DSB-CE --seeds 0 1 2
+  python launch/reproduce.py table5 --scale=cpu --pages   the page alone, of what is measured so far
+
+Scales: paper, the paper's recipes; gpu, what one GPU does in hours; cpu, smaller networks and fewer epochs. How a study
+differs from the paper's stands at the top of its page. Runs, one seed after the other, are in <out>/<target>/<scale>;
+the same command goes on with what was stopped and leaves alone what is finished. Results are CSV files and pages.
+"""
+
+import argparse
+import pathlib
+import queue
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+
+import numpy as np
+import tqdm
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+from reproduction import pages, runs, states
+from reproduction.catalogue import TARGETS
+from reproduction.runs import Job
+from reproduction.targets import RESULTS, SCALES, Target
+
+from dsb_jax import validation
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Lists, runs or shows; the exit code is 0, 1 where a run failed, or 2 after one line on what is wrong."""
+    options = parser().parse_args(arguments)
+    try:
+        if options.list:
+            listing()
+            return 0
+        target = chosen(options)
+        if target.commands:
+            return execute(options, target)
+        failed = [] if options.pages else train(options, target)
+        paths = show(options.target, target, options)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on", file=sys.stderr)
+        return 130
+    print("\n".join([*failed, *map(str, paths)]))
+    return 1 if failed else 0
+
+
+def chosen(options: argparse.Namespace) -> Target:
+    """The target that is asked for.
+
+    Raises:
+      ValueError: it is unknown, or there is nothing to run, at all or at this scale.
+    """
+    name = options.target
+    if name is None:
+        raise ValueError(f"which table or figure? {', '.join(TARGETS)}; --list says more")
+    if name not in TARGETS:
+        raise validation.unknown_name("table or figure", name, TARGETS)
+    target = TARGETS[name]
+    if target.reason:
+        raise ValueError(f"{name} ({target.title}): {target.reason}")
+    if not target.commands and options.scale not in target.cells:
+        raise ValueError(f"{name} is offered at the scales {', '.join(target.cells)}, got {options.scale!r}")
+    return target
+
+
+def train(options: argparse.Namespace, target: Target) -> list[str]:
+    """Runs all that is not finished; of those that failed, a line each.
+
+    Raises:
+      ValueError: a method that the target has not, or a dataset that is not prepared.
+    """
+    cells = target.cells[options.scale]
+    methods = list(dict.fromkeys(cell.method for cell in cells))
+    for method in options.methods or ():
+        if method not in methods:
+            raise validation.unknown_name(f"method of {options.target}", method, methods)
+    cells = [cell for cell in cells if options.methods is None or cell.method in options.methods]
+    lacking = states.missing(target, options.scale)
+    if lacking:
+        raise ValueError(
+            f"{options.target} at scale {options.scale} needs {', '.join(lacking)}: "
+            f"python -m dsb_jax.data.prepare {lacking[0]} --archive DIR"
+        )
+    jobs = [Job(options.target, options.scale, cell, seed, options.set) for seed in options.seeds for cell in cells]
+    unfinished = [job for job in jobs if not (job.folder(options.out) / "results.json").exists()]
+    hours = states.hours((job.cell for job in unfinished), options.scale)
+    print(
+        f"{len(unfinished)} of {len(jobs)} runs to do, about {hours:.1f} hours of one {states.hardware(options.scale)}"
+    )
+    failed = []
+    for job, error in finished(unfinished, options.out, options.jobs):
+        if error is None:
+            keep(options, [job])
+        else:
+            failed.append(f"failed: {job.folder(options.out)}: {error}")
+    keep(options, [job for job in jobs if (job.folder(options.out) / "results.json").exists()])
+    return failed
+
+
+def finished(jobs: Sequence[Job], out: pathlib.Path, at_once: int) -> Iterator[tuple[Job, Exception | None]]:
+    """Runs, so many at once, each on its share of the CPU's cores, as they end."""
+    shares: queue.Queue = queue.Queue()
+    for share in cores(at_once):
+        shares.put(share)
+
+    def run(job: Job) -> tuple[Job, Exception | None]:
+        share = shares.get()
+        try:
+            runs.run(job, out, share)
+        except runs.FailedError as error:
+            return job, error
+        finally:
+            shares.put(share)
+        return job, None
+
+    with ThreadPoolExecutor(at_once) as pool:
+        ends = [pool.submit(run, job) for job in jobs]
+        try:
+            for end in tqdm.tqdm(as_completed(ends), total=len(jobs), unit="run", dynamic_ncols=True):
+                yield end.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def cores(shares: int) -> list[set[int] | None]:
+    """The CPU's cores, divided; None for a single share or where a process cannot be kept to some."""
+    available = states.cores()
+    if shares == 1 or len(available) < shares:
+        return [None] * shares
+    return [set(map(int, share)) for share in np.array_split(sorted(available), shares)]
+
+
+def keep(options: argparse.Namespace, jobs: Sequence[Job]) -> None:
+    """Puts the results of finished runs into the CSV files."""
+    stem = options.results / f"{options.target}-{options.scale}"
+    rows = [runs.row(job, options.out) for job in jobs]
+    runs.merge(stem.with_suffix(".csv"), (*runs.FACTS, *runs.MEASURES), rows, runs.KEY)
+    of_classes = [row for job in jobs for row in runs.class_rows(job, options.out)]
+    runs.merge(stem.with_name(f"{stem.name}-classes.csv"), runs.CLASSES, of_classes, (*runs.KEY, "class"))
+
+
+def show(name: str, target: Target, options: argparse.Namespace) -> list[pathlib.Path]:
+    """Writes the page of what is measured.
+
+    Raises:
+      ValueError: nothing is.
+    """
+    rows = runs.read(options.results / f"{name}-{options.scale}.csv")
+    if not rows:
+        raise ValueError(f"of {name} at scale {options.scale} nothing is measured in {options.results}")
+    return pages.write(pages.Measured(target, name, options.scale, rows), options.results)
+
+
+def execute(options: argparse.Namespace, target: Target) -> int:
+    """Runs the commands of a target that trains nothing; the exit code is that of the first that fails.
+
+    Raises:
+      ValueError: the files that it reads are not named.
+    """
+    if target.input and options.input is None:
+        raise ValueError(f"{options.target} needs --input: {target.input}")
+    lacking = states.missing(target, None)
+    for command in target.commands:
+        if any(dataset in command for dataset in lacking):
+            print(f"left out, for its dataset is not prepared: python {' '.join(command)}", file=sys.stderr)
+        elif code := runs.execute(command, options.out / options.target, options.input):
+            return code
+    return 0
+
+
+def listing() -> None:
+    """Prints all targets."""
+    for name, target in tqdm.tqdm(TARGETS.items(), desc="Estimates", leave=False, delay=2, disable=None):
+        tqdm.tqdm.write(f"{name}: {target.title} (lines {target.lines} of the paper)")
+        for scale in [scale for scale in SCALES if scale in target.cells] or [None]:
+            tqdm.tqdm.write(f"  {_described(name, target, scale)}")
+
+
+def _described(name: str, target: Target, scale: str | None) -> str:
+    state = states.state(name, target, scale)
+    if scale is None:
+        return state
+    cells = target.cells[scale]
+    configs = ", ".join(dict.fromkeys(cell.config for cell in cells))
+    hours = states.hours(cells, scale)
+    return (
+        f"{scale:5}  {len(cells)} cells of configs {configs}; about {hours:,.1f} hours of one {states.hardware(scale)} "
+        f"per seed; {state}"
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("target", nargs="?", metavar="TARGET", help="such as table5 or figure3")
+    options.add_argument("--list", action="store_true", help="all targets, and what is measured of them")
+    options.add_argument("--scale", choices=SCALES, default="paper", help="(%(default)s)")
+    options.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N", help="(0 1 2)")
+    options.add_argument("--methods", nargs="+", metavar="NAME", help="some of the target's; all by default")
+    options.add_argument("--set", default="", metavar="KEY=VALUE,…", help="further settings of all runs")
+    options.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at once, which share the CPU (1)")
+    options.add_argument("--input", metavar="FILES", help="of yours, which some figures read")
+    options.add_argument("--pages", action="store_true", help="run nothing")
+    options.add_argument("--out", type=pathlib.Path, default="runs/reproduction", metavar="DIR", help="(%(default)s)")
+    options.add_argument("--results", type=pathlib.Path, default=RESULTS, metavar="DIR", help="(launch/results)")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

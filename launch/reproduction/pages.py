@@ -1,0 +1,225 @@
+"""The page of a table or figure: the paper's numbers beside ours, and a paired test of every method against its base.
+
+The same tables make Markdown, for where the project is read, and HTML, which has plots too.
+"""
+
+import dataclasses
+import math
+import pathlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from dsb_jax.evaluation import drawing, page, paired
+from dsb_jax.evaluation.drawing import ACCURACY, INK, SCALE, SMALL
+from reproduction.targets import Cell, Target, bases
+
+_PERCENT = ("top1", "head", "middle", "tail", "precision", "nmi", "low_third", "middle_third", "high_third")
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What runs of one target at one scale found.
+
+    Attributes:
+      target: the table or figure.
+      name: its name.
+      scale: at which it was studied.
+      rows: of results, as :mod:`reproduction.runs` writes them.
+    """
+
+    target: Target
+    name: str
+    scale: str
+    rows: Sequence[Mapping[str, str]]
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """Those of the scale."""
+        return self.target.cells[self.scale]
+
+    def values(self, cell: Cell, measure: str) -> dict[str, float]:
+        """A measure of a cell's runs by seed, in the paper's units."""
+        unit = 100 if _in_percent(measure) else 1
+        return {
+            row["seed"]: unit * float(row[measure])
+            for row in self.rows
+            if (row["on"], row["method"]) == (cell.on, cell.method) and row.get(measure)
+        }
+
+    def differences(self, cell: Cell, base: Cell, measure: str) -> np.ndarray:
+        """Those of runs of the same seed."""
+        ours, others = self.values(cell, measure), self.values(base, measure)
+        return np.array([ours[seed] - others[seed] for seed in sorted(ours) if seed in others])
+
+
+Table = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
+
+
+def tables(measured: Measured) -> list[Table]:
+    """Heading, column headings and rows: of every dataset its methods, and then the differences from bases."""
+    made = []
+    for on in dict.fromkeys(cell.on for cell in measured.cells):
+        cells = [cell for cell in measured.cells if cell.on == on]
+        if any(measured.values(cell, measure) for cell in cells for measure in measured.target.measures):
+            made.append(_levels(measured, on, cells))
+    compared = [pair for pair in bases(measured.cells) if _known(measured, *pair)]
+    if compared:
+        made.append(_differences(measured, compared))
+    return made
+
+
+def _levels(measured: Measured, on: str, cells: Sequence[Cell]) -> Table:
+    measures = measured.target.measures
+    has_printed = any(cell.printed for cell in cells)
+    headings = ["method", "runs"]
+    for heading in measures.values():
+        headings += [heading, f"{heading}, paper"] if has_printed else [heading]
+    rows = []
+    for cell in cells:
+        line = [cell.method, str(max((len(measured.values(cell, measure)) for measure in measures), default=0))]
+        for measure in measures:
+            line.append(_mean_and_error(list(measured.values(cell, measure).values()), measure))
+            if has_printed:
+                line.append(_number(cell.printed.get(measure, math.nan), measure))
+        rows.append(tuple(line))
+    return on, tuple(headings), rows
+
+
+def _differences(measured: Measured, compared: Sequence[tuple[Cell, Cell]]) -> Table:
+    has_printed = any(cell.printed and base.printed for cell, base in compared)
+    headings = ["method − base", "on", "seeds"]
+    for heading in measured.target.measures.values():
+        headings += [heading, "p", f"{heading}, paper"] if has_printed else [heading, "p"]
+    rows = []
+    for cell, base in compared:
+        found = {measure: measured.differences(cell, base, measure) for measure in measured.target.measures}
+        line = [f"{cell.method} − {base.method}", cell.on, str(max(map(len, found.values())))]
+        for measure, differences in found.items():
+            line += [_mean_and_error(differences, measure, sign=True), _p(differences)]
+            if has_printed:
+                both = cell.printed.get(measure, math.nan) - base.printed.get(measure, math.nan)
+                line.append(_number(both, measure, sign=True))
+        rows.append(tuple(line))
+    return "Differences", tuple(headings), rows
+
+
+def markdown(measured: Measured) -> str:
+    """The page as Markdown."""
+    parts = [f"# {_title(measured)}", *_remarks(measured)]
+    for heading, headings, rows in tables(measured):
+        lines = [headings, ("---", *["---:"] * (len(headings) - 1)), *rows]
+        parts += [f"## {heading}", "\n".join(f"| {' | '.join(line)} |" for line in lines)]
+    return "\n\n".join(parts) + "\n"
+
+
+def html(measured: Measured) -> str:
+    """The page as HTML, which needs no other file."""
+    sections = [f'<p class="reading">{escape(remark)}</p>' for remark in _remarks(measured)]
+    sections += [page.section(heading, page.table(headings, rows)) for heading, headings, rows in tables(measured)]
+    return page.document(_title(measured), "\n".join([*sections, page.section("Plots", page.plots(figures(measured)))]))
+
+
+def figures(measured: Measured) -> dict[str, tuple[str, Figure]]:
+    """Differences from the base in the first measure, those of the paper beside ours."""
+    measure, heading = next(iter(measured.target.measures.items()))
+    compared = [pair for pair in bases(measured.cells) if len(measured.differences(*pair, measure))]
+    if not compared:
+        return {}
+    figure, axes = drawing.figure_and_axes(0.8 + 0.22 * len(compared))
+    places = np.arange(len(compared))[::-1]
+    differences = [measured.differences(*pair, measure) for pair in compared]
+    axes.axvline(0.0, color=INK, linewidth=0.8)
+    axes.errorbar(
+        [each.mean() for each in differences],
+        places,
+        xerr=[np.nan_to_num(standard_error(each)) for each in differences],
+        fmt="o",
+        color=ACCURACY,
+        markersize=4,
+        label="measured, ± standard error",
+    )
+    paper = [cell.printed.get(measure, math.nan) - base.printed.get(measure, math.nan) for cell, base in compared]
+    if np.isfinite(paper).any():
+        axes.plot(paper, places, "D", color=SCALE, markersize=4, label="paper")
+    several = len({cell.on for cell, _ in compared}) > 1
+    names = [f"{cell.method}, {cell.on}" if several else cell.method for cell, _ in compared]
+    axes.set_yticks(places, names, fontsize=SMALL, color=INK)
+    axes.set_xlabel(f"{heading}, difference from the base (points)", fontsize=SMALL, color=INK)
+    drawing.legend(axes)
+    caption = f"{heading} of each method less that of its base, with the same seeds."
+    return {"differences": (caption, figure)}
+
+
+def standard_error(values: Iterable[float]) -> float:
+    """Of the mean; NaN for fewer than two.
+
+    Example:
+      >>> round(standard_error([1.0, 2.0, 3.0]), 4)
+      0.5774
+    """
+    values = np.asarray(list(values), float)
+    return float(paired.deviation(values) / np.sqrt(len(values))) if len(values) > 1 else math.nan
+
+
+def _title(measured: Measured) -> str:
+    kind, number = re.fullmatch(r"(table|figure)(.+)", measured.name).groups()
+    return f"{kind.capitalize()} {number.replace('-', ', ')}: {measured.target.title} ({measured.scale})"
+
+
+def _remarks(measured: Measured) -> list[str]:
+    """What a reader has to know before the numbers."""
+    seeds = ", ".join(sorted({row["seed"] for row in measured.rows}, key=int))
+    runs = f"{len(measured.rows)} runs, seeds {seeds}; {_all(measured, 'hardware')}; commit {_all(measured, 'commit')}"
+    explained = (
+        "Mean ± standard error over seeds, of the last epoch; p is of a paired t-test over seeds, and not corrected "
+        "for the number of tests. A method and its base differ in the balancer alone: same subset, order of examples "
+        "and first weights."
+    )
+    parts = [row["numbers"] for row in measured.rows if row["numbers"] != "true"]
+    part = [f"Not the whole dataset: {'; '.join(dict.fromkeys(parts))}."] if parts else []
+    note = measured.target.notes.get(measured.scale)
+    return [*([note] if note else []), *part, f"{runs}. {explained}"]
+
+
+def _all(measured: Measured, column: str) -> str:
+    return ", ".join(dict.fromkeys(row[column] for row in measured.rows))
+
+
+def _known(measured: Measured, cell: Cell, base: Cell) -> bool:
+    return any(len(measured.differences(cell, base, measure)) for measure in measured.target.measures)
+
+
+def _in_percent(measure: str) -> bool:
+    return measure in _PERCENT or measure.startswith("recall_at_") or measure in ("map_at_r", "r_precision")
+
+
+def _number(value: float, measure: str, *, sign: bool = False) -> str:
+    digits = 1 if _in_percent(measure) or measure == "sum_of_volumes" else 3
+    return page.number(value, f"{{:{'+' if sign else ''}.{digits}f}}")
+
+
+def _mean_and_error(values: Sequence[float], measure: str, *, sign: bool = False) -> str:
+    values = np.asarray(list(values), float)
+    if not len(values):
+        return "–"
+    error = standard_error(values)
+    mean = _number(float(values.mean()), measure, sign=sign)
+    return mean if math.isnan(error) else f"{mean} ± {_number(error, measure)}"
+
+
+def _p(differences: np.ndarray) -> str:
+    return page.number(paired.t_test(differences), "{:.3f}")
+
+
+def write(measured: Measured, folder: pathlib.Path) -> list[pathlib.Path]:
+    """Writes ``<name>-<scale>.md`` and ``.html``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = folder / f"{measured.name}-{measured.scale}"
+    return [
+        page.write(stem.with_suffix(".md"), markdown(measured)),
+        page.write(stem.with_suffix(".html"), html(measured)),
+    ]

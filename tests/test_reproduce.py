@@ -1,0 +1,287 @@
+"""The paper's tables: that their runs are what they say, and that pages have what the runs found."""
+
+import csv
+import json
+import math
+import pathlib
+import re
+import sys
+
+import numpy as np
+import pytest
+from scipy import stats
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "launch"))
+import reproduce
+from reproduction import catalogue, pages, runs, states, targets
+from reproduction.catalogue import TARGETS
+from reproduction.runs import Job
+from reproduction.targets import Cell, Target
+
+from dsb_jax.evaluation.runs import flat
+from dsb_jax.training import methods
+
+# What the paper calls otherwise than the trainer does.
+_CALLED = {
+    "NormSoftmax": "NSM",
+    "SoftTriple": "ST",
+    "LDAM-DRW": "CB-LDAM",
+    "Deconfound-TDE": "TDE",
+    "DIVE": "DIVE-BS",
+    "CDB": "CDB-CE",
+    "domain balancing": "DomB",
+}
+CELLS = [cell for target in TARGETS.values() for of_scale in target.cells.values() for cell in of_scale]
+
+
+def test_every_table_and_figure_of_the_paper_is_there():
+    """Tables 1-12, Figures 2-20, 22 and 23; figure 2 is two."""
+    names = {re.sub("-.*", "", name) for name in TARGETS}
+    assert names == {f"table{k}" for k in range(1, 13)} | {f"figure{k}" for k in [*range(2, 21), 22, 23]}
+    assert all(target.cells or target.commands or target.reason for target in TARGETS.values())
+
+
+def test_every_cell_has_valid_settings_and_its_methods_name():
+    for cell in CELLS:
+        ours = methods.name(cell.configured())
+        method = re.sub(r", n = \d+$", "", cell.method).replace("DSB+", "DSB-").replace("BLSoftmax", "BS")
+        expected = _CALLED.get(method, method)
+        assert ours in (expected, f"{expected}-CE"), cell
+
+
+def test_names_of_cells_are_folders_of_their_own():
+    for name, target in TARGETS.items():
+        for cells in target.cells.values():
+            assert len({cell.name for cell in cells}) == len(cells), name
+
+
+def test_a_method_differs_from_its_base_in_the_balancer_alone():
+    pairs = 0
+    for target in TARGETS.values():
+        for cells in target.cells.values():
+            for cell, base in targets.bases(cells):
+                one, other = (flat(each.configured().to_dict()) for each in (cell, base))
+                differing = {key for key in one if one[key] != other[key]}
+                assert differing <= {"balancer", "start_epoch", "dsb.interclass"}, cell
+                assert "balancer" in differing, cell
+                pairs += 1
+    assert pairs > 250
+
+
+@pytest.mark.parametrize(
+    ("name", "ignored"),
+    [
+        ("table01", r"dataset|model"),
+        ("table02", r"method|cite|base_method|.*_delta"),
+        ("table03", r"backbone|.*_delta"),
+        ("table04", r"dim|method|base_method|.*_delta"),
+        ("table05", r"dim|method|base_method"),
+        ("table06", r"method|cite"),
+        ("table09", r"dim|method|base_method"),
+        ("table10", r"method|base_method|.*_delta"),
+    ],
+)
+def test_every_number_of_the_papers_table_stands_beside_a_run(name, ignored):
+    rows = targets.printed_rows(name)
+    wanted = sorted(
+        float(value)
+        for row in rows
+        for key, value in row.items()
+        if value and not re.fullmatch(f"{ignored}|paper_line", key)
+    )
+    cells = TARGETS[f"table{int(name[-2:])}"].cells["paper"]
+    assert sorted(number for cell in cells for number in cell.printed.values()) == wanted
+
+
+def test_the_papers_deltas_are_those_of_the_printed_numbers():
+    """Of Table 2: the catalogue pairs methods as the paper does."""
+    given = {row["method"]: row for row in targets.printed_rows("table02")}
+    for cell, base in targets.bases(TARGETS["table2"].cells["paper"]):
+        row, prefix = given[cell.method], "in" if cell.on == "ImageNet-LT" else "inat"
+        if row[f"{prefix}_overall_delta"] and base.printed:
+            delta = cell.printed["top1"] - base.printed["top1"]
+            assert delta == pytest.approx(float(row[f"{prefix}_overall_delta"]), abs=0.051), cell
+
+
+# Runs that are made up: what matters is what becomes of them.
+SMALL = Target(
+    "digits",
+    "1-2",
+    {"cpu": catalogue.grid("digits", "digits_lt", ("CE", "DSB-CE", "CB-CE"), "model=lenet,epochs=1")},
+    {"top1": "top-1", "tail": "tail", "r_N": "N"},
+    notes={"cpu": "Digits, <not> the paper's."},
+)
+
+
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setitem(TARGETS, "table2", SMALL)
+    monkeypatch.setattr(states, "_operations", lambda *network: 1_000_000)
+    return SMALL
+
+
+def accuracy_of(job):
+    base = {"CE": 0.5, "DSB-CE": 0.53, "CB-CE": 0.49}[job.cell.method]
+    return base + 0.01 * job.seed + (0.004 * job.seed**2 if job.cell.method == "DSB-CE" else 0)
+
+
+def made_up(job, out, cores=None):
+    """In the place of a training run."""
+    del cores
+    folder = job.folder(out)
+    folder.mkdir(parents=True)
+    of_class = {"accuracy": 0.5, "samples": 3, "test_samples": 9, "volume": 2.0, "scale": 1.0, "weight": 1.0}
+    results = {
+        "numbers": "true",
+        "top1": accuracy_of(job),
+        "by_scale": {"low": 0.25},
+        "per_class": {"a": of_class, "b": of_class | {"accuracy": None, "volume": 3.0}},
+        "correlations": {"samples": 0.25, "interclass": None},
+        "correlations_by_space": {"feature": {"volume": 0.75, "scale": {"1": 0.5}}},
+    }
+    (folder / "results.json").write_text(json.dumps(results))
+    started = {"commit": "0123456789", "devices": 1, "device": "cpu", "jax": "1", "flax": "2"}
+    (folder / "environment.json").write_text(json.dumps([started]))
+    np.save(folder / "train_indices.npy", np.arange(5 + job.seed))
+
+
+def command(tmp_path, *arguments):
+    return reproduce.main([*arguments, f"--out={tmp_path / 'runs'}", f"--results={tmp_path / 'results'}"])
+
+
+def test_a_page_has_means_errors_and_paired_tests_of_what_runs_found(small, tmp_path, monkeypatch, capsys):
+    del small
+    monkeypatch.setattr(runs, "run", made_up)
+    assert command(tmp_path, "table2", "--scale=cpu", "--jobs=2") == 0
+    assert "9 of 9 runs to do" in capsys.readouterr().out
+    text = (tmp_path / "results" / "table2-cpu.md").read_text()
+    assert text.startswith("# Table 2: digits (cpu)\n\nDigits, <not> the paper's.\n\n9 runs, seeds 0, 1, 2; ")
+    ours, base = np.array([[53, 54.4, 56.6], [50, 51, 52]])
+    error = np.std(ours, ddof=1) / math.sqrt(3)
+    assert f"| DSB-CE | 3 | {ours.mean():.1f} ± {error:.1f} | – | 0.250 ± 0.000 |" in text
+    differences = ours - base
+    p = stats.ttest_rel(ours, base).pvalue
+    line = f"{differences.mean():+.1f} ± {np.std(differences, ddof=1) / math.sqrt(3):.1f} | {p:.3f} |"
+    assert f"| DSB-CE − CE | digits | 3 | {line}" in text
+    assert "| CB-CE − CE | digits | 3 | −1.0 ± 0.0 | – |" in text  # differences that are all the same have no test
+    page = (tmp_path / "results" / "table2-cpu.html").read_text()
+    assert "Digits, &lt;not&gt; the paper&#x27;s." in page
+    assert "<svg" in page
+    assert "http" not in page.replace("http://www.w3.org", "")
+
+
+def test_results_are_rows_of_runs_and_of_classes(small, tmp_path, monkeypatch):
+    del small
+    monkeypatch.setattr(runs, "run", made_up)
+    for seeds in (["0", "1"], ["1", "2"]):
+        command(tmp_path, "table2", "--scale=cpu", "--methods", "CE", "--seeds", *seeds)
+    with open(tmp_path / "results" / "table2-cpu.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["seed"] for row in rows] == ["0", "1", "2"]
+    assert [float(row["top1"]) for row in rows] == pytest.approx([0.5, 0.51, 0.52])
+    assert rows[0]["low_third"] == "0.25"
+    assert (rows[0]["r_Sprime"], rows[0]["r_S_alpha1"], rows[0]["r_W"]) == ("0.75", "0.5", "")
+    assert float(rows[0]["sum_of_volumes"]) == 5
+    assert len({row["subset"] for row in rows}) == 3
+    with open(tmp_path / "results" / "table2-cpu-classes.csv", newline="") as file:
+        classes = list(csv.DictReader(file))
+    assert [(row["seed"], row["class"], row["score"]) for row in classes[:2]] == [("0", "a", "0.5"), ("0", "b", "")]
+    assert len(classes) == 6
+
+
+def test_what_is_finished_is_left_alone_and_what_fails_is_named(small, tmp_path, monkeypatch, capsys):
+    del small
+    done = []
+
+    def sometimes(job, out, cores=None):
+        if job.cell.method == "CB-CE":
+            raise runs.FailedError("error: no room")
+        done.append(job.key)
+        made_up(job, out, cores)
+
+    monkeypatch.setattr(runs, "run", sometimes)
+    assert command(tmp_path, "table2", "--scale=cpu", "--seeds", "0") == 1
+    assert re.search(r"failed: .*digits/cb-ce/seed0: error: no room", capsys.readouterr().out)
+    assert len(done) == 2
+    monkeypatch.setattr(runs, "run", made_up)
+    assert command(tmp_path, "table2", "--scale=cpu", "--seeds", "0") == 0
+    assert "1 of 3 runs to do" in capsys.readouterr().out
+    text = (tmp_path / "results" / "table2-cpu.md").read_text()
+    assert "| CB-CE − CE | digits | 1 | −1.0 | – |" in text  # one pair has neither an error nor a test
+
+
+def test_numbers_of_the_paper_stand_beside_ours():
+    """Of a study by the paper's recipe."""
+    target = TARGETS["table5"]
+    cells = [cell for cell in target.cells["paper"] if cell.on == "CIFAR-100-LT, imbalance 10"]
+    row = {"seed": "0", "hardware": "h", "commit": "c", "numbers": "a part", "recall_at_2": "0.66"}
+    rows = [row | {"on": cell.on, "method": cell.method, "recall_at_1": "0.5"} for cell in cells]
+    text = pages.markdown(pages.Measured(target, "table5", "paper", rows))
+    assert "| DSB-NSM | 1 | 50.0 | 56.3 | 66.0 | 66.7 | – | 63.5 |" in text
+    assert "| DSB-NSM − NormSoftmax | CIFAR-100-LT, imbalance 10 | 1 | 0.0 | – | +1.7 | 0.0 | – | +1.5 |" in text
+    assert "Not the whole dataset: a part." in text
+
+
+def test_the_list_tells_all_targets_and_what_they_need(small, tmp_path, monkeypatch, capsys):
+    del small
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    assert reproduce.main(["--list"]) == 0
+    text = capsys.readouterr().out
+    for name, target in TARGETS.items():
+        assert f"{name}: {target.title}" in text
+    assert re.search(r"table4: .*\n  paper  18 cells of configs cub2011, cars196; .*; needs cub2011, cars196\n", text)
+    assert "an illustration, which has no numbers" in text
+    assert "ready with --input, a folder of point clouds" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "error: which table or figure? table1, table2, "),
+        (["table13"], "error: unknown table or figure 'table13'; "),
+        (["figure9"], "error: figure9 (eight fundus images): an illustration, which has no numbers"),
+        (["table4", "--scale=cpu"], "error: table4 is offered at the scales paper, got 'cpu'"),
+        (
+            ["table5", "--scale=cpu", "--methods", "DSB-NMS"],
+            "unknown method of table5 'DSB-NMS'; did you mean 'DSB-NSM'",
+        ),
+        (["table4"], "error: table4 at scale paper needs cub2011, cars196: python -m dsb_jax.data.prepare cub2011"),
+        (["table5", "--pages"], "error: of table5 at scale paper nothing is measured in "),
+        (["figure6"], "error: figure6 needs --input: a folder of point clouds"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_line(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "none"))
+    assert command(tmp_path, *arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_cores_are_divided(monkeypatch):
+    monkeypatch.setattr(states, "cores", lambda: {0, 1, 2, 3})
+    assert reproduce.cores(2) == [{0, 1}, {2, 3}]
+    assert reproduce.cores(1) == [None]
+    assert reproduce.cores(5) == [None] * 5
+
+
+@pytest.mark.slow
+def test_a_target_is_trained_and_goes_on(small, tmp_path, capsys):
+    """Real runs: of digits, two methods."""
+    del small
+    arguments = ["table2", "--scale=cpu", "--seeds", "0", "--methods", "CE", "DSB-CE"]
+    assert command(tmp_path, *arguments, "--set", "sample_space=False") == 0
+    with open(tmp_path / "results" / "table2-cpu.csv", newline="") as file:
+        rows = {row["method"]: row for row in csv.DictReader(file)}
+    for method, row in rows.items():
+        folder = Job("table2", "cpu", Cell(method, "digits", "digits_lt"), 0).folder(tmp_path / "runs")
+        results = json.loads((folder / "results.json").read_text())
+        assert float(row["top1"]) == pytest.approx(results["top1"], rel=1e-5)
+        assert results["method"] == method
+        assert int(row["seconds"]) > 0
+    assert rows["CE"]["subset"] == rows["DSB-CE"]["subset"]
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("results.json")}
+    capsys.readouterr()
+    assert command(tmp_path, *arguments) == 0
+    assert "0 of 2 runs to do" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("results.json")} == before
