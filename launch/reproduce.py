@@ -4,10 +4,11 @@
   python launch/reproduce.py table5 --scale=cpu           runs one, and writes its page
   python launch/reproduce.py table2 --scale=gpu --methods CE DSB-CE --seeds 0 1 2
   python launch/reproduce.py table5 --scale=cpu --pages   the page alone, of what is measured so far
+  python launch/reproduce.py --claims                     the paper's claims, and what our results say of them
 
 Scales: paper, the paper's recipes; gpu, what one GPU does in hours; cpu, smaller networks and fewer epochs. How a study
-differs from the paper's stands at the top of its page. Runs, one seed after the other, are in <out>/<target>/<scale>;
-the same command goes on with what was stopped and leaves alone what is finished. Results are CSV files and pages.
+differs from the paper's stands at the top of its page. Runs, one seed after the other, are in <out>/<scale>; tables
+share those that they have in common. The same command goes on with what was stopped and leaves alone what is finished.
 """
 
 import argparse
@@ -21,12 +22,13 @@ import numpy as np
 import tqdm
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-from reproduction import pages, runs, states
+from reproduction import claims, pages, runs, states
 from reproduction.catalogue import TARGETS
 from reproduction.runs import Job
 from reproduction.targets import RESULTS, SCALES, Target
 
 from dsb_jax import validation
+from dsb_jax.evaluation import page
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,6 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.list:
             listing()
+            return 0
+        if options.claims:
+            print(page.write(options.results / "claims.md", claims.markdown(options.results)))
             return 0
         target = chosen(options)
         if target.commands:
@@ -201,6 +206,7 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("target", nargs="?", metavar="TARGET", help="such as table5 or figure3")
     options.add_argument("--list", action="store_true", help="all targets, and what is measured of them")
+    options.add_argument("--claims", action="store_true", help="a page of the paper's claims")
     options.add_argument("--scale", choices=SCALES, default="paper", help="(%(default)s)")
     options.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N", help="(0 1 2)")
     options.add_argument("--methods", nargs="+", metavar="NAME", help="some of the target's; all by default")

@@ -13,7 +13,7 @@ from scipy import stats
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "launch"))
 import reproduce
-from reproduction import catalogue, pages, runs, states, targets
+from reproduction import catalogue, claims, pages, runs, states, targets
 from reproduction.catalogue import TARGETS
 from reproduction.runs import Job
 from reproduction.targets import Cell, Target
@@ -49,10 +49,17 @@ def test_every_cell_has_valid_settings_and_its_methods_name():
         assert ours in (expected, f"{expected}-CE"), cell
 
 
-def test_names_of_cells_are_folders_of_their_own():
-    for name, target in TARGETS.items():
-        for cells in target.cells.values():
-            assert len({cell.name for cell in cells}) == len(cells), name
+def test_runs_that_tables_share_are_the_same():
+    """Of one scale, what has the same folder has the same settings."""
+    settings, shared = {}, 0
+    for target in TARGETS.values():
+        for scale, cells in target.cells.items():
+            assert len({cell.name for cell in cells}) == len(cells)
+            for cell in cells:
+                own = flat(cell.configured().to_dict())
+                assert settings.setdefault((scale, cell.name), own) == own, cell
+            shared += len(cells)
+    assert shared > len(settings) + 20
 
 
 def test_a_method_differs_from_its_base_in_the_balancer_alone():
@@ -263,6 +270,120 @@ def test_cores_are_divided(monkeypatch):
     assert reproduce.cores(2) == [{0, 1}, {2, 3}]
     assert reproduce.cores(1) == [None]
     assert reproduce.cores(5) == [None] * 5
+
+
+def study(cells, *measures):
+    """Random results of three seeds, and a look-up of them in points."""
+    rng, rows, values = np.random.default_rng(0), [], {}
+    for cell in cells:
+        for seed in "012":
+            of_run = dict(zip(measures, rng.random(len(measures)), strict=True))
+            rows.append(
+                {"on": cell.on, "method": cell.method, "seed": seed} | {key: str(v) for key, v in of_run.items()}
+            )
+            values |= {(cell.on, cell.method, seed, key): 100 * value for key, value in of_run.items()}
+    return pages.Measured(Target("", "", {"cpu": tuple(cells)}), "table2", "cpu", rows), values
+
+
+ON_TWO = [
+    cell for on in ("A, 1", "B, 2") for cell in catalogue.grid(on, "digits_lt", ("CE", "CB-CE", "DSB-CE", "DSB-CE-1"))
+]
+
+
+def test_a_gain_is_averaged_over_the_comparisons_of_a_seed():
+    measured, values = study(ON_TWO, "tail", "top1")
+
+    def difference(seed, measure, method="DSB-CE"):
+        return np.mean([values[on, method, seed, measure] - values[on, "CE", seed, measure] for on in ("A, 1", "B, 2")])
+
+    of_dsb = claims.gain("top1", of=claims._is_dsb)(measured, [])
+    assert of_dsb == pytest.approx({seed: difference(seed, "top1") for seed in "012"})
+    beyond = claims.gain("tail", of=claims._is_dsb, less="top1")(measured, [])
+    assert beyond == pytest.approx({seed: difference(seed, "tail") - difference(seed, "top1") for seed in "012"})
+    of_all = claims.gain("top1")(measured, [])
+    three = ("CB-CE", "DSB-CE", "DSB-CE-1")
+    assert of_all == pytest.approx({s: np.mean([difference(s, "top1", each) for each in three]) for s in "012"})
+
+
+def test_a_method_is_compared_with_the_best_of_others():
+    measured, values = study(ON_TWO, "top1")
+    found = claims.above("DSB-CE", ("CE", "CB-CE", "LOCE"), "top1")(measured, [])
+    for seed in "012":
+        rivals = [max(values[on, other, seed, "top1"] for other in ("CE", "CB-CE")) for on in ("A, 1", "B, 2")]
+        ours = [values[on, "DSB-CE", seed, "top1"] for on in ("A, 1", "B, 2")]
+        assert found[seed] == pytest.approx(np.mean(np.subtract(ours, rivals)))
+
+
+def test_measures_of_a_run_are_compared():
+    measured, values = study(ON_TWO, "r_S_alpha2", "r_N")
+    methods_of = ("CE", "CB-CE", "DSB-CE", "DSB-CE-1")
+    for second in ("r_N", None):
+        found = claims.excess("r_S_alpha2", second, "B")(measured, [])
+        for seed in "012":
+            of_second = [values["B, 2", m, seed, second] if second else 0 for m in methods_of]
+            wanted = np.subtract([values["B, 2", m, seed, "r_S_alpha2"] for m in methods_of], of_second).mean() / 100
+            assert found[seed] == pytest.approx(wanted)
+
+
+def test_measures_that_rise_together_have_a_rank_correlation():
+    cells = [Cell("CE", f"{name}, {m} of each", "cifar10") for name in ("A", "B") for m in (10, 20, 30, 40)]
+    measured, values = study(cells, "sum_of_volumes", "top1")
+    found = claims.rise_together("sum_of_volumes", "top1")(measured, [])
+    for seed in "012":
+        ranks = []
+        for own in (cells[:4], cells[4:]):
+            columns = ([values[cell.on, "CE", seed, key] for cell in own] for key in ("sum_of_volumes", "top1"))
+            ranks.append(stats.spearmanr(*columns).statistic)
+        assert found[seed] == pytest.approx(np.mean(ranks))
+
+
+def test_weak_classes_are_the_same_where_accuracies_are_ranked_alike():
+    scores = {"A": [0.1, 0.2, 0.3, 0.4], "B": [0.2, 0.3, 0.5, 0.9], "C": [0.4, 0.3, 0.2, 0.1]}
+    rows = [
+        {"seed": "0", "on": on, "class": str(label), "score": str(score)}
+        for on, of_run in scores.items()
+        for label, score in enumerate(of_run)
+    ]
+    rows.append({"seed": "0", "on": "A", "class": "untested", "score": ""})
+    assert claims.same_classes(None, rows) == pytest.approx({"0": (1 - 1 - 1) / 3})
+
+
+@pytest.mark.parametrize(
+    ("values", "harmless", "expected"),
+    [
+        ([1.0, 1.2, 0.9], False, "holds"),
+        ([1.0, 1.2, 0.9], True, "not contradicted"),
+        ([1.0, -1.2, 0.9], False, "undecided"),
+        ([1.0, -1.2, 0.9], True, "not contradicted"),
+        ([-1.0, -1.2, -0.9], False, "does not hold"),
+        ([-1.0, -1.2, -0.9], True, "does not hold"),
+        ([2.0, 2.0], False, "holds"),
+        ([0.0, 0.0], False, "undecided"),
+        ([5.0], False, "undecided"),
+        ([], False, "not measured"),
+    ],
+)
+def test_verdicts(values, harmless, expected):
+    claim = claims.Claim("", "", "table2", lambda measured, classes: {}, negligible=harmless)
+    assert claims.verdict(claim, values) == expected
+
+
+def test_the_page_of_claims_has_all_of_them_and_what_is_measured(tmp_path, capsys):
+    target = TARGETS["table5"]
+    rows = [
+        {"target": "table5", "scale": "cpu", "on": cell.on, "method": cell.method, "seed": seed}
+        | {"recall_at_1": str(0.3 + 0.01 * cell.method.startswith("DSB") + 0.001 * int(seed) ** 2)}
+        for cell in target.cells["cpu"]
+        for seed in "012"
+    ]
+    runs.merge(tmp_path / "table5-cpu.csv", (*runs.FACTS, *runs.MEASURES), rows, runs.KEY)
+    assert reproduce.main(["--claims", f"--results={tmp_path}"]) == 0
+    assert str(tmp_path / "claims.md") in capsys.readouterr().out
+    text = (tmp_path / "claims.md").read_text()
+    assert all(f"| {claim.text} |" in text for claim in claims.CLAIMS)
+    line = "| DSB-ST is above CB-ST | 770-775 | table5 (cpu) | +1.0 ± 0.0 points, 3 seeds | holds |"
+    assert line in text
+    assert text.count("not measured") == len(claims.CLAIMS) - 3
 
 
 @pytest.mark.slow

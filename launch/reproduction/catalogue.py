@@ -240,7 +240,9 @@ def _table6() -> dict[str, tuple[Cell, ...]]:
     cells = []
     for protocol in ("clt", "glt", "alt"):
         columns = {"top1": f"{protocol}_acc", "precision": f"{protocol}_prec"}
-        cells += grid(protocol.upper(), "coco_glt", methods, f"protocol={protocol}", "table06", columns)
+        cells += grid(
+            f"MSCOCO-GLT, {protocol.upper()}", "coco_glt", methods, f"protocol={protocol}", "table06", columns
+        )
     return {"paper": tuple(cells)}
 
 
@@ -337,22 +339,24 @@ def _figure5() -> dict[str, tuple[Cell, ...]]:
         )
 
     losses = ("DSB-CE", "DSB-Focal", "DSB-LDAM", "DSB-BS")
-    full = cells((1, 2, 5, 10, 20, 40, 80, 160), losses, "")
+    full = cells((1, 2, 3, 5, 8, 12, 40, 160), losses, "")
     return {"paper": full, "gpu": full, "cpu": cells((1, 2, 3, 5, 8, 12), ("DSB-CE", "DSB-BS"), _SMALL)}
 
 
-def _eyes(protocol: str, networks: Mapping[str, str], methods: Sequence[str]) -> tuple[Cell, ...]:
+def _eyes(dataset: str, protocol: str, networks: Mapping[str, str], methods: Sequence[str]) -> tuple[Cell, ...]:
     return tuple(
         cell
         for name, model in networks.items()
-        for cell in grid(name, "odir", methods, join(f"model={model}", protocol))
+        for cell in grid(f"{dataset}, {name}", "odir", methods, join(f"model={model}", protocol))
     )
 
 
-def _scenes(config: str) -> tuple[Cell, ...]:
+def _scenes(dataset: str, config: str) -> tuple[Cell, ...]:
     networks = {"VGG-16": "vgg16", "GoogLeNet": "googlenet", "ResNet-34": "resnet34"}
     return tuple(
-        cell for name, model in networks.items() for cell in grid(name, config, ("CE", "DSB-CE"), f"model={model}")
+        cell
+        for name, model in networks.items()
+        for cell in grid(f"{dataset}, {name}", config, ("CE", "DSB-CE"), f"model={model}")
     )
 
 
@@ -362,7 +366,7 @@ def _of_imagenet_lt(methods: Sequence[str], also: Sequence[str]) -> dict[str, tu
     full = grid("ImageNet-LT", "imagenet_lt", chosen)
     return {
         "paper": full,
-        "gpu": _studied("gpu", (100,), chosen),
+        "gpu": _studied("gpu", (100,), chosen, "resnet32"),
         "cpu": _studied("cpu", (100,), chosen),
     }
 
@@ -508,18 +512,24 @@ def _targets() -> dict[str, Target]:
         "figure11": Target(
             "eyes, a long tail",
             "1200-1245",
-            {"paper": _eyes("", eyes, ("CE", "DSB-CE", "BS", "DSB-BS", "Focal", "DSB-Focal", "LDAM", "DSB-LDAM"))},
+            {
+                "paper": _eyes(
+                    "OIA-ODIR", "", eyes, ("CE", "DSB-CE", "BS", "DSB-BS", "Focal", "DSB-Focal", "LDAM", "DSB-LDAM")
+                )
+            },
             TOP1,
         ),
         "figure12": Target(
             "eyes, balanced by number",
             "1247-1268",
-            {"paper": _eyes("protocol=balanced", more_eyes, ("CE", "DSB-CE"))},
+            {"paper": _eyes("OIA-ODIR-B", "protocol=balanced", more_eyes, ("CE", "DSB-CE"))},
             TOP1,
         ),
         "figure13": _schematic("seven scenes", "1280-1289"),
-        "figure14": Target("scenes from above: RSSCN7", "1270-1312", {"paper": _scenes("rsscn7")}, TOP1),
-        "figure15": Target("scenes from above: RESISC45", "1283-1322", {"paper": _scenes("resisc45")}, TOP1),
+        "figure14": Target("scenes from above: RSSCN7", "1270-1312", {"paper": _scenes("RSSCN7", "rsscn7")}, TOP1),
+        "figure15": Target(
+            "scenes from above: RESISC45", "1283-1322", {"paper": _scenes("RESISC45", "resisc45")}, TOP1
+        ),
         "figure16": _schematic("the three stages", "1467-1500"),
         "figure17": Target(
             "without interference",

@@ -66,8 +66,8 @@ class Job:
         return (self.target, self.scale, self.cell.on, self.cell.method, str(self.seed))
 
     def folder(self, out: pathlib.Path) -> pathlib.Path:
-        """Where it writes."""
-        return out / self.target / self.scale / self.cell.name / f"seed{self.seed}"
+        """Where it writes: tables that have the same cell share its runs."""
+        return out / self.scale / self.cell.name / f"seed{self.seed}"
 
     def command(self, out: pathlib.Path) -> list[str]:
         """What is run."""
