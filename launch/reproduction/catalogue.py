@@ -343,6 +343,34 @@ def _figure5() -> dict[str, tuple[Cell, ...]]:
     return {"paper": full, "gpu": full, "cpu": cells((1, 2, 3, 5, 8, 12), ("DSB-CE", "DSB-BS"), _SMALL)}
 
 
+# One setting of DSB-CE at a time; the first of each is the default, which is DSB-CE itself.
+ABLATIONS = {
+    "normalize": ("sum", "expected", "none"),
+    "epsilon": ("0.1", "10.0", "1000.0"),  # the paper's text has 1,000, its formulas none
+    "alpha": ("1.0", "1.5", "3.0"),
+    "interclass": ("False",),
+    "dim": ("16", "32"),
+    "power": ("2.0", "3.0", "6.0"),
+}
+STARTS = (1, 8, 12)
+
+
+def _ablation() -> dict[str, tuple[Cell, ...]]:
+    """What of DSB matters, on long-tailed CIFAR with imbalance 100."""
+
+    def cells(scale: str, model: str) -> tuple[Cell, ...]:
+        found = list(_studied(scale, (100,), ("CE", "CB-CE", "DSB-CE"), model))
+        for plain in [cell for cell in found if cell.method == "DSB-CE"]:
+            varied = {f"{key} = {value}": f"dsb.{key}={value}" for key, values in ABLATIONS.items() for value in values}
+            varied |= {f"n = {start}": f"start_epoch={start}" for start in STARTS}
+            for name, setting in varied.items():
+                method = f"DSB-CE, {name}"
+                found.append(Cell(method, plain.on, plain.config, join(plain.settings, setting), "DSB-CE"))
+        return tuple(found)
+
+    return {"gpu": cells("gpu", "resnet32"), "cpu": cells("cpu", "")}
+
+
 def _eyes(dataset: str, protocol: str, networks: Mapping[str, str], methods: Sequence[str]) -> tuple[Cell, ...]:
     return tuple(
         cell
@@ -565,6 +593,13 @@ def _targets() -> dict[str, Target]:
                 for method in ("pizza", "greedy", "random")
             ),
             needs=("cifar10",),
+        ),
+        "ablation": Target(
+            "what of DSB matters; no figure of the paper",
+            "374, 496, 569-577, 1459-1463, 1785-1835",
+            _ablation(),
+            SHOTS,
+            notes=of_cifar,
         ),
         "figure22": Target("figure 2, enlarged", "2001-2034", reason="the same as figure2-left and figure2-right"),
         "figure23": _schematic("a hierarchy of classes", "2026-2050"),

@@ -166,8 +166,8 @@ def standard_error(values: Iterable[float]) -> float:
 
 
 def _title(measured: Measured) -> str:
-    kind, number = re.fullmatch(r"(table|figure)(.+)", measured.name).groups()
-    return f"{kind.capitalize()} {number.replace('-', ', ')}: {measured.target.title} ({measured.scale})"
+    name = re.sub(r"(?<=[a-z])(?=\d)", " ", measured.name).replace("-", ", ").capitalize()
+    return f"{name}: {measured.target.title} ({measured.scale})"
 
 
 def _remarks(measured: Measured) -> list[str]:
