@@ -17,12 +17,12 @@ dataset, and pixels that mean nothing:
   python -m dsb_jax.main --config=configs/imagenet_lt.py
   python -m dsb_jax.main --config=configs/imagenet_lt.py:balancer=uniform
 
-Of the methods in the table, ``loss`` has CE, Focal, LDAM, BS and LADE, alone, with DSB and with CB
-(``:balancer=class_balanced``); BBN, DIVE, IFL, PaCo, MBJ and RIDE are not among them, nor are CDB, LOCE and
-domain balancing of Figure 18. Figure 17 leaves out the interference between classes (DSB-CE-1, DSB-Focal-1):
+All methods of the table and of Figures 17 and 18 are at hand; ``launch/reproduce.py table2`` has their settings, and
+trains them with several seeds:
 
-  python -m dsb_jax.main --config=configs/imagenet_lt.py:dsb.interclass=False \\
-    --workdir=runs/imagenet_lt/dsb-ce-1-seed0
+  python launch/reproduce.py table2 --scale=paper
+  python launch/reproduce.py figure17 --scale=paper
+  python launch/reproduce.py figure18 --scale=paper
 
 Made for a GPU. ``dtype=bfloat16`` is faster there, and ``accumulate=4`` is for one that a batch does not fit.
 """

@@ -15,8 +15,8 @@ made-up numbers for each class: a seeded long tail of 2 to 1,000, 437,513 in all
   python -m dsb_jax.main --config=configs/inat2018.py
   python -m dsb_jax.main --config=configs/inat2018.py:balancer=uniform
 
-Of the methods in the table, ``loss`` has CE, Focal, LDAM, BS and LADE, alone, with DSB and with CB
-(``:loss=focal,balancer=class_balanced``); BBN, DIVE, IFL, PaCo, MBJ and RIDE are not among them.
+All methods of the table are at hand; ``launch/reproduce.py table2 --scale=paper`` has their settings, and trains them
+with several seeds.
 
 Made for a GPU. ``dtype=bfloat16`` is faster there, and ``accumulate=4`` is for one that a batch does not fit.
 """

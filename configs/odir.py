@@ -5,7 +5,7 @@ hundred times Adam's usual one: it is what the paper says, and ``learning_rate=0
 size of batches, 64 as for CIFAR-100 with the same optimizer (Table 3), and the number of epochs, the size of the images
 and their augmentation, which are our choice: 100 epochs, and crops of 224x224 out of images whose shorter side has 256
 pixels, with flips, so that the rim of the fundus is seen. The paper begins with weights of ImageNet; here they are
-random. It measures average precision; here are accuracies.
+random. It measures average precision, which the results have beside accuracies.
 
 How the classes of eyes are told from the keywords, and what is the test, is in ``dsb_jax/data/builders/fundus.py``. To
 prepare are 1.6 GB:
@@ -43,4 +43,5 @@ def get_config(arguments=None):
     config.schedule = "linear"
     config.weight_decay = 5e-3
     config.eval_batch_size = 128
+    config.average_precision = True
     return with_arguments(config, arguments)

@@ -81,6 +81,27 @@ def test_class_precision_is_scikit_learns(case):
     np.testing.assert_allclose(precision, np.where(tested, of_all, NAN), rtol=1e-15)
 
 
+@given(predictions(), st.integers(0, 2**32 - 1))
+def test_average_precision_is_the_mean_precision_where_recall_rises(case, seed):
+    labels, _, num_classes = case
+    scores = np.random.default_rng(seed).random((len(labels), num_classes))
+    found = evaluation.average_precision(labels, scores)
+    for label in range(num_classes):
+        right = labels[np.argsort(-scores[:, label], kind="stable")] == label
+        ranks = np.flatnonzero(right) + 1
+        wanted = np.mean(np.arange(1, len(ranks) + 1) / ranks) if len(ranks) else NAN
+        assert found[label] == pytest.approx(wanted, rel=1e-12, nan_ok=True)
+
+
+def test_average_precision_refuses_scores_of_other_shapes():
+    with pytest.raises(ValueError, match=re.escape("scores must be finite floats [samples, C], got int64 [2]")):
+        evaluation.average_precision([0, 1], [1, 2])
+    with pytest.raises(ValueError, match="got float64"):
+        evaluation.average_precision([0], [[NAN, 1.0]])
+    with pytest.raises(ValueError, match="labels and scores must have one length, got 1 and 2"):
+        evaluation.average_precision([0], np.ones((2, 2)))
+
+
 @st.composite
 def accuracies_and_counts(draw):
     rows = draw(st.lists(st.tuples(st.floats(0, 1) | st.just(NAN), st.integers(0, 130)), min_size=1, max_size=30))

@@ -14,6 +14,7 @@ import optax
 import pytest
 import reference
 from ml_collections import ConfigDict
+from sklearn.metrics import average_precision_score
 from small_run import COUNTS, EXAMPLES, STEPS, cross_entropies, digits, flat, to_numpy
 
 from dsb_jax import balancers, data, losses, models, training
@@ -21,7 +22,7 @@ from dsb_jax.data import pipeline
 from dsb_jax.training import experiment, loop, optimizers, progress, step
 
 # Three epochs, the last two of them weighted.
-RUN = {"start_epoch": 1, "log_every": 4}
+RUN = {"start_epoch": 1, "log_every": 4, "average_precision": True}
 # Rounding grows from step to step where a max or a ReLU switches; a pool of one batch more is ten times as far off.
 TOLERANCE = 5e-3
 FILES = {
@@ -137,6 +138,8 @@ def test_a_run_leaves_its_files(finished):
     }
     page = (finished.path / "report.html").read_text()
     assert "DSB-CE" in page
+    assert "average precision" in page
+    assert "of the third of smallest scale" in page
 
 
 def test_results_hold_what_is_promised(finished):
@@ -191,6 +194,10 @@ def test_results_equal_a_recompute(finished, by_hand):
     np.testing.assert_allclose(test_loss, np.mean(cross_entropies(logits, labels)), rtol=TOLERANCE)
     per_class = [right[labels == digit].mean() for digit in range(10)]
     np.testing.assert_allclose(finished.column("accuracy"), per_class, atol=1.5 / 40)
+    probabilities = np.array(jax.nn.softmax(logits))
+    precision = [average_precision_score(labels == digit, probabilities[:, digit]) for digit in range(10)]
+    np.testing.assert_allclose(finished.column("average_precision"), precision, atol=0.02)
+    np.testing.assert_allclose(finished.results["mean_average_precision"], np.mean(precision), atol=0.01)
     _, features, labels = by_hand.train
     volumes = reference.class_volumes(features, labels, 10)
     centers = reference.class_centers(features, labels, 10)

@@ -6,6 +6,7 @@ the `plots` and `curves` on them load matplotlib and are submodules to import by
 
 from dsb_jax.evaluation.metrics import (
     accuracy_by_scale,
+    average_precision,
     class_accuracy,
     class_precision,
     confusion_matrix,
@@ -20,6 +21,7 @@ from dsb_jax.evaluation.retrieval import Found, cluster, measure, neighbors, nmi
 __all__ = [
     "Found",
     "accuracy_by_scale",
+    "average_precision",
     "class_accuracy",
     "class_precision",
     "cluster",

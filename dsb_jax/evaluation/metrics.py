@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from sklearn.metrics import average_precision_score
 
 import dsb_jax
 from dsb_jax import validation
@@ -92,6 +93,38 @@ def class_precision(confusion: ArrayLike) -> np.ndarray:
     taken = confusion.sum(axis=0)
     precision = np.divide(confusion.diagonal(), taken, out=np.zeros(len(taken)), where=taken > 0)
     return np.where(confusion.sum(axis=1) > 0, precision, np.nan)
+
+
+def average_precision(labels: ArrayLike, scores: ArrayLike) -> np.ndarray:
+    """How far up the samples of each class come when all are ordered by the score of that class.
+
+    ``AP = Σ_n (R_n − R_{n−1})·P_n`` over the thresholds of falling score, with precision P and recall R; of each class
+    against all others, as the paper's Figures 11 and 12 measure eyes. It is scikit-learn's.
+
+    Args:
+      labels: true classes, integers ``[samples]`` in ``[0, C)``.
+      scores: of every class, such as probabilities, finite ``[samples, C]``.
+
+    Returns:
+      float64 ``[C]`` in [0, 1]; NaN for a class without samples.
+
+    Raises:
+      ValueError: if a shape, a dtype or a class is wrong, or a score is not finite.
+
+    Example:
+      >>> average_precision([0, 1, 1], [[0.9, 0.1], [0.2, 0.8], [0.95, 0.05]])
+      array([0.5       , 0.83333333])
+    """
+    scores = np.asarray(scores)
+    if scores.ndim != 2 or not np.issubdtype(scores.dtype, np.floating) or not np.isfinite(scores).all():
+        raise ValueError(f"scores must be finite floats [samples, C], got {scores.dtype} {list(scores.shape)}")
+    labels = classes("labels", labels, scores.shape[1])
+    if len(labels) != len(scores):
+        raise ValueError(f"labels and scores must have one length, got {len(labels)} and {len(scores)}")
+    present = np.unique(labels)
+    precision = np.full(scores.shape[1], np.nan)
+    precision[present] = [average_precision_score(labels == label, scores[:, label]) for label in present]
+    return precision
 
 
 def hardest_pairs(confusion: ArrayLike, number: int = 6) -> np.ndarray:

@@ -4,13 +4,13 @@ import math
 
 import numpy as np
 
-from dsb_jax.evaluation import page, vocabulary
+from dsb_jax.evaluation import page
 from dsb_jax.evaluation.runs import Run
 
 
 def sentences(run: Run) -> list[str]:
     """How well the run does, where it fails, and what that goes with."""
-    text = _of_classification(run) if run.words is vocabulary.CLASSIFICATION else _of_retrieval(run)
+    text = _of_retrieval(run) if run.words.trained else _of_classification(run)
     return text + _what_accuracy_follows(run)
 
 

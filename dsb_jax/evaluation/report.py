@@ -29,6 +29,7 @@ _SPACES = {
     "sample": "in the training images themselves",
     "searched": "in the embeddings of the images searched",
 }
+_THIRDS = {"low": "smallest", "middle": "middle", "high": "largest"}  # of the classes by semantic scale
 _STARTS_SHOWN = 5
 
 
@@ -316,9 +317,18 @@ def _class_table(run: Run) -> str:
     else:
         words = (
             f"Volume and scale are of the training images under the final model{_alpha(run)}; the weight is the last "
-            "step's."
+            f"step's.{_splits(run)}"
         )
     return _classes(words, "class", run.class_names, run.per_class, run.words.columns)
+
+
+def _splits(run: Run) -> str:
+    """Accuracy by thirds of the classes, and precision: what the paper's Figure 19 and Table 6 have."""
+    thirds, precision = run.results.get("by_scale", {}), run.results.get("precision")
+    told = [f"{thirds[key]:.1%} of the third of {words} scale" for key, words in _THIRDS.items() if key in thirds]
+    texts = [f"Accuracy is {', '.join(told)}."] if told else []
+    texts += [] if precision is None else [f"Mean precision is {precision:.1%}."]
+    return "".join(f" {text}" for text in texts)
 
 
 def _trained_class_table(run: Run) -> str:

@@ -62,6 +62,11 @@ def of(results: Mapping[str, Any]) -> Vocabulary:
       {'recall_at_1': 'R@1', 'recall_at_10': 'R@10', 'map_at_r': 'MAP@R', 'r_precision': 'R-precision', 'nmi': 'NMI'}
     """
     task = results.get("task", "classification")
+    if task == "classification" and "mean_average_precision" in results:
+        return CLASSIFICATION._replace(
+            figures={**CLASSIFICATION.figures, "mean_average_precision": "mean AP"},
+            columns={**CLASSIFICATION.columns, "average_precision": ("average precision", "{:.1%}")},
+        )
     if task == "classification":
         return CLASSIFICATION
     ks = sorted(int(key.removeprefix(_RECALL)) for key in results if key.startswith(_RECALL))

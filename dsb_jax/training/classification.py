@@ -24,13 +24,15 @@ class Classification:
     """
 
     def __init__(self, config: ConfigDict, experiment: Experiment) -> None:
-        del config
+        self._names = ("prediction", "loss", *(("probabilities",) if config.average_precision else ()))
         self._experiment = experiment
         self._labels, self._num_classes = experiment.test.labels, len(experiment.counts)
 
     def outputs(self, program: Program, state: TrainState, check: Callable[[], None]) -> Mapping[str, np.ndarray]:
-        """``prediction`` and ``loss`` of every test example; ``check`` is called before every batch."""
-        return program.test(state, ("prediction", "loss"), check)
+        """``prediction`` and ``loss`` of every test example, and ``probabilities`` for average precision; ``check`` is
+        called before every batch.
+        """
+        return program.test(state, self._names, check)
 
     def measured(self, outputs: Mapping[str, np.ndarray]) -> dict[str, Any]:
         """What a line of ``metrics.jsonl`` has of them."""
@@ -68,12 +70,15 @@ class Classification:
             "test_samples": confusion.sum(axis=1),
             **{name: trained[name] for name in ("volume", "scale", "weight")},
         }
+        if "probabilities" in outputs:
+            columns["average_precision"] = metrics.average_precision(self._labels, outputs["probabilities"])
         measures = {name: trained[name] for name in ("samples", "interclass", "volume", "scale")}
         return {
             "top1": np.trace(confusion) / confusion.sum(),
             "precision": float(np.nanmean(metrics.class_precision(confusion))),
             **metrics.shot_accuracy(accuracy, counts),
             "by_scale": metrics.accuracy_by_scale(accuracy, trained["scale"]),
+            **_mean_average_precision(columns),
             "per_class": by_name(self._experiment.class_names, columns),
             "correlations": metrics.correlations(
                 accuracy, effective_number=np.asarray(dsb_jax.effective_number(counts)), **measures
@@ -110,6 +115,12 @@ class Classification:
 
     def _confusion(self, outputs):
         return metrics.confusion_matrix(self._labels, outputs["prediction"], self._num_classes)
+
+
+def _mean_average_precision(columns: Mapping[str, np.ndarray]) -> dict[str, float]:
+    if "average_precision" not in columns:
+        return {}
+    return {"mean_average_precision": float(np.nanmean(columns["average_precision"]))}
 
 
 def by_name(class_names: tuple[str, ...], columns: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:

@@ -229,6 +229,7 @@ def base_config() -> ConfigDict:
     config.log_every = 50  # steps
     config.eval_every = 1  # epochs
     config.eval_batch_size = 500
+    config.average_precision = False  # of classification the results also have that of every class, against all others
     config.sample_space = True  # of classification the results also have volumes of the training images themselves
     config.deterministic = False  # on GPU: the same bits every time, at some speed
 

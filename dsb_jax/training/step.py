@@ -293,7 +293,7 @@ def make_eval_step(
     placement: Placement | None = None,
 ) -> Callable[[TrainState, Batch], dict[str, jax.Array]]:
     """A jitted step ``(state, batch) -> outputs``: of every example ``prediction``, the class that the model takes it
-    for, ``probability``, the one of its own class, ``loss`` and ``features``.
+    for, ``probabilities`` of all and ``probability`` of its own class, ``loss`` and ``features``.
 
     Args:
       model: as for :func:`init_state`; evaluated with the averaged variables where the state has them.
@@ -305,9 +305,11 @@ def make_eval_step(
     def step(state, batch):
         variables = (state if placement is None else _whole(state, placement)).evaluated
         outputs = model.apply(variables, preprocess(batch["image"]), train=False)
+        probabilities = jax.nn.softmax(outputs.logits.astype(jnp.float32))
         return {
             "prediction": jnp.argmax(outputs.logits, axis=1),
-            "probability": _of_label(jax.nn.softmax(outputs.logits.astype(jnp.float32)), batch["label"]),
+            "probabilities": probabilities,
+            "probability": _of_label(probabilities, batch["label"]),
             "loss": loss(outputs.logits, batch["label"]),
             "features": outputs.features,
         }

@@ -17,7 +17,18 @@ from dsb_jax.evaluation import drawing, page, paired
 from dsb_jax.evaluation.drawing import ACCURACY, INK, SCALE, SMALL
 from reproduction.targets import Cell, Target, bases
 
-_PERCENT = ("top1", "head", "middle", "tail", "precision", "nmi", "low_third", "middle_third", "high_third")
+_PERCENT = (
+    "top1",
+    "head",
+    "middle",
+    "tail",
+    "precision",
+    "mean_average_precision",
+    "nmi",
+    "low_third",
+    "middle_third",
+    "high_third",
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,13 +29,23 @@ FACTS = (
     *("subset", "seconds"),
 )
 MEASURES = (
-    *("top1", "precision", "head", "middle", "tail", "low_third", "middle_third", "high_third"),
+    *(
+        "top1",
+        "precision",
+        "mean_average_precision",
+        "head",
+        "middle",
+        "tail",
+        "low_third",
+        "middle_third",
+        "high_third",
+    ),
     *("recall_at_1", "recall_at_2", "recall_at_4", "recall_at_8", "map_at_r", "r_precision", "nmi"),
     *("r_N", "r_En", "r_W", "r_Sprime", *(f"r_S_alpha{alpha}" for alpha in ("1", "1.5", "2", "2.5", "3"))),
     "sum_of_volumes",
 )
 KEY = ("target", "scale", "on", "method", "seed")  # what sets a run's row apart from others
-CLASSES = (*KEY, "class", "samples", "score", "volume", "scale_of_class")
+CLASSES = (*KEY, "class", "samples", "score", "volume", "scale_of_class", "average_precision")
 
 
 class FailedError(Exception):
@@ -163,6 +173,7 @@ def class_rows(job: Job, out: pathlib.Path) -> list[dict[str, str]]:
             "score": _text(found.get("accuracy", found.get("recall"))),
             "volume": _text(found["volume"]),
             "scale_of_class": _text(found["scale"]),
+            "average_precision": _text(found.get("average_precision")),
         }
         for name, found in results["per_class"].items()
     ]
