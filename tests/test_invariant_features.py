@@ -165,6 +165,7 @@ def trained(steps=6, placement=None, **options):
     return jax.device_get(state), seen
 
 
+@pytest.mark.slow
 def test_a_batch_in_parts_moves_the_centres_as_a_whole_one():
     whole, parts = trained(), trained(accumulate=4)
     assert np.abs(whole[0].objective.centers - trained(steps=2)[0].objective.centers).max() > 0.1

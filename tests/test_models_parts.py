@@ -186,6 +186,7 @@ def test_in_evaluation_an_image_takes_the_experts_that_its_routers_want(routed):
     assert_close(in_training.logits, logits.mean(axis=0), 1e-6)
 
 
+@pytest.mark.slow
 def test_untrained_routers_want_every_expert():
     model, images = models.create("lenet", 10, experts=3, routers=True), images_of((8, 8, 8, 1))
     variables = jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), images)

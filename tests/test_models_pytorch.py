@@ -113,6 +113,7 @@ def test_small_resnets_have_as_many_parameters_as_the_paper_says(depth, millions
     assert round(models.size(f"resnet{depth}", 10).parameters / 1e6, 2 if millions < 1 else 1) == millions
 
 
+@pytest.mark.slow
 def test_a_vision_transformer_equals_a_numpy_model():
     """Its tokens, one after the other, in float64."""
     model = models.create("vit_small", 5, stem="cifar")
@@ -238,7 +239,7 @@ def test_every_variable_has_a_name_of_its_own():
         ("resnet8", 64, {"head": "cosine"}, 8),
         ("resnet8", 10, {"head": "cosine"}, 8),
         ("vit_small", 5, {"stem": "cifar"}, 16),
-        ("vit_small", 5, {}, 48),
+        pytest.param("vit_small", 5, {}, 48, marks=pytest.mark.slow),
         pytest.param("googlenet", 5, {"auxiliary": True}, 32, marks=pytest.mark.slow),
         pytest.param("densenet121", 5, {"stem": "cifar"}, 32, marks=pytest.mark.slow),
     ],

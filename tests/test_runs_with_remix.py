@@ -12,7 +12,7 @@ from dsb_jax.training import experiment, step
 from dsb_jax.training.program import Program
 
 
-@pytest.mark.parametrize("kind", ["mixup=1.0", "cutmix=1.0"])
+@pytest.mark.parametrize("kind", [pytest.param("mixup=1.0", marks=pytest.mark.slow), "cutmix=1.0"])
 def test_labels_are_in_favour_of_the_rarer_class_and_images_as_before(kind):
     settings = {name: digits(f"{kind},balancer=class_balanced,remix={name == 'remix'}") for name in ("plain", "remix")}
     built = {name: experiment.build(config) for name, config in settings.items()}

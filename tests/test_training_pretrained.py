@@ -136,6 +136,7 @@ def test_what_is_reinitialized_takes_its_statistics_along(file):
     )
 
 
+@pytest.mark.slow
 def test_other_names_and_losses_without_a_bias_leave_the_last_layer_over(tmp_path):
     model = models.create("bn_inception", 7, stem="cifar")
     made = jax.jit(lambda key: model.init(key, jnp.zeros((1, 8, 8, 1)), train=False))(jax.random.key(5))
@@ -147,6 +148,7 @@ def test_other_names_and_losses_without_a_bias_leave_the_last_layer_over(tmp_pat
         assert found["params"].keys() == {"backbone"}
 
 
+@pytest.mark.slow
 def test_classifiers_halfway_begin_anew_for_other_classes(tmp_path):
     model = models.create("googlenet", 7, stem="cifar", auxiliary=True)
     made = jax.jit(lambda key: model.init(key, jnp.zeros((1, 8, 8, 1)), train=False))(jax.random.key(5))

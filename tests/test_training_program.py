@@ -72,7 +72,7 @@ def test_the_sampler_is_a_setting():
     np.testing.assert_allclose(np.bincount(labels, minlength=10) / len(labels), 0.1, atol=0.04)
 
 
-@pytest.mark.parametrize("mixing", ["", "cutmix=1.0"])
+@pytest.mark.parametrize("mixing", ["", pytest.param("cutmix=1.0", marks=pytest.mark.slow)])
 def test_the_first_images_are_those_of_the_first_step(mixing):
     settings = config(f"flip=True,{mixing}")
     program = Program(settings, experiments.build(settings))

@@ -113,7 +113,7 @@ def average_precision(labels: ArrayLike, scores: ArrayLike) -> np.ndarray:
 
     Example:
       >>> average_precision([0, 1, 1], [[0.9, 0.1], [0.2, 0.8], [0.95, 0.05]])
-      array([0.5       , 0.83333333])
+      array([0.5   , 0.8333])
     """
     scores = np.asarray(scores)
     if scores.ndim != 2 or not np.issubdtype(scores.dtype, np.floating) or not np.isfinite(scores).all():

@@ -184,7 +184,8 @@ def _title(measured: Measured) -> str:
 def _remarks(measured: Measured) -> list[str]:
     """What a reader has to know before the numbers."""
     seeds = ", ".join(sorted({row["seed"] for row in measured.rows}, key=int))
-    runs = f"{len(measured.rows)} runs, seeds {seeds}; {_all(measured, 'hardware')}; commit {_all(measured, 'commit')}"
+    commits = ", ".join(dict.fromkeys(re.sub("(?<=^.{7})[0-9a-f]+", "", row["commit"]) for row in measured.rows))
+    runs = f"{len(measured.rows)} runs, seeds {seeds}; {_all(measured, 'hardware')}; commit {commits}"
     explained = (
         "Mean ± standard error over seeds, of the last epoch; p is of a paired t-test over seeds, and not corrected "
         "for the number of tests. A method and its base differ in the balancer alone: same subset, order of examples "
