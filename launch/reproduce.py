@@ -12,6 +12,7 @@ share those that they have in common. The same command goes on with what was sto
 """
 
 import argparse
+import os
 import pathlib
 import queue
 import sys
@@ -25,18 +26,22 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from reproduction import claims, pages, runs, states
 from reproduction.catalogue import TARGETS
 from reproduction.runs import Job
-from reproduction.targets import RESULTS, SCALES, Target
+from reproduction.targets import RESULTS, SCALES, Cell, Target
 
 from dsb_jax import validation
+from dsb_jax.data import datasets
 from dsb_jax.evaluation import page
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Lists, runs or shows; the exit code is 0, 1 where a run failed, or 2 after one line on what is wrong."""
     options = parser().parse_args(arguments)
+    options.out, options.results = options.out.resolve(), options.results.resolve()  # runs have a folder of their own
+    options.seeds = list(dict.fromkeys(options.seeds))
     try:
+        validation.positive_int("--jobs", options.jobs)
         if options.list:
-            listing()
+            listing(options.results)
             return 0
         if options.claims:
             print(page.write(options.results / "claims.md", claims.markdown(options.results)))
@@ -66,10 +71,15 @@ def chosen(options: argparse.Namespace) -> Target:
     if name is None:
         raise ValueError(f"which table or figure? {', '.join(TARGETS)}; --list says more")
     if name not in TARGETS:
+        several = [each for each in TARGETS if each.startswith(f"{name}-")]
+        if several:
+            raise ValueError(f"{name} is several: {', '.join(several)}")
         raise validation.unknown_name("table or figure", name, TARGETS)
     target = TARGETS[name]
     if target.reason:
         raise ValueError(f"{name} ({target.title}): {target.reason}")
+    if target.commands and options.pages:
+        raise ValueError(f"{name} has no page of its own: it runs python {' '.join(target.commands[0])}")
     if not target.commands and options.scale not in target.cells:
         raise ValueError(f"{name} is offered at the scales {', '.join(target.cells)}, got {options.scale!r}")
     return target
@@ -81,20 +91,9 @@ def train(options: argparse.Namespace, target: Target) -> list[str]:
     Raises:
       ValueError: a method that the target has not, or a dataset that is not prepared.
     """
-    cells = target.cells[options.scale]
-    methods = list(dict.fromkeys(cell.method for cell in cells))
-    for method in options.methods or ():
-        if method not in methods:
-            raise validation.unknown_name(f"method of {options.target}", method, methods)
-    cells = [cell for cell in cells if options.methods is None or cell.method in options.methods]
-    lacking = states.missing(target, options.scale)
-    if lacking:
-        raise ValueError(
-            f"{options.target} at scale {options.scale} needs {', '.join(lacking)}: "
-            f"python -m dsb_jax.data.prepare {lacking[0]} --archive DIR"
-        )
+    cells = present(options, target)
     jobs = [Job(options.target, options.scale, cell, seed, options.set) for seed in options.seeds for cell in cells]
-    unfinished = [job for job in jobs if not (job.folder(options.out) / "results.json").exists()]
+    unfinished = [job for job in jobs if not job.finished(options.out)]
     hours = states.hours((job.cell for job in unfinished), options.scale)
     print(
         f"{len(unfinished)} of {len(jobs)} runs to do, about {hours:.1f} hours of one {states.hardware(options.scale)}"
@@ -105,8 +104,38 @@ def train(options: argparse.Namespace, target: Target) -> list[str]:
             keep(options, [job])
         else:
             failed.append(f"failed: {job.folder(options.out)}: {error}")
-    keep(options, [job for job in jobs if (job.folder(options.out) / "results.json").exists()])
+    keep(options, [job for job in jobs if job.finished(options.out)])
     return failed
+
+
+def present(options: argparse.Namespace, target: Target) -> list[Cell]:
+    """The cells that are asked for and can be run; what is left out is told.
+
+    Raises:
+      ValueError: a method that the target has not, no dataset that is prepared, or weights that are missing.
+    """
+    cells = target.cells[options.scale]
+    methods = list(dict.fromkeys(cell.method for cell in cells))
+    for method in options.methods or ():
+        if method not in methods:
+            raise validation.unknown_name(f"method of {options.target}", method, methods)
+    cells = [cell for cell in cells if options.methods is None or cell.method in options.methods]
+    lacking = states.missing(target, options.scale)
+    found = [cell for cell in cells if cell.configured().dataset not in lacking]
+    if not found:
+        raise ValueError(
+            f"{options.target} at scale {options.scale} needs {', '.join(lacking)}: "
+            f"python -m dsb_jax.data.prepare {lacking[0]} --archive DIR"
+        )
+    if len(found) < len(cells):
+        print(f"{len(cells) - len(found)} cells are left out: {', '.join(lacking)} is not prepared", file=sys.stderr)
+    for cell in found:
+        config = cell.configured(options.set)
+        if config.frozen_norm and config.init_from is None:
+            raise ValueError(
+                f"{cell.on} begins with ImageNet's weights: --set init_from=FILE; configs/cub2011.py says more"
+            )
+    return found
 
 
 def finished(jobs: Sequence[Job], out: pathlib.Path, at_once: int) -> Iterator[tuple[Job, Exception | None]]:
@@ -136,19 +165,20 @@ def finished(jobs: Sequence[Job], out: pathlib.Path, at_once: int) -> Iterator[t
 
 def cores(shares: int) -> list[set[int] | None]:
     """The CPU's cores, divided; None for a single share or where a process cannot be kept to some."""
-    available = states.cores()
+    available = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     if shares == 1 or len(available) < shares:
         return [None] * shares
-    return [set(map(int, share)) for share in np.array_split(sorted(available), shares)]
+    return [set(map(int, share)) for share in np.array_split(available, shares)]
 
 
 def keep(options: argparse.Namespace, jobs: Sequence[Job]) -> None:
     """Puts the results of finished runs into the CSV files."""
     stem = options.results / f"{options.target}-{options.scale}"
     rows = [runs.row(job, options.out) for job in jobs]
-    runs.merge(stem.with_suffix(".csv"), (*runs.FACTS, *runs.MEASURES), rows, runs.KEY)
     of_classes = [row for job in jobs for row in runs.class_rows(job, options.out)]
-    runs.merge(stem.with_name(f"{stem.name}-classes.csv"), runs.CLASSES, of_classes, (*runs.KEY, "class"))
+    with datasets.locked(options.results):  # another command may be at other seeds
+        runs.merge(stem.with_suffix(".csv"), (*runs.FACTS, *runs.MEASURES), rows, runs.KEY)
+        runs.merge(stem.with_name(f"{stem.name}-classes.csv"), runs.CLASSES, of_classes, (*runs.KEY, "class"))
 
 
 def show(name: str, target: Target, options: argparse.Namespace) -> list[pathlib.Path]:
@@ -158,9 +188,10 @@ def show(name: str, target: Target, options: argparse.Namespace) -> list[pathlib
       ValueError: nothing is.
     """
     rows = runs.read(options.results / f"{name}-{options.scale}.csv")
-    if not rows:
+    measured = pages.Measured.of(target, name, options.scale, rows)
+    if not measured.rows:
         raise ValueError(f"of {name} at scale {options.scale} nothing is measured in {options.results}")
-    return pages.write(pages.Measured(target, name, options.scale, rows), options.results)
+    return pages.write(measured, options.results)
 
 
 def execute(options: argparse.Namespace, target: Target) -> int:
@@ -172,24 +203,31 @@ def execute(options: argparse.Namespace, target: Target) -> int:
     if target.input and options.input is None:
         raise ValueError(f"{options.target} needs --input: {target.input}")
     lacking = states.missing(target, None)
+    possible = [command for command in target.commands if not any(dataset in command for dataset in lacking)]
+    if not possible:
+        raise ValueError(
+            f"{options.target} needs {', '.join(lacking)}: python -m dsb_jax.data.prepare {lacking[0]} --archive DIR"
+        )
     for command in target.commands:
-        if any(dataset in command for dataset in lacking):
+        if command not in possible:
             print(f"left out, for its dataset is not prepared: python {' '.join(command)}", file=sys.stderr)
-        elif code := runs.execute(command, options.out / options.target, options.input):
+        elif code := runs.execute(
+            command, options.out / options.target, options.input and os.path.abspath(options.input)
+        ):
             return code
     return 0
 
 
-def listing() -> None:
+def listing(results: pathlib.Path) -> None:
     """Prints all targets."""
     for name, target in tqdm.tqdm(TARGETS.items(), desc="Estimates", leave=False, delay=2, disable=None):
         tqdm.tqdm.write(f"{name}: {target.title} (lines {target.lines} of the paper)")
         for scale in [scale for scale in SCALES if scale in target.cells] or [None]:
-            tqdm.tqdm.write(f"  {_described(name, target, scale)}")
+            tqdm.tqdm.write(f"  {_described(name, target, scale, results)}")
 
 
-def _described(name: str, target: Target, scale: str | None) -> str:
-    state = states.state(name, target, scale)
+def _described(name: str, target: Target, scale: str | None, results: pathlib.Path) -> str:
+    state = states.state(name, target, scale, results)
     if scale is None:
         return state
     cells = target.cells[scale]
@@ -211,7 +249,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N", help="(0 1 2)")
     options.add_argument("--methods", nargs="+", metavar="NAME", help="some of the target's; all by default")
     options.add_argument("--set", default="", metavar="KEY=VALUE,…", help="further settings of all runs")
-    options.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at once, which share the CPU (1)")
+    options.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="runs at once, which share the CPU, and a GPU's memory (1)"
+    )
     options.add_argument("--input", metavar="FILES", help="of yours, which some figures read")
     options.add_argument("--pages", action="store_true", help="run nothing")
     options.add_argument("--out", type=pathlib.Path, default="runs/reproduction", metavar="DIR", help="(%(default)s)")

@@ -4,6 +4,7 @@ A method's settings are the same wherever it stands. At the scales "gpu" and "cp
 same study of the same methods on long-tailed CIFAR, and its page says so.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 from dsb_jax.data.long_tail import BALANCED
@@ -74,11 +75,14 @@ _SMALL_RETRIEVAL = (
     "image_size=None,shorter_side=None,random_crop=none,crop_padding=4,model=resnet8,stem=cifar,frozen_norm=False,"
     "learning_rate=0.001,adam_epsilon=1e-8,epochs=20,milestones=(12,17),eval_every=20,eval_batch_size=500"
 )
-_WEIGHTS = "Begins with ImageNet's weights: --set init_from=FILE."
+_SAME_START = "CB's weights begin after epoch 5, as DSB's do; as published, they count from the first step."
+_WEIGHTS = f"Begins with ImageNet's weights (--set init_from=FILE). {_SAME_START}"
+_RANDOM = "Begins with random weights unless --set init_from=FILE says otherwise; the paper's begin with ImageNet's."
 _SMALL_NOTE = (
     "Not the paper's: ResNet-8 and 15 epochs, on long-tailed CIFAR; what weights do in 15 epochs they may not do in "
     "200, for they begin after five."
 )
+_HELD_OUT = "CDB holds out a tenth of the training images, to know how difficult classes are."
 _CIFAR_NOTE = "Not the paper's dataset: long-tailed CIFAR by the field's recipe, 200 epochs (configs/cifar10_lt.py)."
 
 TABLE2 = (
@@ -138,7 +142,7 @@ def _studied(
             on = ", ".join(filter(None, (name, f"imbalance {imbalance}", model)))
             for cell in grid(on, config, methods, join(f"imbalance={imbalance}", small, of_model)):
                 drw = f"start_epoch={12 if scale == 'cpu' else 160}" if cell.method == "LDAM-DRW" else ""
-                cells.append(Cell(cell.method, on, config, join(cell.settings, drw), cell.base))
+                cells.append(dataclasses.replace(cell, settings=join(cell.settings, drw)))
     return tuple(cells)
 
 
@@ -241,9 +245,10 @@ def _table6() -> dict[str, tuple[Cell, ...]]:
     cells = []
     for protocol in ("clt", "glt", "alt"):
         columns = {"top1": f"{protocol}_acc", "precision": f"{protocol}_prec"}
-        cells += grid(
-            f"MSCOCO-GLT, {protocol.upper()}", "coco_glt", methods, f"protocol={protocol}", "table06", columns
-        )
+        on = f"MSCOCO-GLT, {protocol.upper()}"
+        for cell in grid(on, "coco_glt", methods, f"protocol={protocol}", "table06", columns):
+            settings = join(cell.settings, _GLT.get(cell.method, ""))
+            cells.append(dataclasses.replace(cell, settings=settings))
     return {"paper": tuple(cells)}
 
 
@@ -332,11 +337,11 @@ def _figure5() -> dict[str, tuple[Cell, ...]]:
                 f"{method}, n = {n}",
                 "CIFAR-10-LT, imbalance 100",
                 "cifar10_lt",
-                join(common, METHODS[method][0], start),
+                join(common, METHODS[method][0], f"start_epoch={n}"),
+                None if n == _PAPERS_START else f"{method}, n = {_PAPERS_START}",
             )
             for method in methods
             for n in starts
-            for start in [f"start_epoch={n}"]
         )
 
     losses = ("DSB-CE", "DSB-Focal", "DSB-LDAM", "DSB-BS")
@@ -344,7 +349,19 @@ def _figure5() -> dict[str, tuple[Cell, ...]]:
     return {"paper": full, "gpu": full, "cpu": cells((1, 2, 3, 5, 8, 12), ("DSB-CE", "DSB-BS"), _SMALL)}
 
 
-# One setting of DSB-CE at a time; the first of each is the default, which is DSB-CE itself.
+# What Tang et al. train otherwise than the others (the code of MSCOCO-GLT, algorithms_config.yaml), with DSB likewise.
+_GLT_LDAM = "weight_decay=2e-4,schedule=step,milestones=(80,90),decay_factor=0.01,momentum=0.9"
+_GLT = {
+    "LDAM": f"{_GLT_LDAM},balancer=class_balanced,start_epoch=80",
+    "DSB-LDAM": _GLT_LDAM,
+    "BBN": "schedule=step,milestones=(60,80)",
+    "Deconfound-TDE": "deconfound_tde.alpha=1.0",
+    "LWS": "stages=lws;;epochs=10",
+    "LWS+IFL": "stages=LWS+IFL:lws;objective=ifl;epochs=10",
+    "DSB-LWS": "stages=lws;;epochs=10",
+}
+
+# One setting of DSB-CE at a time; the defaults are DSB-CE itself.
 ABLATIONS = {
     "normalize": ("sum", "expected", "none"),
     "epsilon": ("0.1", "10.0", "1000.0"),  # the paper's text has 1,000, its formulas none
@@ -353,6 +370,7 @@ ABLATIONS = {
     "dim": ("16", "32"),
     "power": ("2.0", "3.0", "6.0"),
 }
+_PAPERS_START = 5
 STARTS = (1, 8, 12)
 
 
@@ -456,7 +474,7 @@ def _targets() -> dict[str, Target]:
                 "paper": _WEIGHTS,
                 "gpu": _WEIGHTS,
                 "cpu": "ResNet-8 from random weights, images of 32x32, 20 epochs, where the paper has BN-Inception "
-                "with ImageNet's weights, 224x224 and 50: compare differences, not levels.",
+                f"with ImageNet's weights, 224x224 and 50: compare differences, not levels. {_SAME_START}",
             },
         ),
         "table6": Target(
@@ -489,6 +507,7 @@ def _targets() -> dict[str, Target]:
             "2021-2090",
             {"paper": (Cell("CE", "seven classes", "imagenet_hierarchy", "balancer=uniform"),)},
             TOP1,
+            notes={"paper": "The network alone; python -m dsb_jax.toolkit hierarchy has ratios of volumes."},
         ),
         "figure2-left": curves,
         "figure2-right": subsets,
@@ -547,12 +566,14 @@ def _targets() -> dict[str, Target]:
                 )
             },
             _EYES,
+            notes={"paper": _RANDOM},
         ),
         "figure12": Target(
             "eyes, balanced by number",
             "1247-1268",
             {"paper": _eyes("OIA-ODIR-B", "protocol=balanced", more_eyes, ("CE", "DSB-CE"))},
             _EYES,
+            notes={"paper": _RANDOM},
         ),
         "figure13": _schematic("seven scenes", "1280-1289"),
         "figure14": Target("scenes from above: RSSCN7", "1270-1312", {"paper": _scenes("RSSCN7", "rsscn7")}, TOP1),
@@ -572,7 +593,7 @@ def _targets() -> dict[str, Target]:
             "1837-1877",
             _of_imagenet_lt(("CE", "CDB", "DSB-CE"), ("LOCE", "domain balancing")),
             SHOTS,
-            notes=of_cifar,
+            notes={scale: f"{note} {_HELD_OUT}".strip() for scale, note in (of_cifar | {"paper": ""}).items()},
         ),
         "figure19": Target(
             "thirds of the classes by semantic scale",
@@ -584,7 +605,8 @@ def _targets() -> dict[str, Target]:
                 "cpu": _table3()["cpu"],
             },
             {"top1": "top-1", "low_third": "smallest S", "middle_third": "middle", "high_third": "largest S"},
-            notes={"cpu": "CIFAR, as table3 at this scale."},
+            notes=dict.fromkeys(("paper", "cpu"), "Thirds are by each run's own scales.")
+            | {"cpu": "CIFAR, as table3 at this scale. Thirds are by each run's own scales."},
         ),
         "figure20": Target(
             "pizza sampling",

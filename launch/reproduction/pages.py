@@ -17,18 +17,8 @@ from dsb_jax.evaluation import drawing, page, paired
 from dsb_jax.evaluation.drawing import ACCURACY, INK, SCALE, SMALL
 from reproduction.targets import Cell, Target, bases
 
-_PERCENT = (
-    "top1",
-    "head",
-    "middle",
-    "tail",
-    "precision",
-    "mean_average_precision",
-    "nmi",
-    "low_third",
-    "middle_third",
-    "high_third",
-)
+# How names of measures begin that are no fractions.
+_NO_FRACTIONS = ("r_N", "r_En", "r_W", "r_S", "sum_of_volumes")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +41,12 @@ class Measured:
     def cells(self) -> tuple[Cell, ...]:
         """Those of the scale."""
         return self.target.cells[self.scale]
+
+    @classmethod
+    def of(cls, target: Target, name: str, scale: str, rows: Sequence[Mapping[str, str]]) -> "Measured":
+        """With those rows that are of cells that the target has at this scale."""
+        cells = {(cell.on, cell.method) for cell in target.cells.get(scale, ())}
+        return cls(target, name, scale, [row for row in rows if (row["on"], row["method"]) in cells])
 
     def values(self, cell: Cell, measure: str) -> dict[str, float]:
         """A measure of a cell's runs by seed, in the paper's units."""
@@ -191,10 +187,23 @@ def _remarks(measured: Measured) -> list[str]:
         "for the number of tests. A method and its base differ in the balancer alone: same subset, order of examples "
         "and first weights."
     )
+    apart = sorted(
+        {f"{cell.method} and {base.method}" for cell, base in bases(measured.cells) if _apart(measured, cell, base)}
+    )
+    explained += f" But {', '.join(apart)} were trained on other subsets of the data." if apart else ""
     parts = [row["numbers"] for row in measured.rows if row["numbers"] != "true"]
     part = [f"Not the whole dataset: {'; '.join(dict.fromkeys(parts))}."] if parts else []
     note = measured.target.notes.get(measured.scale)
     return [*([note] if note else []), *part, f"{runs}. {explained}"]
+
+
+def _apart(measured: Measured, cell: Cell, base: Cell) -> bool:
+    """Whether a run of one seed saw other training images than that of its base."""
+    subsets = {(row["on"], row["method"], row["seed"]): row.get("subset") for row in measured.rows}
+    pairs = [
+        (subsets.get((cell.on, cell.method, seed)), subsets.get((base.on, base.method, seed))) for *_, seed in subsets
+    ]
+    return any(None not in pair and pair[0] != pair[1] for pair in pairs)
 
 
 def _all(measured: Measured, column: str) -> str:
@@ -206,7 +215,7 @@ def _known(measured: Measured, cell: Cell, base: Cell) -> bool:
 
 
 def _in_percent(measure: str) -> bool:
-    return measure in _PERCENT or measure.startswith("recall_at_") or measure in ("map_at_r", "r_precision")
+    return not measure.startswith(_NO_FRACTIONS)
 
 
 def _number(value: float, measure: str, *, sign: bool = False) -> str:

@@ -79,15 +79,36 @@ class Job:
         """Where it writes: tables that have the same cell share its runs."""
         return out / self.scale / self.cell.name / f"seed{self.seed}"
 
+    @property
+    def config(self) -> str:
+        """File and settings, as they stand behind ``--config=``."""
+        return f"configs/{self.cell.config}.py:{join(self.cell.settings, self.more, f'seed={self.seed}')}"
+
     def command(self, out: pathlib.Path) -> list[str]:
         """What is run."""
-        settings = join(self.cell.settings, self.more, f"seed={self.seed}")
-        config = f"--config={ROOT / 'configs' / self.cell.config}.py:{settings}"
-        return [sys.executable, "-m", "dsb_jax.main", config, f"--workdir={self.folder(out)}"]
+        return [sys.executable, "-m", "dsb_jax.main", f"--config={ROOT / self.config}", f"--workdir={self.folder(out)}"]
+
+    def finished(self, out: pathlib.Path) -> bool:
+        """Whether it is, with these settings.
+
+        Raises:
+          ValueError: it is with others.
+        """
+        folder = self.folder(out)
+        if not (folder / "results.json").exists():
+            return False
+        had = _settings_file(folder).read_text() if _settings_file(folder).exists() else "other settings"
+        if had != self.config:
+            raise ValueError(f"{folder} was run with {had}, not with {self.config}: give another --out")
+        return True
+
+
+def _settings_file(folder: pathlib.Path) -> pathlib.Path:
+    return folder.with_name(f"{folder.name}.settings")
 
 
 def run(job: Job, out: pathlib.Path, cores: Iterable[int] | None = None) -> None:
-    """Trains, or goes on with, or does nothing where it is finished; the log is ``seed<k>.log`` beside its folder.
+    """Trains, or goes on with what was stopped; the log is ``seed<k>.log`` beside its folder.
 
     Args:
       job: the run.
@@ -98,10 +119,9 @@ def run(job: Job, out: pathlib.Path, cores: Iterable[int] | None = None) -> None
       FailedError: with the last line that the run wrote.
     """
     folder = job.folder(out)
-    if (folder / "results.json").exists():
-        return
     begun = folder.exists()
     folder.parent.mkdir(parents=True, exist_ok=True)
+    _settings_file(folder).write_text(job.config)
     start = time.monotonic()
     with open(folder.parent / f"{folder.name}.log", "ab") as log:
         # What interrupts this process in a terminal interrupts that one too, which saves a checkpoint.
@@ -126,13 +146,14 @@ def row(job: Job, out: pathlib.Path) -> dict[str, str]:
     """What a finished run found, under ``FACTS`` and ``MEASURES``; what it has not is empty."""
     folder = job.folder(out)
     results = json.loads((folder / "results.json").read_text())
-    environment = json.loads((folder / "environment.json").read_text())[-1]
+    starts = json.loads((folder / "environment.json").read_text())
+    environment = starts[-1]
     seconds = folder / "seconds.txt"
     facts = {
         **dict(zip(KEY, job.key, strict=True)),
         "config": job.cell.config,
         "settings": join(job.cell.settings, job.more),
-        "commit": environment["commit"] or "",
+        "commit": " ".join(dict.fromkeys(start["commit"] or "unknown" for start in starts)),
         "hardware": f"{environment['devices']} x {_device(environment)}",
         "versions": f"jax {environment['jax']}, flax {environment['flax']}",
         "numbers": results["numbers"],
@@ -157,7 +178,7 @@ def measured(results: Mapping[str, Any]) -> dict[str, float]:
     found |= {f"r_S_alpha{alpha}": value for alpha, value in space.get("scale", {}).items()}
     trained = results.get("training_classes", results.get("per_class", {}))
     if trained:
-        found["sum_of_volumes"] = sum(each["volume"] for each in trained.values())
+        found["sum_of_volumes"] = sum(each["volume"] or 0.0 for each in trained.values())
     return {key: value for key, value in found.items() if value is not None}
 
 

@@ -2,7 +2,7 @@
 
 import functools
 import math
-import os
+import pathlib
 from collections.abc import Iterable
 
 from ml_collections import ConfigDict
@@ -11,13 +11,14 @@ from dsb_jax import data, models
 from dsb_jax.data import datasets, long_tail
 from dsb_jax.training import stages
 from reproduction import runs
-from reproduction.targets import RESULTS, Cell, Target
+from reproduction.targets import Cell, Target
 
 # Operations per second that training reaches, and images per second that it is held to where networks are small. Of
 # one GPU the first is ResNet-50's in `launch/benchmark.py overhead` on an H200 (128.7 ms for 512 images); the second
 # is a guess. Of a CPU, a core of ResNet-8.
 _RATES = {"paper": (1e14, 1e4), "gpu": (1e14, 1e4), "cpu": (3.5e10, math.inf)}
 _HARDWARE = {"paper": "H200", "gpu": "H200", "cpu": "core"}
+_UNREADABLE = ("no", "incomplete", "as tfrecord", "as riegeli")  # states of a dataset
 _TRAINING = 3  # times the operations of a forward pass
 
 
@@ -31,14 +32,9 @@ def hardware(scale: str) -> str:
     return _HARDWARE[scale]
 
 
-def cores() -> set[int]:
-    """Of the CPU, those that this process may use."""
-    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
-
-
 def missing(target: Target, scale: str | None) -> list[str]:
     """The datasets that are not prepared here, of those that the target needs."""
-    return [name for name, here in _datasets(target, scale).items() if here in ("no", "incomplete")]
+    return [name for name, here in _datasets(target, scale).items() if here in _UNREADABLE]
 
 
 def _datasets(target: Target, scale: str | None) -> dict[str, str]:
@@ -47,7 +43,7 @@ def _datasets(target: Target, scale: str | None) -> dict[str, str]:
     return {name: datasets.state(name) for name in dict.fromkeys(names) if datasets.instructions(name)}
 
 
-def state(name: str, target: Target, scale: str | None) -> str:
+def state(name: str, target: Target, scale: str | None, results: pathlib.Path) -> str:
     """``measured here``, with how much of it; ``ready``; ``needs`` a dataset; or why there is nothing to run."""
     if target.reason:
         return f"nothing to run: {target.reason}"
@@ -58,10 +54,13 @@ def state(name: str, target: Target, scale: str | None) -> str:
     needs = (
         f"needs {', '.join(lacking)}" if lacking else f"ready with --input, {target.input}" if target.input else ready
     )
-    rows = [row for row in runs.read(RESULTS / f"{name}-{scale}.csv") if row["target"] == name]
+    if scale is None:
+        return needs
+    cells = {(cell.on, cell.method) for cell in target.cells[scale]}
+    rows = [row for row in runs.read(results / f"{name}-{scale}.csv") if (row["on"], row["method"]) in cells]
     if not rows:
         return needs
-    done, wanted = len({(row["on"], row["method"]) for row in rows}), len(target.cells[scale])
+    done, wanted = len({(row["on"], row["method"]) for row in rows}), len(cells)
     seeds = len({row["seed"] for row in rows})
     return f"measured here: {done} of {wanted} cells, {len(rows)} runs, {seeds} seeds; {needs}"
 
@@ -70,14 +69,18 @@ def _seconds(cell: Cell, scale: str) -> float:
     operations, images = _RATES[scale]
     config = cell.configured()
     stage_epochs = sum(float(stage.epochs) for stage in stages.chain(config))
+    spec = data.spec(config.dataset)
     counts = long_tail.subset_counts(
         config.long_tail,
-        data.spec(config.dataset).train_counts(config.protocol),
+        spec.train_counts(config.protocol),
         imbalance=config.imbalance,
         images_per_class=config.images_per_class,
     )
-    of_image = max(_TRAINING * _operations(*_network(config)) / operations, 1 / images)
-    return of_image * int(counts.sum()) * stage_epochs
+    forward = _operations(*_network(config)) / operations
+    protocol = spec.protocol(config.protocol)
+    tested = int(protocol.splits[protocol.evaluation].counts.sum()) / config.eval_every
+    trained = int(counts.sum())
+    return stage_epochs * (trained * max(_TRAINING * forward, 1 / images) + tested * forward)
 
 
 def _network(config: ConfigDict) -> tuple[str, str | None, tuple[int, int, int]]:
