@@ -269,6 +269,11 @@ def test_a_run_with_other_settings_is_not_taken_for_what_is_asked_for(small, tmp
     )
 
 
+def test_commits_are_short():
+    assert pages._short("0123456789abcdef-dirty") == "0123456-dirty"
+    assert pages._short("unknown") == "unknown"
+
+
 def test_runs_on_other_subsets_are_told_from_those_on_the_same():
     cells = catalogue.grid("A", "digits_lt", ("CE", "CB-CE", "DSB-CE"))
     measured, _ = study(cells, "top1")
@@ -528,8 +533,8 @@ def test_the_page_of_claims_has_all_of_them_and_what_is_measured(tmp_path, capsy
 def test_a_target_is_trained_and_goes_on(small, tmp_path, capsys):
     """Real runs: of digits, two methods."""
     del small
-    arguments = ["table2", "--scale=cpu", "--seeds", "0", "--methods", "CE", "DSB-CE"]
-    assert command(tmp_path, *arguments, "--set", "sample_space=False") == 0
+    arguments = ["table2", "--scale=cpu", "--seeds", "0", "--methods", "CE", "DSB-CE", "--set", "sample_space=False"]
+    assert command(tmp_path, *arguments) == 0
     with open(tmp_path / "results" / "table2-cpu.csv", newline="") as file:
         rows = {row["method"]: row for row in csv.DictReader(file)}
     for method, row in rows.items():

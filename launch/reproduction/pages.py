@@ -180,7 +180,7 @@ def _title(measured: Measured) -> str:
 def _remarks(measured: Measured) -> list[str]:
     """What a reader has to know before the numbers."""
     seeds = ", ".join(sorted({row["seed"] for row in measured.rows}, key=int))
-    commits = ", ".join(dict.fromkeys(re.sub("(?<=^.{7})[0-9a-f]+", "", row["commit"]) for row in measured.rows))
+    commits = ", ".join(dict.fromkeys(_short(commit) for row in measured.rows for commit in row["commit"].split()))
     runs = f"{len(measured.rows)} runs, seeds {seeds}; {_all(measured, 'hardware')}; commit {commits}"
     explained = (
         "Mean ± standard error over seeds, of the last epoch; p is of a paired t-test over seeds, and not corrected "
@@ -204,6 +204,11 @@ def _apart(measured: Measured, cell: Cell, base: Cell) -> bool:
         (subsets.get((cell.on, cell.method, seed)), subsets.get((base.on, base.method, seed))) for *_, seed in subsets
     ]
     return any(None not in pair and pair[0] != pair[1] for pair in pairs)
+
+
+def _short(commit: str) -> str:
+    """As Git abbreviates it, with what says that files were changed."""
+    return re.sub("^([0-9a-f]{7})[0-9a-f]+", r"\1", commit)
 
 
 def _all(measured: Measured, column: str) -> str:
