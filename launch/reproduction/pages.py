@@ -126,8 +126,12 @@ def markdown(measured: Measured) -> str:
 def html(measured: Measured) -> str:
     """The page as HTML, which needs no other file."""
     sections = [f'<p class="reading">{escape(remark)}</p>' for remark in _remarks(measured)]
-    sections += [page.section(heading, page.table(headings, rows)) for heading, headings, rows in tables(measured)]
+    sections += [page.section(heading, _table(headings, rows)) for heading, headings, rows in tables(measured)]
     return page.document(_title(measured), "\n".join([*sections, page.section("Plots", page.plots(figures(measured)))]))
+
+
+def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return page.table(headings, rows, texts=[place for place, heading in enumerate(headings) if heading == "on"])
 
 
 def figures(measured: Measured) -> dict[str, tuple[str, Figure]]:
@@ -147,7 +151,7 @@ def figures(measured: Measured) -> dict[str, tuple[str, Figure]]:
         fmt="o",
         color=ACCURACY,
         markersize=4,
-        label="measured, ± standard error",
+        label="measured",
     )
     paper = [cell.printed.get(measure, math.nan) - base.printed.get(measure, math.nan) for cell, base in compared]
     if np.isfinite(paper).any():
@@ -157,7 +161,7 @@ def figures(measured: Measured) -> dict[str, tuple[str, Figure]]:
     axes.set_yticks(places, names, fontsize=SMALL, color=INK)
     axes.set_xlabel(f"{heading}, difference from the base (points)", fontsize=SMALL, color=INK)
     drawing.legend(axes)
-    caption = f"{heading} of each method less that of its base, with the same seeds."
+    caption = f"{heading} of each method less that of its base, with the same seeds; bars are standard errors."
     return {"differences": (caption, figure)}
 
 
