@@ -93,18 +93,20 @@ def train(options: argparse.Namespace, target: Target) -> list[str]:
     """
     cells = present(options, target)
     jobs = [Job(options.target, options.scale, cell, seed, options.set) for seed in options.seeds for cell in cells]
-    unfinished = [job for job in jobs if not job.finished(options.out)]
+    done = [job for job in jobs if job.finished(options.out)]  # of this command or of another table
+    unfinished = [job for job in jobs if job not in done]
     hours = states.hours((job.cell for job in unfinished), options.scale)
     print(
         f"{len(unfinished)} of {len(jobs)} runs to do, about {hours:.1f} hours of one {states.hardware(options.scale)}"
     )
     failed = []
+    if done:
+        keep(options, done)
     for job, error in finished(unfinished, options.out, options.jobs):
         if error is None:
             keep(options, [job])
         else:
             failed.append(f"failed: {job.folder(options.out)}: {error}")
-    keep(options, [job for job in jobs if job.finished(options.out)])
     return failed
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import doctest
 import json
 import math
 import os
@@ -34,6 +35,13 @@ _CALLED = {
     "domain balancing": "DomB",
 }
 CELLS = [cell for target in TARGETS.values() for of_scale in target.cells.values() for cell in of_scale]
+
+
+@pytest.mark.parametrize("module", [claims, pages, runs, targets], ids=lambda module: module.__name__)
+def test_examples_run(module):
+    failed, tried = doctest.testmod(module)
+    assert failed == 0
+    assert tried > 0
 
 
 def test_every_table_and_figure_of_the_paper_is_there():

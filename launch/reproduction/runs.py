@@ -29,17 +29,8 @@ FACTS = (
     *("subset", "seconds"),
 )
 MEASURES = (
-    *(
-        "top1",
-        "precision",
-        "mean_average_precision",
-        "head",
-        "middle",
-        "tail",
-        "low_third",
-        "middle_third",
-        "high_third",
-    ),
+    *("top1", "precision", "mean_average_precision", "head", "middle", "tail"),
+    *("low_third", "middle_third", "high_third"),
     *("recall_at_1", "recall_at_2", "recall_at_4", "recall_at_8", "map_at_r", "r_precision", "nmi"),
     *("r_N", "r_En", "r_W", "r_Sprime", *(f"r_S_alpha{alpha}" for alpha in ("1", "1.5", "2", "2.5", "3"))),
     "sum_of_volumes",
@@ -136,10 +127,10 @@ def run(job: Job, out: pathlib.Path, cores: Iterable[int] | None = None) -> None
         (folder / "seconds.txt").write_text(f"{time.monotonic() - start:.0f}\n")
 
 
-def execute(command: Sequence[str], out: pathlib.Path, given: str | None) -> int:
+def execute(command: Sequence[str], out: pathlib.Path, files: str | None) -> int:
     """Runs ``python`` with these arguments, with ``{out}`` and ``{input}`` filled in; the exit code."""
-    given = [part.format(out=out.resolve(), input=given) for part in command]
-    return subprocess.run([sys.executable, *given], cwd=ROOT, check=False).returncode
+    arguments = [part.format(out=out, input=files) for part in command]
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, check=False).returncode
 
 
 def row(job: Job, out: pathlib.Path) -> dict[str, str]:
@@ -228,5 +219,5 @@ def _text(value: float | None) -> str:
 
 
 def _device(environment: Mapping[str, Any]) -> str:
-    """The accelerator, or the CPU's make: JAX calls every one ``cpu``."""
+    """The accelerator, or the CPU's architecture, here where rows are written: JAX calls every one ``cpu``."""
     return environment["device"] if environment["device"] != "cpu" else f"cpu ({platform.machine()})"
