@@ -32,6 +32,9 @@ _CLASS_MULTIPLE = 256  # the class axis is padded to this, so that its shape sui
 _READ_AHEAD = 1024  # rows read ahead, and so taken in at a time, by a pool that is not told its batch size
 _CLASS_BLOCK = 64  # on a CPU: classes whose second moments, in its caches, are updated and factorized at a time
 _MOMENT_BLOCK = 2**23  # elsewhere: numbers in the second moments of as many
+_UNASKED = (
+    2**27
+)  # elsewhere: products, of all rows for every class, that take less time than asking for the longest run
 _NEVER = -2  # a pass that no generation belongs to
 
 
@@ -528,25 +531,30 @@ def _update_moments(pool, runs, *touched):
     """Second moments of this device's classes, and everybody's volumes; NaN where a factorization failed.
 
     In blocks that suit the device: a GPU waits for its host at every turn of a loop that may end there, so that one
-    block takes all classes.
+    block takes all classes and, where there is little to do, all rows that a class could have.
     """
     devices = 1 if pool.mesh is None else pool.mesh.shape[pool.axis]
-    most, dim = runs.classes.shape[0], pool.rows.shape[-1]
-    small, large = _CLASS_BLOCK, min(-(-most // devices), max(_MOMENT_BLOCK // dim**2, 1))
+    most, rows, dim = runs.classes.shape[0], runs.of_row.shape[0], pool.rows.shape[-1]
+    small, large = min(_CLASS_BLOCK, most), min(-(-most // devices), max(_MOMENT_BLOCK // dim**2, 1))
+    unasked = large == most and most * rows * dim**2 <= _UNASKED
+    on_accelerator = {"rows": 16, "blocks": 1, "longest": rows} if unasked else {"rows": 8}
     moment, volume = lax.platform_dependent(
         pool,
         runs,
         *touched,
-        cpu=partial(_update_blocks, classes=min(small, most), rows=4),
-        default=partial(_update_blocks, classes=large, rows=8),
+        cpu=partial(_update_blocks, classes=small, rows=4),
+        default=partial(_update_blocks, classes=large, **on_accelerator),
     )
     if pool.mesh is not None:
         volume = lax.all_gather(volume, pool.axis, tiled=True)
     return moment, volume
 
 
-def _update_blocks(pool, runs, offset, sign, fresh, samples, shift, *, classes, rows):
-    """So many classes at a time: their rows, in products of so many of each, then one factorization per class."""
+def _update_blocks(pool, runs, offset, sign, fresh, samples, shift, *, classes, rows, blocks=None, longest=None):
+    """So many classes at a time: their rows, in products of so many of each, then one factorization per class.
+
+    How many blocks there are and how long the longest run is, is counted where no bound of them is given.
+    """
     moment = pool.statistics.moment
     local = moment.shape[0]
     device = 0 if pool.mesh is None else lax.axis_index(pool.axis)
@@ -578,13 +586,16 @@ def _update_blocks(pool, runs, offset, sign, fresh, samples, shift, *, classes, 
 
         kept = moment.at[place].get(mode="fill", fill_value=0.0, unique_indices=True)
         total = jnp.where(of_runs(fresh)[..., None, None], 0.0, kept)
-        total = lax.fori_loop(0, (jnp.max(length) + rows - 1) // rows, add, total)
+        turns = ((jnp.max(length) if longest is None else longest) + rows - 1) // rows
+        total = lax.fori_loop(0, turns, add, total)
         value = _volume(jnp.take(total, live, axis=1), of_runs(samples), of_runs(shift), scale)
         moment = moment.at[place].set(total, unique_indices=True, mode="drop")
         return moment, volume.at[place].set(value, unique_indices=True, mode="drop")
 
     volume = lax.dynamic_slice_in_dim(pool.volume, begin, local)
-    return lax.fori_loop(0, (last - first + classes - 1) // classes, block, (moment, volume))
+    if blocks is None:
+        blocks = (last - first + classes - 1) // classes
+    return lax.fori_loop(0, blocks, block, (moment, volume))
 
 
 def _volume(moment, samples, shift, scale):

@@ -65,7 +65,7 @@ def update(state: Interference, centers: jax.Array, present: jax.Array) -> Inter
     Source: Sec. 3.4.1 of the paper; the streaming form is ours.
     """
     num_classes = centers.shape[0]
-    # A GPU waits for its host at every turn of a loop, and so takes as many at a time as are likely to have moved.
+    # A GPU waits for its host at every turn of a loop that may end there, and so takes as many at a time as it holds.
     large = min(max(_DISTANCES // num_classes, _BLOCK), num_classes)
     return lax.platform_dependent(
         state, centers, present, cpu=partial(_update, block=_BLOCK), default=partial(_update, block=large)
@@ -77,7 +77,7 @@ def _update(state, centers, present, *, block):
     moved = jnp.any(centers != state.centers, axis=1) | (present != state.present)
     index = jnp.nonzero(moved, size=num_classes, fill_value=num_classes)[0].astype(jnp.int32)
     index = jnp.pad(index, (0, -num_classes % block), constant_values=num_classes)
-    blocks = (jnp.sum(moved, dtype=jnp.int32) + block - 1) // block
+    blocks = 1 if block >= num_classes else (jnp.sum(moved, dtype=jnp.int32) + block - 1) // block
     # Distances do not depend on the origin, and near the centres' mean they keep their digits.
     classes_present = jnp.maximum(jnp.sum(present, dtype=jnp.float32), 1.0)
     origin = jnp.sum(jnp.where(present[:, None], centers, 0.0), axis=0) / classes_present
