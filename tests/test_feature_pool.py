@@ -55,7 +55,7 @@ def assert_statistics(pool, rows, labels, *, rtol=2e-5):
     np.testing.assert_allclose(feature_pool.centers(pool), centers, atol=1e-6 * scale)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.data())
 def test_is_a_deque(data):
     """Any capacity, batches of any sizes, masks: the rows are the deque's, and the statistics are the rows'."""

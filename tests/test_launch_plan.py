@@ -96,7 +96,14 @@ def test_one_device_alone_has_no_mesh_and_takes_the_same():
 
 @pytest.mark.parametrize(
     ("numbers", "devices"),
-    [(SMALL, 1), (SMALL, 2), (SMALL, 8), (MIDDLE, 1), (MIDDLE, 8), (MIDDLE | {"interclass": False}, 2)],
+    [
+        (SMALL, 1),
+        pytest.param(SMALL, 2, marks=pytest.mark.slow),
+        (SMALL, 8),
+        (MIDDLE, 1),
+        pytest.param(MIDDLE, 8, marks=pytest.mark.slow),
+        (MIDDLE | {"interclass": False}, 2),
+    ],
     ids=["small-1", "small-2", "small-8", "middle-1", "middle-8", "without-2"],
 )
 def test_memory_and_communication_are_those_of_the_compiled_update(numbers, devices):

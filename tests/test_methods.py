@@ -131,7 +131,7 @@ def assert_plain_until_weights_are_in_force(weights, values, unweighted):
 
 
 # All others compute as one of these does, but for parts that have tests of their own.
-TRAINED_ALWAYS = ("CE", "CE+IFL")
+TRAINED_ALWAYS = ("CE",)
 
 
 @pytest.mark.parametrize("method", slow_but(TRAINED_ALWAYS, METHODS))

@@ -67,7 +67,10 @@ def test_experts_share_the_first_stages_and_are_narrower(name, shared, channels,
         assert params[expert]["head"]["kernel"].shape == (dim, 10)
 
 
-@pytest.mark.parametrize(("name", "last"), [("lenet", "hidden"), ("resnet8", "layer3_0"), ("resnet18", "layer4_1")])
+@pytest.mark.parametrize(
+    ("name", "last"),
+    [("lenet", "hidden"), ("resnet8", "layer3_0"), pytest.param("resnet18", "layer4_1", marks=pytest.mark.slow)],
+)
 def test_a_branch_is_the_whole_network(name, last):
     """Features of each branch with the parameters of a network are those of that network, and so are statistics."""
     options = {"stem": "cifar"} if name == "resnet18" else {}

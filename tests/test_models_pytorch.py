@@ -222,6 +222,7 @@ def test_what_are_no_weights_of_a_model_is_one_clear_error(tmp_path):
         models.from_torch("lenet", weights)
 
 
+@pytest.mark.slow
 def test_every_variable_has_a_name_of_its_own():
     for name in set(models.names()) - {"lenet"}:
         options = {"stem": "cifar"} if models.takes(name, "stem") else {}
@@ -238,7 +239,7 @@ def test_every_variable_has_a_name_of_its_own():
         ("resnet8", 64, {}, 8),  # as many classes as features, so that no shape tells which axis is which
         ("resnet8", 64, {"head": "cosine"}, 8),
         ("resnet8", 10, {"head": "cosine"}, 8),
-        ("vit_small", 5, {"stem": "cifar"}, 16),
+        pytest.param("vit_small", 5, {"stem": "cifar"}, 16, marks=pytest.mark.slow),
         pytest.param("vit_small", 5, {}, 48, marks=pytest.mark.slow),
         pytest.param("googlenet", 5, {"auxiliary": True}, 32, marks=pytest.mark.slow),
         pytest.param("densenet121", 5, {"stem": "cifar"}, 32, marks=pytest.mark.slow),

@@ -133,6 +133,7 @@ def learn(loss, *, steps):
     return jax.nn.sigmoid(state["rates"]), values
 
 
+@pytest.mark.slow
 def test_the_rates_of_rare_classes_rise():
     rates, (_, judged) = learn("cross_entropy", steps=150)
     assert rates[0] < 0.3

@@ -277,6 +277,17 @@ def test_a_run_with_other_settings_is_not_taken_for_what_is_asked_for(small, tmp
     )
 
 
+def test_a_page_says_what_runs_were_told_besides(small, tmp_path, monkeypatch, capsys):
+    del small, capsys
+    monkeypatch.setattr(runs, "run", made_up)
+    page = tmp_path / "results" / "table2-cpu.md"
+    assert command(tmp_path, "table2", "--scale=cpu", "--seeds", "0") == 0
+    assert "--set" not in page.read_text()
+    assert command(tmp_path / "other", "table2", "--scale=cpu", "--seeds", "0", "--set", "epochs=3,log_every=9") == 0
+    page = tmp_path / "other" / "results" / "table2-cpu.md"
+    assert "Trained with other settings than the study's (--set): epochs=3,log_every=9.\n" in page.read_text()
+
+
 def test_commits_are_short():
     assert pages._short("0123456789abcdef-dirty") == "0123456-dirty"
     assert pages._short("unknown") == "unknown"
@@ -285,7 +296,7 @@ def test_commits_are_short():
 def test_runs_on_other_subsets_are_told_from_those_on_the_same():
     cells = catalogue.grid("A", "digits_lt", ("CE", "CB-CE", "DSB-CE"))
     measured, _ = study(cells, "top1")
-    facts = {"hardware": "h", "commit": "c", "numbers": "true"}
+    facts = {"hardware": "h", "commit": "c", "settings": "", "numbers": "true"}
     rows = [row | facts | {"subset": "other" if row["method"] == "CB-CE" else row["seed"]} for row in measured.rows]
     text = pages.markdown(
         dataclasses.replace(measured, target=dataclasses.replace(measured.target, measures={"top1": "t"}), rows=rows)
@@ -297,7 +308,7 @@ def test_numbers_of_the_paper_stand_beside_ours():
     """Of a study by the paper's recipe."""
     target = TARGETS["table5"]
     cells = [cell for cell in target.cells["paper"] if cell.on == "CIFAR-100-LT, imbalance 10"]
-    row = {"seed": "0", "hardware": "h", "commit": "c", "numbers": "a part", "recall_at_2": "0.66"}
+    row = {"seed": "0", "hardware": "h", "commit": "c", "settings": "", "numbers": "a part", "recall_at_2": "0.66"}
     rows = [row | {"on": cell.on, "method": cell.method, "recall_at_1": "0.5"} for cell in cells]
     text = pages.markdown(pages.Measured(target, "table5", "paper", rows))
     assert "| DSB-NSM | 1 | 50.0 | 56.3 | 66.0 | 66.7 | – | 63.5 |" in text

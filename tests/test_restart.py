@@ -84,9 +84,8 @@ def assert_as_whole(workdir, whole):
     assert (workdir / "report.html").exists()
 
 
-@pytest.mark.parametrize(
-    "moments", [KILLED, pytest.param(KILLED_EVERYWHERE, marks=pytest.mark.slow)], ids=["often", "everywhere"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("moments", [KILLED, KILLED_EVERYWHERE], ids=["often", "everywhere"])
 def test_killed_again_and_again_a_run_ends_with_the_same_results(whole, moments):
     workdir = whole.parent / f"killed {len(moments)} times"
     for moment in moments:
@@ -114,6 +113,7 @@ def test_sigterm_saves_and_exits_with_143(whole, moment):
     assert_as_whole(workdir, whole)
 
 
+@pytest.mark.slow
 def test_sigterm_while_compiling_ends_the_process_by_itself(tmp_path):
     ended = start(tmp_path / "run", "compile", "SIGTERM")
     assert ended.returncode == -signal.SIGTERM  # 143 to a shell

@@ -126,6 +126,7 @@ def test_the_page_shows_queries_with_their_nearest(run):
     assert "for 6 of these 12 the nearest is right" in text
 
 
+@pytest.mark.slow
 def test_runs_are_compared_by_what_they_find(run, tmp_path):
     config = digits("head_rate_factor=3,balancer=uniform", **FAST | {"epochs": 1})
     other = training.train(config, tmp_path / "other")

@@ -178,6 +178,7 @@ def plain(tmp_path_factory):
     return results_and_lines(workdir)
 
 
+@pytest.mark.slow
 def test_streamed_traced_and_saved_more_often_a_run_gives_the_same_results(plain, tmp_path):
     config = digits("start_epoch=1,flip=True,crop_padding=1,resident_megabytes=0,profile=4:2,save_every=2")
     config.keep_checkpoints, config.tensorboard = 1, False

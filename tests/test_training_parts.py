@@ -131,7 +131,8 @@ def test_eight_devices_do_what_one_does(name, model_devices):
     assert kernel["kernel"].spec == P(None, "model" if model_devices == 2 else None)
 
 
-@pytest.mark.parametrize("name", ["bbn", pytest.param("ride", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["bbn", "ride"])
 def test_parts_of_a_batch_add_up_to_the_whole(name):
     parts, given = parts_of(name, normalised=False), list(batches(3, masked=True))
     if name == "ride":

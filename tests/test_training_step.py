@@ -636,6 +636,7 @@ def test_the_pool_gets_the_label_of_the_larger_share(share):
     np.testing.assert_allclose([term.losses[0] for term in result.terms], np.log(3) * np.array([share, 1 - share]))
 
 
+@pytest.mark.slow
 def test_mixing_goes_with_accumulation():
     """Without batch statistics the parts of a mixed batch add up to the whole of it."""
     options = {"model": Net(normalised=False)}

@@ -198,7 +198,16 @@ def _remarks(measured: Measured) -> list[str]:
     parts = [row["numbers"] for row in measured.rows if row["numbers"] != "true"]
     part = [f"Not the whole dataset: {'; '.join(dict.fromkeys(parts))}."] if parts else []
     note = measured.target.notes.get(measured.scale)
-    return [*([note] if note else []), *part, f"{runs}. {explained}"]
+    changed = _changed(measured)
+    more = [f"Trained with other settings than the study's (--set): {'; '.join(changed)}."] if changed else []
+    return [*([note] if note else []), *more, *part, f"{runs}. {explained}"]
+
+
+def _changed(measured: Measured) -> list[str]:
+    """What runs were told besides the settings of their cells, each once."""
+    of_cells = {(cell.on, cell.method): cell.settings for cell in measured.cells}
+    more = {row["settings"].removeprefix(of_cells[row["on"], row["method"]]).strip(",") for row in measured.rows}
+    return sorted(filter(None, more))
 
 
 def _apart(measured: Measured, cell: Cell, base: Cell) -> bool:
