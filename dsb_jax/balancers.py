@@ -26,6 +26,7 @@ from dsb_jax.semantic_scale import effective_number as _effective_number
 
 _LEAST_SCORE = 1e-30  # of a class that is never right: weights must stay finite
 _NORMALIZATIONS = ("mean", "sum", "expected", "none")
+_NEUTRAL = {"weights": jnp.ones_like, "offsets": jnp.zeros_like}  # of a summary, before a balancer acts
 _DYNAMIC_TAU = {
     "none": lambda bias, tau: tau,
     "imagenet_lt": lambda bias, tau: 2.0 * jax.nn.sigmoid(bias - 1.0),
@@ -43,6 +44,8 @@ class Balancer(NamedTuple):
         needs a keyword and does not get it raises ValueError.
       summary: ``state -> dict`` of what is worth logging: ``weights`` always; ``counts``, ``volumes``, ``scales``,
         ``interclass`` (all ``[C]``), ``centers`` (``[C, d]``) and ``rejected``, ``failed`` (scalars) where they exist.
+        Beside them ``offsets`` ``[C]``, where there are any: what the logits of the next batch are raised by in its
+        losses, and in no evaluation.
     """
 
     init: Callable[[], Any]
@@ -78,6 +81,7 @@ def semantic_scale(
     interclass: bool = True,
     power: float = 1.0,
     normalize: str = "mean",
+    logit_adjustment: float = 0.0,
     batch_size: int | None = None,
     mesh: Mesh | None = None,
     dtype: jax.typing.DTypeLike = jnp.float32,
@@ -99,6 +103,9 @@ def semantic_scale(
       normalize: ``"mean"`` weights sum to C, so the learning rate keeps its meaning; ``"sum"`` they sum to 1, the
         paper's text; ``"expected"`` their mean is 1 under the pool's class frequencies; ``"none"`` raw
         ``S^(−power)``, Eq. 4.
+      logit_adjustment: τ of offsets ``τ·ln Vol`` to the logits, where ``log2 Vol`` is the volume in bits: the volumes
+        take the place that Balanced Softmax gives to counts. 0 is the paper's, which has none; with ``power=0`` they
+        take the place of weights too. Meant for losses that are a softmax of the logits as they come.
       batch_size: rows of every batch, where fixed; ``capacity`` must then be a multiple of it.
       mesh: devices that share the pool, along their axis ``"data"``; needs ``batch_size``.
       dtype: in which the pool stores its rows; bfloat16 halves them.
@@ -116,10 +123,11 @@ def semantic_scale(
       >>> print(weights)
       [1.5372 0.4628]
 
-    Source: Sec. 4 of the paper.
+    Source: Sec. 4 of the paper; the offsets are ours, in the place of those by counts of Menon et al., 2021.
     """
     num_classes, dim = validation.positive_int("num_classes", num_classes), validation.positive_int("dim", dim)
     alpha, power = validation.at_least("alpha", alpha, 1), validation.at_least("power", power, 0)
+    logit_adjustment = validation.at_least("logit_adjustment", logit_adjustment, 0)
     if not isinstance(interclass, bool):
         raise ValueError(f"interclass must be True or False, got {interclass!r}")
     if normalize not in _NORMALIZATIONS:
@@ -138,9 +146,18 @@ def semantic_scale(
         weight = interference.weights(state.interference, alpha) if interclass else jnp.ones(num_classes, jnp.float32)
         return combine(feature_pool.volumes(state.pool), weight, present), weight
 
+    def measured(state):
+        return (feature_pool.counts(state.pool) > 1) & (feature_pool.volumes(state.pool) > 0)
+
     def weights(state):
-        measured = (feature_pool.counts(state.pool) > 1) & (feature_pool.volumes(state.pool) > 0)
-        return _inverse_weights(scales(state)[0], measured, feature_pool.counts(state.pool), power, normalize)
+        counts = feature_pool.counts(state.pool)
+        return _inverse_weights(scales(state)[0], measured(state), counts, power, normalize)
+
+    def offsets(state):
+        known = measured(state)
+        volumes = jnp.where(known, feature_pool.volumes(state.pool), jnp.inf)
+        volumes = jnp.where(known, volumes, jnp.min(volumes))  # a class too rare to be measured is a small one
+        return jnp.where(jnp.any(known), logit_adjustment * math.log(2.0) * volumes, 0.0)
 
     def update(state, features, labels, *, logits=None, classifier=None, accuracy=None, mask=None):
         del logits, classifier, accuracy
@@ -159,7 +176,8 @@ def semantic_scale(
 
     def summary(state):
         scale, weight = scales(state)
-        return {
+        raised = {"offsets": offsets(state)} if logit_adjustment else {}
+        return raised | {
             "counts": feature_pool.counts(state.pool),
             "centers": feature_pool.centers(state.pool),
             "volumes": feature_pool.volumes(state.pool),
@@ -411,7 +429,7 @@ def domain_frequency(num_classes: int, *, neighbours: int = 10, scale: float = 3
 
 
 def start_at(step: int, balancer: Balancer) -> Balancer:
-    """Weight 1 for every class before its own update number ``step``, counted from 0.
+    """Weight 1 and no offset for every class before its own update number ``step``, counted from 0.
 
     The wrapped balancer is fed from the first update. With ``step`` = 5 epochs of steps, the first weighted step is the
     first of epoch 6: the paper's three stages with n = 5. Around :func:`class_balanced` it is deferred re-weighting
@@ -446,9 +464,9 @@ def start_at(step: int, balancer: Balancer) -> Balancer:
         return jnp.where(started, weights, jnp.ones_like(weights)), StartAtState(updates, inner)
 
     def summary(state):
-        inner = balancer.summary(state.state)
-        weights = inner["weights"]
-        return inner | {"weights": jnp.where(state.updates > step, weights, jnp.ones_like(weights))}
+        inner, started = balancer.summary(state.state), state.updates > step
+        before = {name: neutral(inner[name]) for name, neutral in _NEUTRAL.items() if name in inner}
+        return inner | {name: jnp.where(started, inner[name], value) for name, value in before.items()}
 
     return Balancer(init, update, summary)
 

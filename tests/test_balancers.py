@@ -102,6 +102,25 @@ def test_long_features_are_pooled():
     )
 
 
+def test_offsets_are_logarithms_of_volumes_and_those_of_a_class_too_rare_the_smallest():
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], [20, 11, 1])
+    features = rng.normal(size=(32, 4)).astype(np.float32) * np.array([3.0, 1.0, 1.0])[labels][:, None]
+    balancer = balancers.start_at(1, balancers.semantic_scale(4, 64, dim=4, logit_adjustment=0.5, power=0.0))
+    state = balancer.init()
+    np.testing.assert_array_equal(balancer.summary(state)["offsets"], np.zeros(4))
+    for expected in (np.zeros(4), None):
+        weights, state = balancer.update(state, jnp.asarray(features), jnp.asarray(labels))
+        np.testing.assert_array_equal(weights, np.ones(4))
+        if expected is not None:
+            np.testing.assert_array_equal(balancer.summary(state)["offsets"], expected)
+    volumes = [reference.volume(np.tile(features[labels == c].astype(float), (2, 1))) for c in (0, 1)]
+    logs = 0.5 * np.log(2.0) * np.array(volumes)
+    np.testing.assert_allclose(
+        balancer.summary(state)["offsets"], [logs[0], logs[1], logs.min(), logs.min()], rtol=1e-5
+    )
+
+
 @pytest.mark.parametrize("normalize", ["mean", "sum", "expected", "none"])
 def test_without_any_measured_scale_all_weights_are_one(normalize):
     balancer = balancers.semantic_scale(3, 8, dim=2, normalize=normalize)
@@ -315,6 +334,10 @@ X, Y = jnp.ones((4, 2)), jnp.array([0, 1, 0, 1])
         (lambda: balancers.semantic_scale(2, 8, alpha=0.9), "alpha must be a finite number >= 1, got 0.9"),
         (lambda: balancers.semantic_scale(2, 8, power=-1), "power must be a finite number >= 0, got -1"),
         (lambda: balancers.semantic_scale(2, 8, normalize="men"), "unknown normalize 'men'; did you mean 'mean'"),
+        (
+            lambda: balancers.semantic_scale(2, 8, logit_adjustment=-1.0),
+            "logit_adjustment must be a finite number >= 0",
+        ),
         (lambda: balancers.semantic_scale(2, 8, batch_size=3), "capacity must be a multiple of batch_size"),
         (lambda: balancers.semantic_scale(2, 8, epsilon=0.0), "epsilon must be a finite number > 0"),
         (

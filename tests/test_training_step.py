@@ -200,6 +200,35 @@ def test_no_gradient_flows_through_the_weights():
     assert max(jax.tree.leaves(apart)) > 1e-2
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_offsets_raise_the_logits_of_losses_and_of_no_evaluation(accumulate):
+    """By those of the batch before, as constants: as if they belonged to the loss."""
+    tau = 0.3
+    balancer = balancers.semantic_scale(CLASSES, 3 * BATCH, dim=DIM, batch_size=BATCH, power=0.0, logit_adjustment=tau)
+    first, second = batches(2)
+    state, metrics = make_step(balancer=balancer, accumulate=accumulate)(start(balancer=balancer), first)
+    images = to_float(jnp.asarray(first["image"]))
+    outputs, _ = forward(initial(balancer=balancer).params, initial(balancer=balancer).batch_stats, images)
+    unraised = cross_entropies(outputs.logits, first["label"]).mean()
+    if accumulate == 1:  # else batches are normalised in parts
+        np.testing.assert_allclose(metrics["loss"], unraised, rtol=1e-5)
+
+    offsets = balancer.summary(state.balancing)["offsets"]
+    assert np.ptp(offsets) > 0.3
+    plain_loss = losses.create("cross_entropy")
+    raised = objectives.Supervised(lambda logits, labels: plain_loss(logits + offsets[None, :], labels))
+    weightless = balancers.uniform(CLASSES)
+    same = dataclasses.replace(jax.tree.map(jnp.copy, state), balancing=weightless.init())
+    expected, expected_metrics = make_step(balancer=weightless, objective=raised, accumulate=accumulate)(same, second)
+    evaluate = step.make_eval_step(DEFAULT_PARTS["model"], plain_loss, to_float)
+    logits = Net().apply(state.evaluated, to_float(jnp.asarray(second["image"])), train=False).logits
+    found, unraised = evaluate(state, second)["loss"], cross_entropies(logits, second["label"])
+    np.testing.assert_allclose(found, unraised, rtol=1e-5)
+    state, metrics = make_step(balancer=balancer, accumulate=accumulate)(state, second)
+    np.testing.assert_allclose(metrics["loss"], expected_metrics["loss"], rtol=1e-6)
+    chex.assert_trees_all_close(state.params, expected.params, rtol=1e-6, atol=1e-7)
+
+
 def test_padding_does_not_train():
     """The mask reaches the loss and the balancer: what it leaves out changes nothing."""
 

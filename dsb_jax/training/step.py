@@ -148,6 +148,7 @@ def make_train_step(
 
     The batch's features enter the balancer first, then the weights that come out multiply the batch's losses. Only
     the losses are differentiated: the balancer runs between the forward and the backward pass, outside of both.
+    Offsets, where a balancer has them, are those after the batch before, which raise this one's logits.
 
     Averaging is ``average ← d·average + (1 − d)·new`` after every step, of batch statistics as well, with
     ``d = min(ema_decay, (1 + t)/(10 + t))`` after ``t`` updates, as TensorFlow's ``ExponentialMovingAverage`` has it:
@@ -338,7 +339,7 @@ def _of_whole(model, objective, balancer, trainable):
     """The gradient of a batch that passes through the model at once."""
 
     def differentiate(state, batch, rng):
-        trained, losses_of = _losses_of(model, objective, state.params, state.batch_stats, trainable)
+        trained, losses_of = _losses_of(model, objective, balancer, state, trainable)
 
         def of_batch(trained):
             return losses_of(trained, state.batch_stats, state.objective, batch, rng)
@@ -369,7 +370,7 @@ def _of_parts(model, objective, balancer, trainable, count, mesh):
     def differentiate(state, batch, rng):
         parts = jax.tree.map(lambda array: _split(array, count, mesh), batch)
         keys = jax.random.split(rng, count)
-        trained, losses_of = _losses_of(model, objective, state.params, state.batch_stats, trainable)
+        trained, losses_of = _losses_of(model, objective, balancer, state, trainable)
 
         def collect(memory, part):
             _, (result, _) = losses_of(trained, state.batch_stats, memory, *part)
@@ -405,16 +406,17 @@ def _of_parts(model, objective, balancer, trainable, count, mesh):
     return differentiate
 
 
-def _losses_of(model, objective, params, stats, trainable):
+def _losses_of(model, objective, balancer, state, trainable):
     """The parameters that are trained, and the losses as a function of them; the others are constants to it.
 
     So JAX never asks for the gradient of those, nor for what lies before them alone.
     """
-    trained, frozen = parameters.split(params, trainable)
-    follows = _follows(trained, frozen, stats)
+    trained, frozen = parameters.split(state.params, trainable)
+    follows = _follows(trained, frozen, state.batch_stats)
+    offsets = balancer.summary(state.balancing).get("offsets")
 
     def losses_of(trained, *arguments):
-        return _losses(model, objective, parameters.merged(trained, frozen), follows, *arguments)
+        return _losses(model, objective, parameters.merged(trained, frozen), follows, offsets, *arguments)
 
     return trained, losses_of
 
@@ -434,10 +436,10 @@ def _follows(trained, frozen, stats):
 _FIRST_CALL = 1 << 20
 
 
-def _losses(model, objective, params, follows, stats, memory, batch, rng):
+def _losses(model, objective, params, follows, offsets, stats, memory, batch, rng):
     """The losses of an objective's terms; besides, all that it returns, and the batch statistics it leaves behind.
 
-    Unless the batch statistics follow, the model computes as in evaluation.
+    Unless the batch statistics follow, the model computes as in evaluation. Offsets raise all of its own logits.
     """
 
     calls = itertools.count(_FIRST_CALL)
@@ -451,10 +453,24 @@ def _losses(model, objective, params, follows, stats, memory, batch, rng):
         # Statistics are of the images of batches, not of features that are classified besides.
         if variables is None and options.get("method") != "classify":
             stats = changed.get("batch_stats", stats)
-        return outputs
+        return outputs if offsets is None or variables is not None else _raised(outputs, offsets, options.get("method"))
 
     result = objective(forward, batch, memory, rng)
     return [term.losses for term in result.terms], (result, stats)
+
+
+def _raised(outputs, offsets, method=None):
+    """What a method of the model returns, with offsets ``[C]`` on all logits in it."""
+    if method == "branch":
+        return outputs
+
+    def of(logits):
+        return None if logits is None else logits + jnp.broadcast_to(offsets, logits.shape)
+
+    if method == "classify":
+        return of(outputs)
+    experts = None if outputs.experts is None else _raised(outputs.experts, offsets)
+    return outputs._replace(logits=of(outputs.logits), auxiliary=of(outputs.auxiliary), experts=experts)
 
 
 def _weigh(balancer, state, result):

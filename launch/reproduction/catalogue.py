@@ -372,6 +372,7 @@ ABLATIONS = {
 }
 _PAPERS_START = 5
 STARTS = (1, 8, 12)
+OFFSETS = ("0.1", "0.3", "1.0")  # τ of volumes in the place of counts, and of weights; not the paper's
 
 
 def _ablation() -> dict[str, tuple[Cell, ...]]:
@@ -382,6 +383,7 @@ def _ablation() -> dict[str, tuple[Cell, ...]]:
         for plain in [cell for cell in found if cell.method == "DSB-CE"]:
             varied = {f"{key} = {value}": f"dsb.{key}={value}" for key, values in ABLATIONS.items() for value in values}
             varied |= {f"n = {start}": f"start_epoch={start}" for start in STARTS}
+            varied |= {f"offsets, τ = {tau}": f"dsb.power=0.0,dsb.logit_adjustment={tau}" for tau in OFFSETS}
             for name, setting in varied.items():
                 method = f"DSB-CE, {name}"
                 found.append(Cell(method, plain.on, plain.config, join(plain.settings, setting), "DSB-CE"))
