@@ -71,7 +71,7 @@ def write(found: Finding, folder: str | os.PathLike[str], command: str) -> list[
     paths = [write_text(as_json(found, command), folder / f"{command}.json")]
     for name, (_, figure) in found.figures().items():
         path = folder / (f"{command}.png" if name == command else f"{command}-{name}.png")
-        _write_figure(figure, path)
+        write_figure(figure, path)
         paths.append(path)
     for older in folder.glob(f"{command}*.png"):  # of another input, say, that has no such plot
         if older not in paths and older.name.startswith((f"{command}.", f"{command}-")):
@@ -79,7 +79,15 @@ def write(found: Finding, folder: str | os.PathLike[str], command: str) -> list[
     return paths
 
 
-def _write_figure(figure: Figure, path: pathlib.Path) -> None:
+def write_figure(figure: Figure, path: pathlib.Path) -> pathlib.Path:
+    """Writes a PNG on white, whole or not at all.
+
+    Returns:
+      The path.
+
+    Raises:
+      OSError: it cannot be written; the error has its name.
+    """
     unfinished = path.with_name(f"{path.name}.tmp")
     try:
         with warnings.catch_warnings():
@@ -89,6 +97,7 @@ def _write_figure(figure: Figure, path: pathlib.Path) -> None:
     except OSError as error:
         unfinished.unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror, str(path)) from error
+    return path
 
 
 def write_page(found: Sequence[tuple[str, Finding]], path: str | os.PathLike[str], title: str) -> pathlib.Path:

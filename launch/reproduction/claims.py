@@ -189,9 +189,12 @@ def _of_seeds(
 ) -> dict[str, float]:
     """The mean of what ``of`` says of each comparison; of those seeds alone that all of its cells were run with.
 
-    A comparison is left out where its measure is not defined: of classes, say, of which there are none in the tail.
+    A comparison is left out that is not begun, a cell of it having no run yet; and for a seed where its measure is not
+    defined: of classes, say, of which there are none in the tail.
     """
     done = {(row["on"], row["method"], row["seed"]) for row in measured.rows}
+    begun = {run[:2] for run in done}
+    comparisons = [cells for cells in comparisons if all((cell.on, cell.method) in begun for cell in cells)]
     found = {}
     for seed in sorted({seed for *_, seed in done}, key=int):
         if comparisons and all((cell.on, cell.method, seed) in done for cells in comparisons for cell in cells):
@@ -299,7 +302,8 @@ def _stated(claim: Claim, values: Sequence[float]) -> str:
     spread = "" if math.isnan(error) else f" ± {error:.{digits}f}"
     p = paired.t_test(values)
     sure = "" if math.isnan(p) else f", p = {p:.3f}"
-    return f"{np.mean(values):+.{digits}f}{spread} {claim.unit}, {len(values)} seeds{sure}".replace("-", "−", 1)
+    seeds = f"{len(values)} seed{'s' if len(values) > 1 else ''}"
+    return f"{np.mean(values):+.{digits}f}{spread} {claim.unit}, {seeds}{sure}".replace("-", "−", 1)
 
 
 def _read(results: pathlib.Path, target: str, scale: str, kind: str) -> list[dict[str, str]]:
@@ -313,9 +317,10 @@ def markdown(results: pathlib.Path) -> str:
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return f"""# What the paper claims, and what we measured
 
-Each claim is a quantity that it takes for positive, averaged over the comparisons of a seed; mean ± standard error, and
-p of a t-test over seeds, at {_LIKELY}. A scale of "cpu" is a smaller study, whose page says how; a claim may hold at
-the paper's scale and not there. Claims that something does no harm are "not contradicted" unless harm is measured.
+Each claim is a quantity that it takes for positive, averaged over a seed's comparisons, as far as they are measured;
+mean ± standard error, and p of a t-test over seeds, at {_LIKELY}. A scale of "cpu" or "gpu" is a smaller study, whose
+page says how; a claim may hold at the paper's scale and not there. Claims that something does no harm are "not
+contradicted" unless harm is measured.
 
 {table}
 """

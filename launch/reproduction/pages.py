@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from dsb_jax.evaluation import drawing, page, paired
 from dsb_jax.evaluation.drawing import ACCURACY, INK, SCALE, SMALL
+from dsb_jax.toolkit.output import write_figure
 from reproduction.targets import Cell, Target, bases
 
 # How names of measures begin that are no fractions.
@@ -114,12 +115,13 @@ def _differences(measured: Measured, compared: Sequence[tuple[Cell, Cell]]) -> T
     return "Differences", tuple(headings), rows
 
 
-def markdown(measured: Measured) -> str:
-    """The page as Markdown."""
+def markdown(measured: Measured, plots: Mapping[str, str] | None = None) -> str:
+    """The page as Markdown, with plots by file name: their captions."""
     parts = [f"# {_title(measured)}", *_remarks(measured)]
     for heading, headings, rows in tables(measured):
         lines = [headings, ("---", *["---:"] * (len(headings) - 1)), *rows]
         parts += [f"## {heading}", "\n".join(f"| {' | '.join(line)} |" for line in lines)]
+    parts += [f"![{caption}]({name})" for name, caption in (plots or {}).items()]
     return "\n\n".join(parts) + "\n"
 
 
@@ -159,7 +161,8 @@ def figures(measured: Measured) -> dict[str, tuple[str, Figure]]:
     several = len({cell.on for cell, _ in compared}) > 1
     names = [f"{cell.method}, {cell.on}" if several else cell.method for cell, _ in compared]
     axes.set_yticks(places, names, fontsize=SMALL, color=INK)
-    axes.set_xlabel(f"{heading}, difference from the base (points)", fontsize=SMALL, color=INK)
+    axes.set_ylim(-0.6, len(compared) - 0.4)
+    axes.set_xlabel(f"{heading}: points above the base", fontsize=SMALL, color=INK)
     drawing.legend(axes)
     caption = f"{heading} of each method less that of its base, with the same seeds; bars are standard errors."
     return {"differences": (caption, figure)}
@@ -255,10 +258,13 @@ def _p(differences: np.ndarray) -> str:
 
 
 def write(measured: Measured, folder: pathlib.Path) -> list[pathlib.Path]:
-    """Writes ``<name>-<scale>.md`` and ``.html``."""
+    """Writes ``<name>-<scale>.md`` with a ``.png`` for each plot, and ``.html``."""
     folder.mkdir(parents=True, exist_ok=True)
     stem = folder / f"{measured.name}-{measured.scale}"
+    drawn = {folder / f"{stem.name}-{name}.png": plot for name, plot in figures(measured).items()}
+    captions = {path.name: caption for path, (caption, _) in drawn.items()}
     return [
-        page.write(stem.with_suffix(".md"), markdown(measured)),
+        page.write(stem.with_suffix(".md"), markdown(measured, captions)),
         page.write(stem.with_suffix(".html"), html(measured)),
+        *(write_figure(figure, path) for path, (_, figure) in drawn.items()),
     ]

@@ -1,0 +1,79 @@
+"""What volumes tell of the prior: the logits of trained runs less ``τ·ln Vol``, or less ``τ·ln N``, without training.
+
+  python launch/post_hoc.py runs/cifar10_lt/ce-seed0 runs/cifar10_lt/ce-seed1
+
+Volumes are of the training images' features, as the last checkpoint has them; test accuracy is the mean over classes.
+A τ that is read off here is chosen by the test split: choose it by other seeds and datasets than those it is used for.
+
+Source: of counts, Menon et al., Long-tail learning via logit adjustment, 2021; volumes in their place are ours.
+"""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+import dsb_jax
+from dsb_jax.data import feed
+from dsb_jax.evaluation import metrics
+from dsb_jax.toolkit.inputs import run_features
+from dsb_jax.toolkit.inputs.run_features import TrainedRun
+from dsb_jax.training import earlier_runs
+
+TAUS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints a row for each τ; the exit code is 0, or 2 after one line on what is wrong."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("workdirs", nargs="+", metavar="WORKDIR", type=pathlib.Path)
+    options.add_argument("--data-dir", metavar="DIR", help="where the dataset lies here; by default as the run has it")
+    options.add_argument("--taus", nargs="+", type=float, default=TAUS, metavar="T")
+    options = options.parse_args(arguments)
+    try:
+        found = np.array([accuracies(each, options.taus, options.data_dir) for each in options.workdirs])
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"Mean class accuracy (%) of {len(found)} runs, ± standard error\n{'τ':>5}  {'volumes':>12}  {'counts':>12}")
+    for tau, of_runs in zip(options.taus, 100 * np.moveaxis(found, 2, 0), strict=True):
+        volumes, counts = (_mean_and_error(column) for column in of_runs.T)
+        print(f"{tau:5g}  {volumes:>12}  {counts:>12}")
+    return 0
+
+
+def _mean_and_error(values: np.ndarray) -> str:
+    error = f" ± {values.std(ddof=1) / np.sqrt(len(values)):.2f}" if len(values) > 1 else ""
+    return f"{values.mean():.2f}{error}"
+
+
+def accuracies(workdir: pathlib.Path, taus: Sequence[float], data_dir: str | None = None) -> np.ndarray:
+    """``[2, taus]``: by volumes, and by counts."""
+    trained, tested = (run_features.load(workdir, split=split, data_dir=data_dir) for split in ("train", "test"))
+    classes = len(trained.experiment.counts)
+    volumes = dsb_jax.class_volumes(trained.points().points, trained.labels, classes)
+    priors = np.log(2.0) * np.asarray(volumes), np.log(np.maximum(trained.experiment.counts, 1))
+    raw = logits(tested)
+    return np.array([[class_mean(raw - tau * prior, tested.labels) for tau in taus] for prior in priors])
+
+
+def logits(run: TrainedRun) -> np.ndarray:
+    """Of all images of a run's split ``[n, C]``, as its last checkpoint has them."""
+    model, preprocessing = run.experiment.model, run.experiment.preprocessing
+    variables = earlier_runs.variables(run.workdir, run.experiment.shapes, setting="input")
+    apply = jax.jit(lambda variables, x: model.apply(variables, preprocessing.evaluation(x), train=False).logits)
+    batches = feed.Examples(run.split, run.rows).in_order(run.config.eval_batch_size)
+    return np.concatenate([np.asarray(apply(variables, batch["image"]))[batch["mask"]] for batch in batches])
+
+
+def class_mean(scores: np.ndarray, labels: np.ndarray) -> float:
+    """The mean over classes of the share of their examples whose score ``[n, C]`` is the largest."""
+    confusion = metrics.confusion_matrix(labels, scores.argmax(axis=1), scores.shape[1])
+    return float(np.nanmean(metrics.class_accuracy(confusion)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

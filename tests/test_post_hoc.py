@@ -1,0 +1,40 @@
+"""Logits of trained runs less a prior, against the run's own results and small numbers by hand."""
+
+import json
+import pathlib
+import sys
+
+import numpy as np
+import pytest
+from small_run import digits
+
+from dsb_jax import training
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "launch"))
+
+import post_hoc
+
+
+def test_the_mean_is_over_classes_however_many_examples_they_have():
+    scores = np.array([[2.0, 1.0], [2.0, 1.0], [2.0, 1.0], [1.2, 1.0]])
+    labels = np.array([0, 0, 0, 1])
+    assert post_hoc.class_mean(scores, labels) == 0.5
+    assert post_hoc.class_mean(scores - np.array([0.5, 0.0]), labels) == 1.0
+
+
+@pytest.mark.slow
+def test_without_a_prior_it_is_the_accuracy_of_the_run(tmp_path, capsys):
+    training.train(digits("epochs=2"), tmp_path)
+    results = json.loads((tmp_path / "results.json").read_text())
+    own = np.mean([each["accuracy"] for each in results["per_class"].values()])
+    by_volumes, by_counts = post_hoc.accuracies(tmp_path, [0.0, 50.0])
+    assert by_volumes[0] == by_counts[0] == pytest.approx(own)
+    # What is left of a large τ is the class of the smallest prior, for every image.
+    assert by_volumes[1] == pytest.approx(1 / len(results["per_class"]))
+    assert post_hoc.main([str(tmp_path), "--taus", "0"]) == 0
+    assert f"    0  {100 * own:12.2f}  {100 * own:12.2f}" in capsys.readouterr().out
+
+
+def test_what_is_no_run_is_one_error(tmp_path, capsys):
+    assert post_hoc.main([str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith("error: input must be the workdir of a run")
