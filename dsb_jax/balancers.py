@@ -44,8 +44,8 @@ class Balancer(NamedTuple):
         needs a keyword and does not get it raises ValueError.
       summary: ``state -> dict`` of what is worth logging: ``weights`` always; ``counts``, ``volumes``, ``scales``,
         ``interclass`` (all ``[C]``), ``centers`` (``[C, d]``) and ``rejected``, ``failed`` (scalars) where they exist.
-        Beside them ``offsets`` ``[C]``, where there are any: what the logits of the next batch are raised by in its
-        losses, and in no evaluation.
+        Beside them ``offsets`` ``[C]``, where there are any: what is added to the logits of the next batch, by whatever
+        computes its losses, and in no evaluation.
     """
 
     init: Callable[[], Any]
@@ -105,7 +105,8 @@ def semantic_scale(
         ``S^(−power)``, Eq. 4.
       logit_adjustment: τ of offsets ``τ·ln Vol`` to the logits, where ``log2 Vol`` is the volume in bits: the volumes
         take the place that Balanced Softmax gives to counts. 0 is the paper's, which has none; with ``power=0`` they
-        take the place of weights too. Meant for losses that are a softmax of the logits as they come.
+        take the place of weights too. Meant for losses that are a softmax of the logits as they come. They are told in
+        the summary, the largest being 0.
       batch_size: rows of every batch, where fixed; ``capacity`` must then be a multiple of it.
       mesh: devices that share the pool, along their axis ``"data"``; needs ``batch_size``.
       dtype: in which the pool stores its rows; bfloat16 halves them.
@@ -157,7 +158,8 @@ def semantic_scale(
         known = measured(state)
         volumes = jnp.where(known, feature_pool.volumes(state.pool), jnp.inf)
         volumes = jnp.where(known, volumes, jnp.min(volumes))  # a class too rare to be measured is a small one
-        return jnp.where(jnp.any(known), logit_adjustment * math.log(2.0) * volumes, 0.0)
+        below = volumes - jnp.max(volumes)  # which no softmax minds
+        return jnp.where(jnp.any(known), logit_adjustment * math.log(2.0) * below, 0.0)
 
     def update(state, features, labels, *, logits=None, classifier=None, accuracy=None, mask=None):
         del logits, classifier, accuracy

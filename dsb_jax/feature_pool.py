@@ -32,9 +32,8 @@ _CLASS_MULTIPLE = 256  # the class axis is padded to this, so that its shape sui
 _READ_AHEAD = 1024  # rows read ahead, and so taken in at a time, by a pool that is not told its batch size
 _CLASS_BLOCK = 64  # on a CPU: classes whose second moments, in its caches, are updated and factorized at a time
 _MOMENT_BLOCK = 2**23  # elsewhere: numbers in the second moments of as many
-_UNASKED = (
-    2**27
-)  # elsewhere: products, of all rows for every class, that take less time than asking for the longest run
+# Elsewhere, on one device: so many products, of all rows for every class, cost less than to ask for the longest run.
+_UNASKED = 2**27
 _NEVER = -2  # a pass that no generation belongs to
 
 

@@ -16,6 +16,9 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+from reproduction import runs
+
 import dsb_jax
 from dsb_jax.data import feed
 from dsb_jax.evaluation import metrics
@@ -23,7 +26,8 @@ from dsb_jax.toolkit.inputs import run_features
 from dsb_jax.toolkit.inputs.run_features import TrainedRun
 from dsb_jax.training import earlier_runs
 
-TAUS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5)
+TAUS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0)
+COLUMNS = ("run", "tau", "volumes", "counts")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("workdirs", nargs="+", metavar="WORKDIR", type=pathlib.Path)
     options.add_argument("--data-dir", metavar="DIR", help="where the dataset lies here; by default as the run has it")
+    options.add_argument("--csv", metavar="FILE", type=pathlib.Path, help="a row for every run and τ goes there")
     options.add_argument("--taus", nargs="+", type=float, default=TAUS, metavar="T")
     options = options.parse_args(arguments)
     try:
@@ -38,11 +43,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    if options.csv is not None:
+        runs.merge(options.csv, COLUMNS, rows(options.workdirs, options.taus, found), ("run", "tau"))
     print(f"Mean class accuracy (%) of {len(found)} runs, ± standard error\n{'τ':>5}  {'volumes':>12}  {'counts':>12}")
     for tau, of_runs in zip(options.taus, 100 * np.moveaxis(found, 2, 0), strict=True):
         volumes, counts = (_mean_and_error(column) for column in of_runs.T)
         print(f"{tau:5g}  {volumes:>12}  {counts:>12}")
     return 0
+
+
+def rows(workdirs: Sequence[pathlib.Path], taus: Sequence[float], found: np.ndarray) -> list[dict[str, str]]:
+    """Under ``COLUMNS``; a run is named by the end of its path."""
+    return [
+        {"run": "/".join(workdir.parts[-4:]), "tau": f"{tau:g}", "volumes": f"{volumes:.4f}", "counts": f"{counts:.4f}"}
+        for workdir, of_run in zip(workdirs, found, strict=True)
+        for tau, volumes, counts in zip(taus, *of_run, strict=True)
+    ]
 
 
 def _mean_and_error(values: np.ndarray) -> str:
@@ -54,8 +70,9 @@ def accuracies(workdir: pathlib.Path, taus: Sequence[float], data_dir: str | Non
     """``[2, taus]``: by volumes, and by counts."""
     trained, tested = (run_features.load(workdir, split=split, data_dir=data_dir) for split in ("train", "test"))
     classes = len(trained.experiment.counts)
-    volumes = dsb_jax.class_volumes(trained.points().points, trained.labels, classes)
-    priors = np.log(2.0) * np.asarray(volumes), np.log(np.maximum(trained.experiment.counts, 1))
+    volumes = np.asarray(dsb_jax.class_volumes(trained.points().points, trained.labels, classes))
+    volumes = np.where(volumes > 0, volumes, volumes[volumes > 0].min(initial=np.inf))  # as the balancer has it
+    priors = np.log(2.0) * volumes, np.log(np.maximum(trained.experiment.counts, 1))
     raw = logits(tested)
     return np.array([[class_mean(raw - tau * prior, tested.labels) for tau in taus] for prior in priors])
 

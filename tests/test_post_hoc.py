@@ -35,6 +35,15 @@ def test_without_a_prior_it_is_the_accuracy_of_the_run(tmp_path, capsys):
     assert f"    0  {100 * own:12.2f}  {100 * own:12.2f}" in capsys.readouterr().out
 
 
+def test_rows_are_of_a_run_and_a_tau():
+    found = np.array([[[0.1, 0.2], [0.3, 0.4]]])
+    rows = post_hoc.rows([pathlib.Path("/a/b/gpu/data/ce/seed0")], [0.0, 1.5], found)
+    assert [tuple(row[name] for name in post_hoc.COLUMNS) for row in rows] == [
+        ("gpu/data/ce/seed0", "0", "0.1000", "0.3000"),
+        ("gpu/data/ce/seed0", "1.5", "0.2000", "0.4000"),
+    ]
+
+
 def test_what_is_no_run_is_one_error(tmp_path, capsys):
     assert post_hoc.main([str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith("error: input must be the workdir of a run")

@@ -423,7 +423,9 @@ def test_a_gain_is_averaged_over_the_comparisons_of_a_seed():
     # A comparison that no run is of yet is not waited for.
     begun = functools.reduce(lambda left, seed: without(left, "B, 2", "DSB-CE", seed), "012", measured)
     of_first = {seed: values["A, 1", "DSB-CE", seed, "top1"] - values["A, 1", "CE", seed, "top1"] for seed in "012"}
-    assert claims.gain("top1", of=lambda cell: cell.method == "DSB-CE")(begun, []) == pytest.approx(of_first)
+    one = claims.gain("top1", of=lambda cell: cell.method == "DSB-CE")
+    assert one(begun, []) == pytest.approx(of_first)
+    assert (one(begun, []).part, one(measured, []).part) == (", 1 of 2 comparisons", "")
 
 
 def test_the_tail_is_compared_with_the_better_one_of_middle_and_head():

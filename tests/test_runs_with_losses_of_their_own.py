@@ -141,6 +141,13 @@ def test_heads_are_what_the_objective_needs(arguments, head):
         ),
         ("objective=loce,loce.decay=2", r"loce.decay must be .* in \[0, 1\], got 2.0"),
         ("balancer=loce,loce.initial=0", "loce.initial must be .* > 0, got 0.0"),
+        ("dsb.logit_adjustment=-1", "dsb.logit_adjustment must be .* >= 0"),
+        (
+            "dsb.logit_adjustment=1,loss=ldam",
+            "dsb.logit_adjustment .*: loss must be cross_entropy or focal, got",
+        ),
+        ("dsb.logit_adjustment=1,objective=ride", "dsb.logit_adjustment raises .*: objective must be supervised, got"),
+        ("dsb.logit_adjustment=1,sampler=semantic_scale", "dsb.logit_adjustment and sampler 'semantic_scale' would"),
         ("balancer=domain_frequency,domain_frequency.scale=0", "domain_frequency.scale must be .* > 0"),
         ("balancer=class_balanced,class_balanced.beta=2", "class_balanced.beta must "),
         ("balancer=effective_number,class_balanced.beta=2", "class_balanced.beta must "),

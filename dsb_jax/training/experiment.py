@@ -509,6 +509,8 @@ def _balancer_of_any_step(config, counts, alpha, objective, model, image_shape, 
         case "dsb":
             if config.dsb.dtype not in _POOL_DTYPES:
                 raise validation.unknown_name("dsb.dtype", config.dsb.dtype, _POOL_DTYPES)
+            if config.dsb.logit_adjustment:
+                _require_plain_softmax(config)
             settings = {key: value for key, value in config.dsb.items() if key not in ("alpha", "dtype")}
             settings["dtype"] = jnp.dtype(config.dsb.dtype)
             settings["dim"] = _pool_dim(config, model, image_shape)
@@ -530,6 +532,19 @@ def _balancer_of_any_step(config, counts, alpha, objective, model, image_shape, 
             return balancers.loce(num_classes, **config.loce)
         case "domain_frequency":
             return balancers.domain_frequency(num_classes, **config.domain_frequency)
+
+
+def _require_plain_softmax(config):
+    """Whose logits offsets can raise: others scale them, have an adjustment of their own, or decide by them."""
+    wanted = {"objective": ("supervised",), "loss": ("cross_entropy", "focal")}
+    for name, values in wanted.items():
+        if config[name] not in values:
+            raise ValueError(
+                f"dsb.logit_adjustment raises logits of a plain softmax: {name} must be {' or '.join(values)}, got "
+                f"{config[name]!r}"
+            )
+    if config.sampler == "semantic_scale":
+        raise ValueError("dsb.logit_adjustment and sampler 'semantic_scale' would balance twice: choose one")
 
 
 def _without_weights(balancer):

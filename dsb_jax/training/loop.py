@@ -37,7 +37,7 @@ _logger = logging.getLogger(__name__)
 _STEPS_BEHIND = 4
 _EXAMPLES = 24  # training images in the report
 _LOCAL = ("data_dir", "compilation_cache")  # settings that every process may have in a way of its own
-_SUMMARY = ("weights", "volumes", "scales", "rejected", "failed")  # of the balancer's, in metrics.jsonl
+_SUMMARY = ("weights", "offsets", "volumes", "scales", "rejected", "failed")  # of the balancer's, in metrics.jsonl
 
 
 def train(config: ConfigDict, workdir: str | os.PathLike[str], *, resume: str = "auto") -> dict[str, Any]:

@@ -439,7 +439,8 @@ _FIRST_CALL = 1 << 20
 def _losses(model, objective, params, follows, offsets, stats, memory, batch, rng):
     """The losses of an objective's terms; besides, all that it returns, and the batch statistics it leaves behind.
 
-    Unless the batch statistics follow, the model computes as in evaluation. Offsets raise all of its own logits.
+    Unless the batch statistics follow, the model computes as in evaluation. Offsets raise the logits of what is called
+    plainly.
     """
 
     calls = itertools.count(_FIRST_CALL)
@@ -453,24 +454,19 @@ def _losses(model, objective, params, follows, offsets, stats, memory, batch, rn
         # Statistics are of the images of batches, not of features that are classified besides.
         if variables is None and options.get("method") != "classify":
             stats = changed.get("batch_stats", stats)
-        return outputs if offsets is None or variables is not None else _raised(outputs, offsets, options.get("method"))
+        plainly = variables is None and "method" not in options
+        return _raised(outputs, offsets) if offsets is not None and plainly else outputs
 
     result = objective(forward, batch, memory, rng)
     return [term.losses for term in result.terms], (result, stats)
 
 
-def _raised(outputs, offsets, method=None):
-    """What a method of the model returns, with offsets ``[C]`` on all logits in it."""
-    if method == "branch":
-        return outputs
-
-    def of(logits):
-        return None if logits is None else logits + jnp.broadcast_to(offsets, logits.shape)
-
-    if method == "classify":
-        return of(outputs)
-    experts = None if outputs.experts is None else _raised(outputs.experts, offsets)
-    return outputs._replace(logits=of(outputs.logits), auxiliary=of(outputs.auxiliary), experts=experts)
+def _raised(outputs, offsets):
+    """The outputs with offsets ``[C]`` on their logits."""
+    found = {name: getattr(outputs, name, None) for name in ("logits", "auxiliary")}
+    return outputs._replace(
+        **{name: x + jnp.broadcast_to(offsets, x.shape) for name, x in found.items() if x is not None}
+    )
 
 
 def _weigh(balancer, state, result):

@@ -26,7 +26,17 @@ from reproduction.targets import SCALES, Cell, bases
 _LIKELY = 0.05
 
 Rows = Sequence[Mapping[str, str]]
-Quantity = Callable[[Measured, Rows], Mapping[str, float]]
+
+
+class Found(dict[str, float]):
+    """A quantity by seed, and in words what part of the comparisons it is of; empty words where of all."""
+
+    def __init__(self, part: str = "") -> None:
+        super().__init__()
+        self.part = part
+
+
+Quantity = Callable[[Measured, Rows], Found]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +81,7 @@ def verdict(claim: Claim, values: Sequence[float]) -> str:
 def gain(measure: str, *, of: Callable[[Cell], bool], by: float = 0.0) -> Quantity:
     """How much methods are above their bases in a measure, less ``by``."""
 
-    def quantity(measured: Measured, classes: Rows) -> Mapping[str, float]:
+    def quantity(measured: Measured, classes: Rows) -> Found:
         del classes
         pairs = [pair for pair in bases(measured.cells) if of(pair[0])]
         return _of_seeds(measured, pairs, lambda pair, seed: _gain(measured, pair, measure, seed) - by)
@@ -79,7 +89,7 @@ def gain(measure: str, *, of: Callable[[Cell], bool], by: float = 0.0) -> Quanti
     return quantity
 
 
-def most_in_tail(measured: Measured, classes: Rows) -> Mapping[str, float]:
+def most_in_tail(measured: Measured, classes: Rows) -> Found:
     """How much more DSB is above its base in the tail than in the better one of middle and head."""
     del classes
 
@@ -93,7 +103,7 @@ def most_in_tail(measured: Measured, classes: Rows) -> Mapping[str, float]:
 def above(method: str, others: Sequence[str], measure: str, by: float = 0.0) -> Quantity:
     """How much a method is above the best of others, on each dataset, less ``by``."""
 
-    def quantity(measured: Measured, classes: Rows) -> Mapping[str, float]:
+    def quantity(measured: Measured, classes: Rows) -> Found:
         del classes
         by_name = {(cell.on, cell.method): cell for cell in measured.cells}
         rivals = {
@@ -114,7 +124,7 @@ def above(method: str, others: Sequence[str], measure: str, by: float = 0.0) -> 
 def excess(first: str, second: str | None, on: str) -> Quantity:
     """How much one measure of a run is above another, or above 0, of datasets whose name begins with ``on``."""
 
-    def quantity(measured: Measured, classes: Rows) -> Mapping[str, float]:
+    def quantity(measured: Measured, classes: Rows) -> Found:
         del classes
 
         def of_run(cells: Sequence[Cell], seed: str) -> float:
@@ -130,7 +140,7 @@ def excess(first: str, second: str | None, on: str) -> Quantity:
 def rise_together(first: str, second: str) -> Quantity:
     """Spearman's ρ of two measures over the subsets of a dataset, for each network."""
 
-    def quantity(measured: Measured, classes: Rows) -> Mapping[str, float]:
+    def quantity(measured: Measured, classes: Rows) -> Found:
         del classes
         series = defaultdict(list)
         for cell in measured.cells:
@@ -145,7 +155,7 @@ def rise_together(first: str, second: str) -> Quantity:
     return quantity
 
 
-def same_classes(measured: Measured, classes: Rows) -> Mapping[str, float]:
+def same_classes(measured: Measured, classes: Rows) -> Found:
     """Spearman's ρ of class accuracies between every two networks or subsets."""
     scores = _by_class(classes, "score")
 
@@ -157,7 +167,7 @@ def same_classes(measured: Measured, classes: Rows) -> Mapping[str, float]:
     return _of_seeds(measured, list(itertools.combinations(measured.cells, 2)), alike)
 
 
-def gain_of_smallest(measured: Measured, classes: Rows) -> Mapping[str, float]:
+def gain_of_smallest(measured: Measured, classes: Rows) -> Found:
     """How much DSB is above its base in the third of the classes whose scale, under the base, is smallest."""
     scores, scales = _by_class(classes, "score"), _by_class(classes, "scale_of_class")
 
@@ -184,9 +194,7 @@ def _gain(measured: Measured, pair: tuple[Cell, Cell], measure: str, seed: str) 
     return ours - others
 
 
-def _of_seeds(
-    measured: Measured, comparisons: Sequence[Sequence[Cell]], of: Callable[[Any, str], float]
-) -> dict[str, float]:
+def _of_seeds(measured: Measured, comparisons: Sequence[Sequence[Cell]], of: Callable[[Any, str], float]) -> Found:
     """The mean of what ``of`` says of each comparison; of those seeds alone that all of its cells were run with.
 
     A comparison is left out that is not begun, a cell of it having no run yet; and for a seed where its measure is not
@@ -194,8 +202,9 @@ def _of_seeds(
     """
     done = {(row["on"], row["method"], row["seed"]) for row in measured.rows}
     begun = {run[:2] for run in done}
+    of_all = len(comparisons)
     comparisons = [cells for cells in comparisons if all((cell.on, cell.method) in begun for cell in cells)]
-    found = {}
+    found = Found(f", {len(comparisons)} of {of_all} comparisons" if len(comparisons) < of_all else "")
     for seed in sorted({seed for *_, seed in done}, key=int):
         if comparisons and all((cell.on, cell.method, seed) in done for cells in comparisons for cell in cells):
             values = [value for cells in comparisons if math.isfinite(value := of(cells, seed))]
@@ -286,9 +295,9 @@ def rows(results: pathlib.Path) -> list[tuple[str, ...]]:
             measured = Measured.of(TARGETS[claim.target], claim.target, scale, _read(results, claim.target, scale, ""))
             if measured.rows:
                 classes = _read(results, claim.target, scale, "-classes")
-                values = list(claim.quantity(measured, classes).values())
-                if values:
-                    found.append((scale, _stated(claim, values), verdict(claim, values)))
+                quantity = claim.quantity(measured, classes)
+                if values := list(quantity.values()):
+                    found.append((scale, _stated(claim, values) + quantity.part, verdict(claim, values)))
         made += [(claim.text, claim.lines, f"{claim.target} ({scale})", said, what) for scale, said, what in found]
         if not found:
             made.append((claim.text, claim.lines, claim.target, "–", "not measured"))
