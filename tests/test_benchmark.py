@@ -95,6 +95,7 @@ def test_training_runs():
     assert "images per second over PyTorch's" in output or "PyTorch is left out" in output
 
 
+@pytest.mark.slow
 def test_retrieval_runs():
     """Beside pytorch-metric-learning where it is installed, whose results are the same."""
     output = output_of("retrieval", "--samples=300", "--class-sizes=30,3", "--galleries=400", "--queries=20")

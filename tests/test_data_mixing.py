@@ -121,6 +121,7 @@ def test_the_dtype_stays(name):
     assert (mixed.images.dtype, mixed.share.dtype) == (jnp.bfloat16, np.float32)
 
 
+@pytest.mark.slow
 def test_mixing_does_not_depend_on_the_devices():
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     spread = jax.device_put(IMAGES, NamedSharding(mesh, PartitionSpec("data")))

@@ -77,7 +77,9 @@ def test_is_a_deque(data):
 
 
 @pytest.mark.parametrize("offset", [0.0, 100.0])
-@pytest.mark.parametrize(("capacity", "batch_size"), [(640, 32), (640, None), (601, None)])
+@pytest.mark.parametrize(
+    ("capacity", "batch_size"), [(640, 32), pytest.param(640, None, marks=pytest.mark.slow), (601, None)]
+)
 def test_ten_passes_of_drifting_features_leave_no_error(capacity, batch_size, offset):
     pool = feature_pool.init(capacity, 8, 7, batch_size=batch_size)
     steps = 10 * capacity // 32 + 3
@@ -89,6 +91,7 @@ def test_ten_passes_of_drifting_features_leave_no_error(capacity, batch_size, of
     assert int(pool.failed) == int(pool.rejected) == 0
 
 
+@pytest.mark.slow
 def test_ten_passes_at_dimension_64():
     pool = feature_pool.init(1536, 64, 20, batch_size=128)
     for features, labels in batches(1, 10 * 12 + 5, 128, 64, 20, drift=0.05, offset=100.0):
@@ -256,7 +259,7 @@ def test_sharded_equals_one_device_to_the_bit(devices):
     assert shared.statistics.moment.sharding.spec == jax.sharding.PartitionSpec("data")
 
 
-@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize("devices", [1, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("at_once", [2**23, 2**9])  # all classes, or 8
 def test_as_many_classes_at_once_as_on_an_accelerator_are_the_same(request, monkeypatch, devices, at_once):
     def pool_after_two_passes():

@@ -98,7 +98,11 @@ def test_frozen_normalisation_goes_by_running_statistics_and_leaves_them(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "last"), [("resnet8", "bn2"), ("resnet18", "bn2"), pytest.param("resnet50", "bn3", marks=pytest.mark.slow)]
+    ("name", "last"),
+    [
+        ("resnet8", "bn2"),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("resnet18", "bn2"), ("resnet50", "bn3"))),
+    ],
 )
 def test_blocks_may_begin_as_their_shortcuts(name, last):
     model = models.create(name, 4, zero_init=True)

@@ -39,7 +39,7 @@ OFFICIAL = {
 # Weights of a gain of 2, and larger differences between the images, which tell errors that depend on them.
 SENSITIVE = ("bninception", "bninception_softtriple", "densenet201", "googlenet", "resnet18", "resnet32_cifar")
 SENSITIVE += ("vgg16", "vgg16_bn")
-LARGE = ("resnext101_32x4d", "vgg16", "vgg16_bn", "densenet201")
+LARGE = ("resnext101_32x4d", "vgg16", "vgg16_bn", "densenet201", "seresnet50", "bninception_softtriple")
 
 
 def state_dict(name, gain=1.0):
@@ -62,7 +62,7 @@ def state_dict(name, gain=1.0):
 def cases():
     for name in OFFICIAL:
         for gain in (1.0, 2.0) if name in SENSITIVE else (1.0,):
-            marks = [pytest.mark.slow] * (name in LARGE or (gain == 2.0 and name != "bninception"))
+            marks = [pytest.mark.slow] * (name in LARGE or gain == 2.0)
             yield pytest.param(name, gain, marks=marks, id=f"{name}-{gain:g}")
 
 

@@ -177,7 +177,7 @@ def test_the_stem_is_that_of_imagenet_by_default():
     assert models.create("resnet18", 10) != models.create("resnet18", 10, stem="cifar")
 
 
-@pytest.mark.parametrize("block", [BasicBlock, Bottleneck])
+@pytest.mark.parametrize("block", [BasicBlock, pytest.param(Bottleneck, marks=pytest.mark.slow)])
 def test_bfloat16_is_for_computing_only(block):
     exact, narrow = small(block, stem="imagenet"), small(block, stem="imagenet", dtype="bfloat16")
     images = np.random.default_rng(1).standard_normal((4, 32, 32, 3))

@@ -200,7 +200,7 @@ def test_no_gradient_flows_through_the_weights():
     assert max(jax.tree.leaves(apart)) > 1e-2
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("accumulate", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_offsets_raise_the_logits_of_losses_and_of_no_evaluation(accumulate):
     """By those of the batch before, as constants: as if they belonged to the loss."""
     tau = 0.3
@@ -586,7 +586,10 @@ def test_a_state_that_was_on_the_host_needs_no_new_trace():
 
 
 @pytest.mark.parametrize("accumulate", [1, pytest.param(3, marks=pytest.mark.slow)])
-@pytest.mark.parametrize(("model_devices", "fsdp_elements"), [(1, None), (1, 300), (2, None), (2, 300)])
+@pytest.mark.parametrize(
+    ("model_devices", "fsdp_elements"),
+    [(1, None), (2, 300), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((1, 300), (2, None)))],
+)
 def test_devices_share_a_batch_and_the_pool(model_devices, fsdp_elements, accumulate):
     mesh = make_mesh(4, model_devices=model_devices)
     shared = {
