@@ -153,6 +153,7 @@ def crt(tmp_path_factory):
     return config, workdir, results, records
 
 
+@pytest.mark.slow
 def test_stages_are_runs_of_their_own_of_which_the_last_is_the_run(crt):
     config, workdir, results, records = crt
     first = json.loads((workdir / "stages" / "1" / "results.json").read_text())
@@ -167,6 +168,7 @@ def test_stages_are_runs_of_their_own_of_which_the_last_is_the_run(crt):
     assert f"initial: parameters of {workdir}/stages/1 at step 8" in records
 
 
+@pytest.mark.slow
 def test_what_is_frozen_is_to_the_bit_what_the_stage_before_was_evaluated_with(crt):
     _, workdir, _, _ = crt
     before, after = saved_arrays(workdir / "stages" / "1"), saved_arrays(workdir)
@@ -180,6 +182,7 @@ def test_what_is_frozen_is_to_the_bit_what_the_stage_before_was_evaluated_with(c
     assert np.abs(after["params/head/kernel"] - before["average/params/head/kernel"]).max() > 0.01
 
 
+@pytest.mark.slow
 def test_weights_are_in_force_after_the_one_epoch_that_fills_the_pool(crt):
     _, workdir, _, _ = crt
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
@@ -188,6 +191,7 @@ def test_weights_are_in_force_after_the_one_epoch_that_fills_the_pool(crt):
     assert np.ptp(of_tests[1]) > 0
 
 
+@pytest.mark.slow
 def test_a_chain_that_is_finished_is_left_as_it_is_and_another_is_refused(crt):
     config, workdir, results, _ = crt
     (workdir / "stages").rename(workdir / "aside")
@@ -203,6 +207,7 @@ def test_a_chain_that_is_finished_is_left_as_it_is_and_another_is_refused(crt):
             training.train(digits(**FAST | config.to_dict() | change), workdir)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_a_later_stage_makes_the_earlier_ones_needless(crt):
     config, workdir, _, _ = crt
     chain = [earlier_runs.EarlierRun(workdir / name, config) for name in ("none", "stages/1", ".", "later")]

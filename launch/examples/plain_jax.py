@@ -12,7 +12,7 @@ import dsb_jax
 from dsb_jax import data
 from dsb_jax.data import feed, long_tail
 
-BATCH, STEPS = 64, 500
+BATCH, STEPS = 64, 300
 
 
 def network(params, images):

@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 import dsb_jax
 from dsb_jax.data import long_tail
 
-BATCH, STEPS = 64, 500
+BATCH, STEPS = 64, 300
 
 
 class Network(torch.nn.Module):
