@@ -67,11 +67,17 @@ def _mean_and_error(values: np.ndarray) -> str:
 
 
 def accuracies(workdir: pathlib.Path, taus: Sequence[float], data_dir: str | None = None) -> np.ndarray:
-    """``[2, taus]``: by volumes, and by counts."""
+    """``[2, taus]``: by volumes, and by counts.
+
+    Raises:
+      ValueError: what :func:`run_features.load` refuses, or a run whose features are constant.
+    """
     trained, tested = (run_features.load(workdir, split=split, data_dir=data_dir) for split in ("train", "test"))
     classes = len(trained.experiment.counts)
     volumes = np.asarray(dsb_jax.class_volumes(trained.points().points, trained.labels, classes))
-    volumes = np.where(volumes > 0, volumes, volumes[volumes > 0].min(initial=np.inf))  # as the balancer has it
+    if not np.any(volumes > 0):
+        raise ValueError(f"no class of {workdir} has a volume: features must not be constant")
+    volumes = np.where(volumes > 0, volumes, volumes[volumes > 0].min())  # as the balancer has it
     priors = np.log(2.0) * volumes, np.log(np.maximum(trained.experiment.counts, 1))
     raw = logits(tested)
     return np.array([[class_mean(raw - tau * prior, tested.labels) for tau in taus] for prior in priors])

@@ -3,6 +3,7 @@
 import json
 import pathlib
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -42,6 +43,17 @@ def test_rows_are_of_a_run_and_a_tau():
         ("gpu/data/ce/seed0", "0", "0.1000", "0.3000"),
         ("gpu/data/ce/seed0", "1.5", "0.2000", "0.4000"),
     ]
+
+
+def test_features_that_are_constant_are_one_error(monkeypatch, capsys):
+    run = SimpleNamespace(
+        experiment=SimpleNamespace(counts=np.array([2, 2])),
+        labels=np.array([0, 0, 1, 1]),
+        points=lambda: SimpleNamespace(points=np.ones((4, 3), np.float32)),
+    )
+    monkeypatch.setattr(post_hoc.run_features, "load", lambda *_, **__: run)
+    assert post_hoc.main(["dead"]) == 2
+    assert capsys.readouterr().err == "error: no class of dead has a volume: features must not be constant\n"
 
 
 def test_what_is_no_run_is_one_error(tmp_path, capsys):

@@ -125,11 +125,11 @@ def markdown(measured: Measured, plots: Mapping[str, str] | None = None) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def html(measured: Measured) -> str:
-    """The page as HTML, which needs no other file."""
+def html(measured: Measured, plots: Mapping[str, tuple[str, Figure]]) -> str:
+    """The page as HTML, with its plots, which needs no other file."""
     sections = [f'<p class="reading">{escape(remark)}</p>' for remark in _remarks(measured)]
     sections += [page.section(heading, _table(headings, rows)) for heading, headings, rows in tables(measured)]
-    return page.document(_title(measured), "\n".join([*sections, page.section("Plots", page.plots(figures(measured)))]))
+    return page.document(_title(measured), "\n".join([*sections, page.section("Plots", page.plots(dict(plots)))]))
 
 
 def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -261,10 +261,11 @@ def write(measured: Measured, folder: pathlib.Path) -> list[pathlib.Path]:
     """Writes ``<name>-<scale>.md`` with a ``.png`` for each plot, and ``.html``."""
     folder.mkdir(parents=True, exist_ok=True)
     stem = folder / f"{measured.name}-{measured.scale}"
-    drawn = {folder / f"{stem.name}-{name}.png": plot for name, plot in figures(measured).items()}
+    plots = figures(measured)
+    drawn = {folder / f"{stem.name}-{name}.png": plot for name, plot in plots.items()}
     captions = {path.name: caption for path, (caption, _) in drawn.items()}
     return [
         page.write(stem.with_suffix(".md"), markdown(measured, captions)),
-        page.write(stem.with_suffix(".html"), html(measured)),
+        page.write(stem.with_suffix(".html"), html(measured, plots)),
         *(write_figure(figure, path) for path, (_, figure) in drawn.items()),
     ]
