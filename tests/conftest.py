@@ -5,6 +5,9 @@ import os
 import pathlib
 import sys
 
+# Most of the time is compilation, and most of that LLVM's. JAX_DISABLE_MOST_OPTIMIZATIONS=0 tests what users run.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
 import jax
 import numpy as np
 import pytest

@@ -67,11 +67,12 @@ EXAMPLES = int(COUNTS.sum())
 STEPS = math.ceil(3 * EXAMPLES / 64)
 
 
-def resnet8_weights(path):
-    """Writes made-up weights of a resnet8 of ten classes as PyTorch has them; returns the network and its variables."""
-    network = models.create("resnet8", 10)
-    shapes = jax.eval_shape(functools.partial(network.init, train=False), jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
+def made_up_weights(name, path, *, num_classes=10, side=16):
+    """Writes made-up weights of a model as PyTorch has them; returns the network and its variables."""
+    network = models.create(name, num_classes)
+    image = jnp.zeros((1, side, side, 3))
+    shapes = jax.eval_shape(functools.partial(network.init, train=False), jax.random.key(0), image)
     rng = np.random.default_rng(0)
     variables = jax.tree.map(lambda leaf: rng.uniform(0.1, 0.3, leaf.shape).astype(np.float32), dict(shapes))
-    save_file(models.to_torch("resnet8", variables), path)
+    save_file(models.to_torch(name, variables), path)
     return network, variables

@@ -18,7 +18,7 @@ from dsb_jax.toolkit.inputs import Options, run_features
 def weights(tmp_path_factory):
     """A file of PyTorch's weights of a small network."""
     path = tmp_path_factory.mktemp("weights") / "resnet8.safetensors"
-    small_run.resnet8_weights(path)
+    small_run.made_up_weights("resnet8", path)
     return str(path)
 
 

@@ -223,7 +223,7 @@ def test_a_damaged_checkpoint_is_named_and_left_where_it_is(run, tmp_path):
 def weights(tmp_path_factory):
     """A file of PyTorch's weights of resnet8, and the variables that they are."""
     path = tmp_path_factory.mktemp("weights") / "resnet8.safetensors"
-    return path, *small_run.resnet8_weights(path)
+    return path, *small_run.made_up_weights("resnet8", path)
 
 
 def some_images(number, channels=3, side=16, seed=0):
