@@ -1,7 +1,7 @@
-"""Trains what a config file says, or compares what was trained.
+"""Trains what a config file says, or compares what was trained::
 
-python -m dsb_jax.main --config=configs/digits_lt.py:loss=focal --config.seed=1
-python -m dsb_jax.main --compare runs/digits_lt/ce-seed0 runs/digits_lt/dsb-ce-seed0
+    python -m dsb_jax.main --config=configs/digits_lt.py:loss=focal --config.seed=1
+    python -m dsb_jax.main --compare runs/digits_lt/ce-seed0 runs/digits_lt/dsb-ce-seed0
 
 Several processes train one model where a cluster, the environment or flags say which there are: each is started with
 the same command, see --cluster. The workdir must be where all of them see it; the first one writes.
