@@ -13,12 +13,13 @@ from absl import flags
 from docutils import nodes
 from docutils.parsers.rst import Directive
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-os.environ.setdefault("JAX_PLATFORMS", "cpu")  # pages are made where no accelerator should be taken
-os.environ["COLUMNS"] = "96"  # of the help texts
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+os.environ["JAX_PLATFORMS"] = "cpu"  # no accelerator should be taken for this
 
 import dsb_jax
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+os.environ["COLUMNS"] = "96"  # of the help texts
 
 project = "dsb_jax"
 author = "The dsb_jax authors"
@@ -47,6 +48,7 @@ html_title = f"dsb_jax {release}"
 html_copy_source = False
 html_show_copyright = False
 html_show_sphinx = False
+html_domain_indices = False
 html_static_path = ["_static"]
 html_css_files = ["style.css"]
 smartquotes = False  # two hyphens are an option's
