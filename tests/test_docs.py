@@ -190,13 +190,15 @@ def code_of(name):
     return blocks, [code for code in inline if re.match(r"python3? -m dsb_jax|python launch/\S+ ", code)]
 
 
-def run_python(text):
+def run_python(text, names):
+    """A block as a script, or what is said to an interpreter, which knows the names of the blocks before."""
     if ">>>" in text:
-        test = doctest.DocTestParser().get_doctest(text, {}, "page", "page", 0)
+        test = doctest.DocTestParser().get_doctest(text, names, "page", "page", 0)
         assert test.examples
-        assert doctest.DocTestRunner().run(test).failed == 0
+        assert doctest.DocTestRunner().run(test, clear_globs=False).failed == 0
+        names.update(test.globs)
     else:
-        exec(compile(text, "page", "exec"), {})
+        exec(compile(text, "page", "exec"), names)
 
 
 def assert_shown(shown, printed):
@@ -346,10 +348,10 @@ def shell(command, monkeypatch, tmp_path):
 @pytest.mark.parametrize("name", WITH_CODE)
 def test_code_of_a_page_runs_and_prints_what_it_says(name, shell):
     blocks, inline = code_of(name)
-    output = None
+    output, names = None, {}
     for language, text in blocks:
         if language == "python":
-            run_python(text)
+            run_python(text, names)
         elif language == "sh":
             output = [shell(line) for line in text.replace("\\\n", " ").splitlines()][-1]
         elif language == "text" and output is not None:

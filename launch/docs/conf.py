@@ -51,7 +51,7 @@ html_show_sphinx = False
 html_domain_indices = False
 html_static_path = ["_static"]
 html_css_files = ["style.css"]
-smartquotes = False  # two hyphens are an option's
+smartquotes_action = "De"  # dashes, but quotes as they are
 
 
 def skip_fields(app, what, name, obj, skip, options):
