@@ -1,10 +1,10 @@
-"""Trains what a config file says, or compares what was trained.
+"""Trains what a config file says, or compares what was trained::
 
-python -m dsb_jax.main --config=configs/digits_lt.py:loss=focal --config.seed=1
-python -m dsb_jax.main --compare runs/digits_lt/ce-seed0 runs/digits_lt/dsb-ce-seed0
+    python -m dsb_jax.main --config=configs/digits_lt.py:loss=focal --config.seed=1
+    python -m dsb_jax.main --compare runs/digits_lt/ce-seed0 runs/digits_lt/dsb-ce-seed0
 
 Several processes train one model where a cluster, the environment or flags say which there are: each is started with
-the same command, see --cluster. The workdir must be where all of them see it; the first one writes.
+the same command, see ``--cluster``. The workdir must be where all of them see it; the first one writes.
 
 Exit codes: 0 finished; 1 an error, in one line on stderr; 143 ended by SIGTERM and 130 by Ctrl-C, with a checkpoint
 saved: the same command goes on from it. A signal that comes before the first step, where nothing is to be saved, ends

@@ -22,8 +22,8 @@ dive               the student's                       the loss against the labe
 balms              the model's                         the loss of an example, as many times as it
                                                        was drawn
 deconfound_tde     the model's                         the loss
-loce,              the model's                         the loss
-domain_balancing
+loce               the model's                         the loss
+domain_balancing   the model's                         the loss
 norm_softmax       of length 1, as the loss has them   the loss
 proxy_anchor       of length 1, as the loss has them   each example's part of the loss of the batch
 soft_triple        of length 1, as the loss has them   the loss                                       τ times the

@@ -118,7 +118,7 @@ class Correlations:
         return max(scales, key=lambda place: np.nan_to_num(abs(self.pearson[place].value), nan=-1.0))
 
     def ahead(self, first: int, second: int) -> float:
-        """The share of the resamples in which accuracy goes more closely, by |r|, with one measure than with another.
+        """The share of resamples in which accuracy goes more closely, by ``|r|``, with one measure than with another.
 
         Of those resamples in which both have an r; NaN where there are none.
         """
