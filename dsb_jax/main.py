@@ -27,7 +27,7 @@ from collections.abc import Sequence
 
 import jax
 from absl import app, flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from dsb_jax import validation
 from dsb_jax.evaluation import compare
@@ -171,8 +171,8 @@ def _compare(workdirs):
     print(f"comparison: {compare.write(workdirs, folder / 'comparison.html', without_effect=NEUTRAL)}")
 
 
-def _default_workdir(config) -> pathlib.Path:
-    file, _, _ = flags.FLAGS["config"].config_filename.partition(":")
+def _default_workdir(config: ConfigDict) -> pathlib.Path:
+    file, _, _ = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
     rehearsal = "-rehearsal" if config.data == "synthetic" else ""
     return (
         pathlib.Path("runs") / pathlib.Path(file).stem / f"{methods.name(config).lower()}-seed{config.seed}{rehearsal}"

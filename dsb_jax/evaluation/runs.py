@@ -246,7 +246,7 @@ def _columns(classes: dict[str, dict], keys: Iterable[str], what: str) -> dict[s
 
 
 def _spaces(by_space: Any, path: pathlib.Path) -> dict[str, dict[str, Any]]:
-    spaces = {}
+    spaces: dict[str, dict[str, Any]] = {}
     for space, entry in _object(by_space, f"{path}: 'correlations_by_space'").items():
         where = f"{path}: {space!r} of 'correlations_by_space'"
         entry = _object(entry, where)
@@ -280,10 +280,11 @@ def _load_metrics(
                 column.append(_number(record.get(key), f"{where}: {key}"))
     tests["score"] = tests.pop(score)
     shapes = {key: (-1, num_classes) if key in _TESTS_BY_CLASS else (-1,) for key in (*training, *tests)}
-    return tuple(
-        {key: np.array(column, float).reshape(shapes[key]) for key, column in part.items()}
-        for part in (training, tests)
-    )
+
+    def shaped(part):
+        return {key: np.array(column, float).reshape(shapes[key]) for key, column in part.items()}
+
+    return shaped(training), shaped(tests)
 
 
 def _load_environment(path: pathlib.Path) -> list[dict[str, Any]]:

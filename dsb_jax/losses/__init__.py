@@ -60,7 +60,7 @@ __all__ = [
     "soft_triple_regularizer",
 ]
 
-_LOSSES = {
+_LOSSES: dict[str, Callable[..., jax.Array]] = {
     "arcface": arcface,
     "balanced_softmax": balanced_softmax,
     "cross_entropy": cross_entropy,

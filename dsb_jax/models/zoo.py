@@ -51,6 +51,11 @@ class Entry(NamedTuple):
     image: tuple[int, int, int] = (224, 224, 3)
     settings: str = ""
 
+    @property
+    def backbone(self) -> Any:
+        """The module's class."""
+        return self.make.func
+
 
 def _resnet(blocks, source="He et al., 2016", **options):
     """Of `BasicBlock`, or of `Bottleneck` with its options."""
@@ -170,7 +175,7 @@ def takes(name: str, option: str) -> bool:
       >>> takes("resnet18", "stem"), takes("lenet", "stem")
       (True, False)
     """
-    return option in {field.name for field in dataclasses.fields(entry(name).make.func)}
+    return option in {field.name for field in dataclasses.fields(entry(name).backbone)}
 
 
 def _compute_dtype(dtype: Any) -> jnp.dtype:
