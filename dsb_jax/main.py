@@ -65,7 +65,7 @@ _COMPARE = flags.DEFINE_bool(
 )
 
 
-class _FileOrName(flags.ArgumentParser):
+class _FileOrName(flags.ArgumentParser[ConfigDict]):
     """Gives a parser of files the file of a config that is named."""
 
     def __init__(self, files):

@@ -6,7 +6,7 @@ left behind.
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -194,7 +194,7 @@ def _spread(positions: np.ndarray, gap: float) -> np.ndarray:
     return isotonic_regression(positions - steps, y_min=0, y_max=max(1 - steps[-1], 0)) + steps
 
 
-def _annotate(axes: Axes, name: str, data: tuple, place: Any, coordinates: str, *, ha: str) -> None:
+def _annotate(axes: Axes, name: str, data: Any, place: Any, coordinates: str, *, ha: str) -> None:
     axes.annotate(
         name,
         data,
@@ -211,7 +211,7 @@ def _annotate(axes: Axes, name: str, data: tuple, place: Any, coordinates: str, 
 
 
 @contextmanager
-def _measuring(axes: Axes) -> Iterator:
+def _measuring(axes: Axes) -> Iterator[Callable[[str], np.ndarray]]:
     """Lays the figure out and yields a function from a small text to its width and height in pixels."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # a viewer's own fonts may have it

@@ -99,7 +99,9 @@ def head(name: str) -> str:
     return "cosine" if name in _ON_COSINES else "linear"
 
 
-def create(name: str, counts: Any = None, **hyper: Any) -> Callable[[jax.Array, jax.Array], jax.Array]:
+def create(
+    name: str, counts: Any = None, **hyper: Any
+) -> Callable[[jax.typing.ArrayLike, jax.typing.ArrayLike], jax.Array]:
     """The loss ``name`` with its hyper-parameters filled in.
 
     Args:

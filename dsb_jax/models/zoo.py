@@ -46,7 +46,7 @@ class Entry(NamedTuple):
         usual ones.
     """
 
-    make: functools.partial
+    make: functools.partial[Any]
     source: str
     image: tuple[int, int, int] = (224, 224, 3)
     settings: str = ""
