@@ -4,6 +4,7 @@ The names below are the core: pure functions that import jax alone. The trainer'
 """
 
 import importlib
+from typing import TYPE_CHECKING, Any
 
 from dsb_jax import balancers, feature_pool, interference, losses, semantic_scale
 from dsb_jax.balancers import (
@@ -29,6 +30,14 @@ from dsb_jax.semantic_scale import (
     semantic_scales,
     volume,
 )
+
+if TYPE_CHECKING:  # whom ``__getattr__`` tells nothing
+    from dsb_jax import data as data
+    from dsb_jax import evaluation as evaluation
+    from dsb_jax import models as models
+    from dsb_jax import objectives as objectives
+    from dsb_jax import toolkit as toolkit
+    from dsb_jax import training as training
 
 __version__ = "0.1.0"
 
@@ -62,11 +71,11 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted([*globals(), *_LAZY])

@@ -205,7 +205,7 @@ def uniform(num_classes: int) -> Balancer:
     return _fixed({"weights": jnp.ones(num_classes, jnp.float32)})
 
 
-def inverse_frequency(counts: jax.Array) -> Balancer:
+def inverse_frequency(counts: jax.typing.ArrayLike) -> Balancer:
     """Weights ``∝ 1/n``, summing to C. A class without samples takes the largest weight of the others.
 
     Args:
@@ -223,7 +223,7 @@ def inverse_frequency(counts: jax.Array) -> Balancer:
     return _fixed({"counts": counts, "weights": _inverse_weights(counts, counts > 0, counts, 1.0, "mean")})
 
 
-def class_balanced(counts: jax.Array, *, beta: float = 0.9999) -> Balancer:
+def class_balanced(counts: jax.typing.ArrayLike, *, beta: float = 0.9999) -> Balancer:
     """Weights ``∝ (1 − β)/(1 − βⁿ)``, summing to C. A class without samples takes the largest weight of the others.
 
     Args:
@@ -249,7 +249,7 @@ def class_balanced(counts: jax.Array, *, beta: float = 0.9999) -> Balancer:
 effective_number = class_balanced
 
 
-def inverse_sqrt_frequency(counts: jax.Array) -> Balancer:
+def inverse_sqrt_frequency(counts: jax.typing.ArrayLike) -> Balancer:
     """Weights ``∝ 1/√n``, summing to C. A class without samples takes the largest weight of the others.
 
     Args:
@@ -474,7 +474,11 @@ def start_at(step: int, balancer: Balancer) -> Balancer:
 
 
 def weighted_mean(
-    losses: jax.Array, labels: jax.Array, weights: jax.Array, *, mask: jax.Array | None = None
+    losses: jax.typing.ArrayLike,
+    labels: jax.typing.ArrayLike,
+    weights: jax.typing.ArrayLike,
+    *,
+    mask: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
     """The mean of ``weights[labels]·losses`` over the batch.
 
@@ -558,7 +562,7 @@ def _inverse_weights(values, measured, counts, power, normalize):
     return jnp.where(jnp.any(measured), weights, 1.0)
 
 
-def _check_counts(counts):
+def _check_counts(counts: jax.typing.ArrayLike) -> jax.Array:
     counts = jnp.asarray(counts)
     if counts.ndim != 1 or not counts.size:
         raise ValueError(f"counts must have shape [classes], got {counts.shape}")

@@ -250,8 +250,15 @@ def rebuild(pool: FeaturePool) -> FeaturePool:
 
 
 def shardings(pool: FeaturePool) -> FeaturePool:
-    """A ``NamedSharding`` for every array of a pool that has a mesh, for ``jit`` and for restores."""
-    return jax.tree.map(lambda spec: NamedSharding(pool.mesh, spec), _specs(pool))
+    """A ``NamedSharding`` for every array of a pool that has a mesh, for ``jit`` and for restores.
+
+    Raises:
+      ValueError: if the pool has no mesh.
+    """
+    mesh = pool.mesh
+    if mesh is None:
+        raise ValueError("pool must have a mesh, got one without")
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), _specs(pool))
 
 
 def _check_mesh(mesh, axis, batch_size):

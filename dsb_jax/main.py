@@ -3,6 +3,8 @@
     python -m dsb_jax.main --config=configs/digits_lt.py:loss=focal --config.seed=1
     python -m dsb_jax.main --compare runs/digits_lt/ce-seed0 runs/digits_lt/dsb-ce-seed0
 
+In any folder --config=digits_lt is the package's config of that name; what ends in .py or has a folder is a file.
+
 Several processes train one model where a cluster, the environment or flags say which there are: each is started with
 the same command, see ``--cluster``. The workdir must be where all of them see it; the first one writes.
 
@@ -13,6 +15,7 @@ SIGTERM, before the first step too, once they have got to it: a compilation_cach
 one of them ends it at once; JAX then ends the others, at once if it was the first, or when a heartbeat is missed.
 """
 
+import difflib
 import errno
 import logging
 import os
@@ -24,17 +27,20 @@ from collections.abc import Sequence
 
 import jax
 from absl import app, flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from dsb_jax import validation
 from dsb_jax.evaluation import compare
-from dsb_jax.training import methods, processes
+from dsb_jax.training import config_names, methods, processes
 from dsb_jax.training.config import NEUTRAL, base_config, check_setting
 from dsb_jax.training.loop import train
 from dsb_jax.training.termination import Terminated
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Path of a config file, with settings behind a colon: configs/x.py:key=value,…"
+    "config",
+    None,
+    "Path of a config file or name of a config of the package, with settings behind a colon: configs/x.py:key=value,… "
+    "or digits_lt:key=value,…",
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where to write; runs/<config>/<method>-seed<k> by default.")
 _RESUME = flags.DEFINE_string(
@@ -57,6 +63,26 @@ _PROCESS = flags.DEFINE_integer("process", None, "Number of this process, from 0
 _COMPARE = flags.DEFINE_bool(
     "compare", False, "Train nothing; write comparison.html, here or in --workdir, about the workdirs that follow."
 )
+
+
+class _FileOrName(flags.ArgumentParser[ConfigDict]):
+    """Gives a parser of files the file of a config that is named."""
+
+    def __init__(self, files):
+        self._files = files
+
+    def parse(self, argument):
+        try:
+            file = config_names.located(argument)
+        except ValueError as error:  # in front of which absl would put the flag
+            raise flags.Error(str(error)) from error
+        return self._files.parse(file)
+
+    def flag_type(self):
+        return self._files.flag_type()
+
+
+flags.FLAGS["config"].parser = _FileOrName(flags.FLAGS["config"].parser)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -121,7 +147,7 @@ def _train(arguments):
     if arguments:
         raise ValueError(f"unexpected argument {arguments[0]!r}; settings are --config.key=value")
     if _CONFIG.value is None:
-        raise ValueError("--config is missing; for example --config=configs/digits_lt.py")
+        raise ValueError("--config is missing; for example --config=digits_lt")
     config = _CONFIG.value
     workdir = _WORKDIR.value or _default_workdir(config)
     if config.deterministic:  # read when JAX makes its first computation, which is still to come
@@ -145,8 +171,8 @@ def _compare(workdirs):
     print(f"comparison: {compare.write(workdirs, folder / 'comparison.html', without_effect=NEUTRAL)}")
 
 
-def _default_workdir(config) -> pathlib.Path:
-    file, _, _ = flags.FLAGS["config"].config_filename.partition(":")
+def _default_workdir(config: ConfigDict) -> pathlib.Path:
+    file, _, _ = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
     rehearsal = "-rehearsal" if config.data == "synthetic" else ""
     return (
         pathlib.Path("runs") / pathlib.Path(file).stem / f"{methods.name(config).lower()}-seed{config.seed}{rehearsal}"
@@ -174,8 +200,13 @@ def _one_line(error: BaseException) -> str:
     if missing:
         path = pathlib.Path(missing[1])
         others = [*path.parent.glob("*.py")] or [*pathlib.Path("configs").glob("*.py")]
-        if not others:
-            return f"there is no config file {str(path)!r} in {pathlib.Path.cwd()}"
+        names = config_names.names()
+        if not others or (path.stem in names and path.stem not in {other.stem for other in others}):
+            nearest = [*difflib.get_close_matches(path.stem, names, n=1), "digits_lt"][0]
+            return (
+                f"there is no config file {str(path)!r} in {pathlib.Path.cwd()}; a config of the package goes by its "
+                f"name alone, such as --config={nearest}"
+            )
         return str(validation.unknown_name("config file", str(path), map(str, others)))
     if not isinstance(error, ValueError | OSError | ArithmeticError | flags.Error):  # a mistake in the config file
         text = f"config file: {type(error).__name__}: {text}"

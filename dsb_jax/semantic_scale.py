@@ -15,6 +15,7 @@ No function of this module passes a gradient.
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -29,7 +30,7 @@ _ROW_BLOCK = 1024  # rows of one class added up at a time
 _FOLDS = 64  # blocks of rows factorized one after the other before they join the rest
 
 
-def volume(features: jax.Array, *, epsilon: float = 1.0) -> jax.Array:
+def volume(features: jax.typing.ArrayLike, *, epsilon: float = 1.0) -> jax.Array:
     """The volume spanned by feature vectors, ``½·log2 det(I + d/(m·ε²)·ZcᵀZc)``.
 
     Args:
@@ -56,7 +57,9 @@ def volume(features: jax.Array, *, epsilon: float = 1.0) -> jax.Array:
     return _volume(features, validation.positive("epsilon", epsilon))
 
 
-def class_volumes(features: jax.Array, labels: jax.Array, num_classes: int, *, epsilon: float = 1.0) -> jax.Array:
+def class_volumes(
+    features: jax.typing.ArrayLike, labels: jax.typing.ArrayLike, num_classes: int, *, epsilon: float = 1.0
+) -> jax.Array:
     """The volume of every class.
 
     Args:
@@ -82,7 +85,9 @@ def class_volumes(features: jax.Array, labels: jax.Array, num_classes: int, *, e
     return _class_volumes(features, labels, num_classes, validation.positive("epsilon", epsilon))
 
 
-def sample_volumes(images: jax.Array, labels: jax.Array, num_classes: int, *, image_size: int = 16) -> jax.Array:
+def sample_volumes(
+    images: jax.typing.ArrayLike, labels: jax.typing.ArrayLike, num_classes: int, *, image_size: int = 16
+) -> jax.Array:
     """The volume of every class in pixel space: each image is a point of ``image_size²·3`` coordinates.
 
     The paper is silent on three points; here uint8 images are scaled to [0, 1], grey ones are repeated to three
@@ -110,7 +115,7 @@ def sample_volumes(images: jax.Array, labels: jax.Array, num_classes: int, *, im
     return class_volumes(pixel_features(images, image_size=image_size), labels, num_classes)
 
 
-def pixel_features(images: jax.Array, *, image_size: int = 16) -> jax.Array:
+def pixel_features(images: jax.typing.ArrayLike, *, image_size: int = 16) -> jax.Array:
     """Images as points of ``image_size²·3`` coordinates: the sample space of Figure 2, see :func:`sample_volumes`.
 
     Args:
@@ -141,7 +146,7 @@ def pixel_features(images: jax.Array, *, image_size: int = 16) -> jax.Array:
     return jnp.broadcast_to(resized, (*shape[:3], 3)).reshape(shape[0], -1)
 
 
-def class_centers(features: jax.Array, labels: jax.Array, num_classes: int) -> jax.Array:
+def class_centers(features: jax.typing.ArrayLike, labels: jax.typing.ArrayLike, num_classes: int) -> jax.Array:
     """The mean of every class's features.
 
     Args:
@@ -164,7 +169,9 @@ def class_centers(features: jax.Array, labels: jax.Array, num_classes: int) -> j
     return _class_centers(*_check_classes(features, labels, num_classes))
 
 
-def interclass_weights(centers: jax.Array, alpha: float, *, present: jax.Array | None = None) -> jax.Array:
+def interclass_weights(
+    centers: jax.typing.ArrayLike, alpha: float, *, present: jax.typing.ArrayLike | None = None
+) -> jax.Array:
     """How far a class keeps from the others: ``W = log2(α + w/max w)``.
 
     ``w_i`` is the mean Euclidean distance from centre ``i`` to the centres of the other present classes. The
@@ -195,7 +202,11 @@ def interclass_weights(centers: jax.Array, alpha: float, *, present: jax.Array |
 
 
 def semantic_scales(
-    volumes: jax.Array, centers: jax.Array, alpha: float, *, present: jax.Array | None = None
+    volumes: jax.typing.ArrayLike,
+    centers: jax.typing.ArrayLike,
+    alpha: float,
+    *,
+    present: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
     """The semantic scale with inter-class interference, ``S = (S'/max S') ⊙ W``.
 
@@ -228,7 +239,7 @@ def semantic_scales(
     return combine(volumes, weights, present)
 
 
-def effective_number(counts: jax.Array, *, beta: float = 0.9999) -> jax.Array:
+def effective_number(counts: jax.typing.ArrayLike, *, beta: float = 0.9999) -> jax.Array:
     """The effective number of samples, ``(1 − βⁿ)/(1 − β)``.
 
     Args:
@@ -258,7 +269,7 @@ def effective_number(counts: jax.Array, *, beta: float = 0.9999) -> jax.Array:
     return jnp.expm1(counts * math.log(beta)) / (beta - 1.0)
 
 
-def pool_features(features: jax.Array, dim: int = 64) -> jax.Array:
+def pool_features(features: jax.typing.ArrayLike, dim: int = 64) -> jax.Array:
     """Shortens feature vectors by one-dimensional average pooling over their channels.
 
     Output ``i`` is the mean of channels ``⌊i·d/dim⌋`` to ``⌈(i+1)·d/dim⌉``, which is plain pooling with kernel and
@@ -466,7 +477,7 @@ def _class_volumes(features, labels, num_classes, epsilon):
             trace = _over_rows(rows, start, count, _ROW_BLOCK, add, jnp.zeros((), rows.dtype))
             return _bits(_triangle((count + size - 1) // size, block_at, dim, rows.dtype), trace)
 
-        branches = [*(partial(few_rows, size) for size in sizes), many_rows]
+        branches: list[Callable[[], jax.Array]] = [*(partial(few_rows, size) for size in sizes), many_rows]
         tier = jnp.searchsorted(jnp.asarray(sizes, jnp.int32), count).astype(jnp.int32)
         return jnp.where(count > 1, lax.switch(tier, branches), 0.0)
 

@@ -101,7 +101,7 @@ def boolean(name: str, array: Any, shape: tuple[int, ...]) -> jax.Array:
 
 
 def labels(
-    array: Any, num_classes: int, *, samples: int, name: str = "labels", mask: jax.Array | None = None
+    array: Any, num_classes: int, *, samples: int, name: str = "labels", mask: jax.typing.ArrayLike | None = None
 ) -> jax.Array:
     """``array`` as int32; raises ValueError unless it has an integer in ``[0, num_classes)`` per row of ``mask``.
 

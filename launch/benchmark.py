@@ -8,6 +8,7 @@
   python launch/benchmark.py train --model=resnet50 --batch-size=256 --dtype=bfloat16
   python launch/benchmark.py retrieval
   python launch/benchmark.py toolkit
+  python launch/benchmark.py imports
 
 ``pool``: one update of the feature pool at capacities of 50k, 500k and 5M (C = 1000, d = 64, batch 512), with
 interference off and on; at iNaturalist 2018's shape (C = 8142, N = 437,513) against a recompute of all volumes from
@@ -49,6 +50,9 @@ read them with NumPy, from memory and, where the system can be asked to forget a
 package of Ma et al., perceptual_manifold_geometry, class by class, with the search for the rows of a class, which its
 users have to do, and without. The package is left out where it is not installed. And the curvature of 500 points beside
 the algorithm that they published: as it takes each point by itself, it takes as much longer for more points.
+
+``imports``: a new interpreter that imports dsb_jax, one that imports its trainer and one that imports its toolkit,
+against one that imports jax.
 """
 
 import argparse
@@ -61,6 +65,7 @@ import multiprocessing
 import os
 import pathlib
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -949,6 +954,23 @@ def volumes_of_classes(rounds, points, labels, num_classes):
         )
 
 
+def imports(rounds):
+    """See the module's docstring."""
+    print(machine(), flush=True)
+    alternatives = {
+        f"import {name}": functools.partial(interpreter, f"import {name}")
+        for name in ("jax", "dsb_jax", "dsb_jax.training", "dsb_jax.toolkit")
+    }
+    for run in alternatives.values():
+        run()  # writes bytecode and fills the system's cache
+    table("A new interpreter", in_turn(alternatives, rounds), "import jax")
+
+
+def interpreter(statement):
+    """Runs a statement in a new one."""
+    subprocess.run([sys.executable, "-c", statement], check=True)
+
+
 def machine():
     return f"jax {jax.__version__} on {jax.device_count()} {jax.devices()[0].device_kind}"
 
@@ -995,8 +1017,9 @@ def parsed():
     of_toolkit.add_argument("--dim", type=int, default=DIM, help="(%(default)s)")
     of_toolkit.add_argument("--bent", type=int, default=500, help="points whose curvature is measured (%(default)s)")
     of_toolkit.add_argument("--neighbours", type=int, default=20, help="(%(default)s)")
+    of_imports = benchmarks.add_parser("imports")
     defaults = (of_pool, 15), (of_overhead, 9), (of_table11, 9), (of_data, 7), (of_train, 9), (of_retrieval, 5)
-    for chosen, rounds in (*defaults, (of_toolkit, 7)):
+    for chosen, rounds in (*defaults, (of_toolkit, 7), (of_imports, 7)):
         chosen.add_argument(
             "--rounds", type=int, default=rounds, help="how often each alternative is timed (%(default)s)"
         )
@@ -1027,6 +1050,8 @@ def main(arguments):
         case "toolkit":
             sizes = arguments.samples, arguments.classes, arguments.dim, arguments.bent, arguments.neighbours
             toolkit(arguments.rounds, *sizes)
+        case "imports":
+            imports(arguments.rounds)
         case "data":
             data(arguments.rounds, arguments.images, arguments.cores)
 

@@ -131,3 +131,10 @@ def test_operations_are_those_of_the_published_networks():
     """Multiply-adds of one image as their papers have them: 1.8 and 4.1 billion; XLA leaves out those with padding."""
     for name, billions in (("resnet18", 1.8), ("resnet50", 4.1)):
         assert abs(models.size(name).operations / 2e9 / billions - 1) < 0.08
+
+
+@pytest.mark.slow
+def test_imports_run():
+    output = output_of("imports")
+    names = re.findall(r"^import (\S+) +[\d.]+ +[\d.]+", output, re.MULTILINE)
+    assert names == ["jax", "dsb_jax", "dsb_jax.training", "dsb_jax.toolkit"]

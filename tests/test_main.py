@@ -42,6 +42,28 @@ def test_the_workdir_is_named_after_config_method_and_seed(arguments, workdir, c
     assert capsys.readouterr().out == f"workdir: {workdir}\n"
 
 
+@pytest.mark.parametrize("arguments", [["--config=digits_lt:loss=focal"], ["--config", "digits_lt:loss=focal"]])
+def test_a_config_of_the_package_is_found_by_its_name(arguments, command, tmp_path):
+    (tmp_path / "digits_lt").mkdir()  # is in nobody's way
+    config, workdir = command(*arguments, "--config.seed=1")
+    assert (config.dataset, config.imbalance, config.loss, config.seed) == ("digits", 20.0, "focal", 1)
+    assert str(workdir) == "runs/digits_lt/dsb-focal-seed1"
+
+
+@pytest.mark.parametrize(
+    ("typed", "nearest"),
+    [("configs/digits_lt.py", "digits_lt"), ("inat2018.py:epochs=1", "inat2018"), ("a/b.py", "digits_lt")],
+)
+def test_a_file_that_is_not_there_is_not_taken_from_the_package(typed, nearest, command, tmp_path, capsys):
+    (tmp_path / "setup.py").touch()
+    with pytest.raises(SystemExit):
+        command(f"--config={typed}")
+    assert capsys.readouterr().err == (
+        f"error: there is no config file {typed.partition(':')[0]!r} in {tmp_path}; a config of the package goes by "
+        f"its name alone, such as --config={nearest}\n"
+    )
+
+
 def test_settings_override_arguments_which_override_the_config_file(command):
     config, _ = command(
         f"{DIGITS}:epochs=2,imbalance=10,mean=(0.5,)", "--config.epochs=3", "--config.dsb.alpha=1.5",

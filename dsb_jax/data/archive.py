@@ -9,7 +9,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 _DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError)
 
@@ -195,7 +195,8 @@ def _tar_members(path):
     members = {}
 
     def add(prefix, start, size):
-        with tarfile.open(fileobj=_Part(descriptor, start, size), mode="r:") as tar:
+        part: Any = _Part(descriptor, start, size)  # as much of a file as tarfile needs
+        with tarfile.open(fileobj=part, mode="r:") as tar:
             for member in tar:
                 if not member.isfile():
                     continue

@@ -261,7 +261,8 @@ def rand_augment(images: jax.Array, rng: jax.Array, *, layers: int, magnitude: f
         raise ValueError(f"magnitude must be at most 10, got {magnitude!r}")
 
     def layer(images, drawn):
-        return _layer(images, *drawn, strength), None
+        operation, sign = drawn
+        return _layer(images, operation, sign, strength), None
 
     return jax.lax.scan(layer, images, _draw(rng, layers, len(images)))[0]
 

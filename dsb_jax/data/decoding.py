@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -19,12 +20,12 @@ class Decoding:
     Attributes:
       shape: of what comes out, ``(height, width, channels)``.
       whole: the image of encoded bytes, the same each time; raises ValueError where they are none.
-      crop: a part of it that a random generator decides; None where training sees the whole image too.
+      crop: a part of it that a random generator ``rng`` decides; None where training sees the whole image too.
     """
 
     shape: tuple[int, int, int]
     whole: Callable[[bytes], np.ndarray]
-    crop: Callable[[bytes, np.random.Generator], np.ndarray] | None = None
+    crop: Callable[..., np.ndarray] | None = None
 
     @property
     def random(self) -> bool:
@@ -62,14 +63,16 @@ class Decoding:
             for argument, value, unset in (("shorter_side", shorter_side, None), ("random_crop", random_crop, "none")):
                 if value != unset:
                     raise ValueError(f"{argument}={value} needs an image_size")
-            if None in stored_shape:
+            height, width, channels = stored_shape
+            if height is None or width is None:
                 raise ValueError(
                     f"{name} has images of any size: set image_size, the height and width to bring them to"
                 )
-            return cls(tuple(stored_shape), functools.partial(images.decode, shape=tuple(stored_shape)))
-        size = {"size": validation.positive_int("image_size", image_size), "channels": stored_shape[-1]}
+            shape = (height, width, channels)
+            return cls(shape, functools.partial(images.decode, shape=shape))
+        size: dict[str, Any] = {"size": validation.positive_int("image_size", image_size), "channels": stored_shape[-1]}
         scaled = size | {"shorter_side": _shorter_side(shorter_side, image_size)}
-        crops = {
+        crops: dict[str, Callable[..., np.ndarray] | None] = {
             "none": None,
             "shift": functools.partial(images.decode_random_crop, **scaled),
             "resize": functools.partial(images.decode_random_resized_crop, **size, scale=_scale(crop_scale)),

@@ -88,7 +88,7 @@ class Examples:
 
     def _on_devices(self, everywhere):
         """All images and labels on every device; each process decodes its share, and the devices exchange them."""
-        if everywhere is None:
+        if everywhere is None or self._sharding is None:
             return jax.device_put(_decode(self._split, self._rows))
         samples, parts = len(self), self._sharding.num_devices
         padded = -(-samples // parts) * parts
@@ -131,7 +131,7 @@ class Examples:
           ValueError: a batch size, seed or step out of range; and from ``next``, an example that cannot be read.
         """
         validation.integer("start_step", start_step, lowest=0)
-        drawn = {"seed": seed, "sampling": sampling, "environments": environments, "weights": weights}
+        drawn: dict[str, Any] = {"seed": seed, "sampling": sampling, "environments": environments, "weights": weights}
         drawn["options"] = options
         draws = pipeline.draws_of(self._split, self._rows, batch_size, **drawn)
         self._check_divisible(batch_size)
@@ -178,17 +178,17 @@ class Examples:
         if self.resident:
             # Positions beyond the last example gather zeros.
             rows = (np.arange(start, start + batch_size, dtype=np.int32) for start in starts)
-            batches = (self._gather(self._examples, positions) for positions in rows)
+            batches: Iterable[dict[str, Any]] = (self._gather(self._examples, positions) for positions in rows)
         else:
-            options = {"indices": self._rows, "reader": self._reader}
-            batches = self._transferred(pipeline.eval_batches(self._split, batch_size, **options))
+            read = pipeline.eval_batches(self._split, batch_size, indices=self._rows, reader=self._reader)
+            batches = self._transferred(read)
         masks = (np.arange(start, start + batch_size) < len(self) for start in starts)
         return ({**batch, "mask": mask} for batch, mask in zip(batches, masks, strict=True))
 
     def _transferred(self, batches: Iterable[pipeline.Batch]) -> Iterator[dict[str, jax.Array]]:
         """The batches on the devices, each one on its way before the one ahead of it is asked for."""
         # Grain's prefetching threads would do this too, but print exceptions when the interpreter exits before them.
-        ahead = collections.deque()
+        ahead: collections.deque[dict[str, jax.Array]] = collections.deque()
         for batch in batches:
             ahead.append(self._transfer(_without_index(batch)))
             if len(ahead) > _BATCHES_AHEAD:

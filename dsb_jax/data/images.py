@@ -228,8 +228,11 @@ def decode_random_resized_crop(
     """
     validation.positive_int("size", size)
     jpeg = _jpeg_header(encoded)
-    image = _decode(encoded, channels) if jpeg is None else None
-    height, width = image.shape[:2] if jpeg is None else jpeg.upright
+    if jpeg is None:
+        image = _decode(encoded, channels)
+        height, width = image.shape[:2]
+    else:
+        height, width = jpeg.upright
     top, left, bottom, right = _draw_rectangle(height, width, rng, scale, ratio)
     if jpeg is not None:
         factor = _factor(min(bottom - top, right - left), size)
@@ -374,7 +377,9 @@ def _factor(side: int, wanted: int) -> int:
     return next((factor for factor in _REDUCED if side // factor >= wanted), 1)
 
 
-def _draw_rectangle(height, width, rng, scale, ratio) -> tuple[int, int, int, int]:
+def _draw_rectangle(
+    height: int, width: int, rng: np.random.Generator, scale: tuple[float, float], ratio: tuple[float, float]
+) -> tuple[int, int, int, int]:
     """Top, left, bottom and right of a rectangle, as :func:`decode_random_resized_crop` draws it."""
     if not 0 < scale[0] <= scale[1] <= 1:
         raise ValueError(f"scale must be two numbers, 0 < least <= greatest <= 1, got {scale}")

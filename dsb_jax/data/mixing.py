@@ -128,7 +128,7 @@ def remix(
     labels: jax.Array,
     other_labels: jax.Array,
     *,
-    counts: jax.Array,
+    counts: jax.typing.ArrayLike,
     kappa: float = 3.0,
     tau: float = 0.5,
 ) -> jax.Array:

@@ -76,8 +76,8 @@ def train_batches(
     validation.integer("start_step", start_step, lowest=0)
     validation.positive_int("views", views)
     share = _share(batch_size, reader)
-    drawn = {"sampling": sampling, "environments": environments, "weights": weights, "options": options}
-    draws = draws_of(split, indices, batch_size, seed=seed, **drawn)
+    drawn: dict[str, Any] = {"sampling": sampling, "environments": environments, "weights": weights}
+    draws = draws_of(split, indices, batch_size, seed=seed, options=options, **drawn)
 
     def batch(step: int) -> Batch:
         parts = {
@@ -202,8 +202,9 @@ def _read_drawn(split: Split, rows: np.ndarray, share: range, views: int, entrop
     rows = rows[share.start : share.stop]
     if not split.random_crops:
         return _stacked(split.source.__getitems__(rows)) | {"index": rows}
+    source: Any = split.source  # a CroppedSource, as random_crops says
     seen = [
-        _stacked(split.source.crops(rows, [np.random.default_rng([*entropy, view, place]) for place in share]))
+        _stacked(source.crops(rows, [np.random.default_rng([*entropy, view, place]) for place in share]))
         for view in range(views)
     ]
     further = {f"view_{number}": view["image"] for number, view in enumerate(seen[1:], start=1)}
@@ -219,9 +220,8 @@ def _stacked(examples: list[dict[str, Any]]) -> Batch:
 
 def _read_padded(split: Split, rows: np.ndarray, batch_size: int) -> Batch:
     samples = len(rows)
-    batch = {"image": np.zeros((batch_size, *split.image_shape), np.uint8), "label": np.zeros(batch_size, np.int32)}
+    images, labels = np.zeros((batch_size, *split.image_shape), np.uint8), np.zeros(batch_size, np.int32)
     if samples:  # the last batch may have none for the last readers
         found = _stacked(split.source.__getitems__(rows))
-        for name in batch:
-            batch[name][:samples] = found[name]
-    return batch | {"mask": np.arange(batch_size) < samples}
+        images[:samples], labels[:samples] = found["image"], found["label"]
+    return {"image": images, "label": labels, "mask": np.arange(batch_size) < samples}

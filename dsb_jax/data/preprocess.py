@@ -38,8 +38,8 @@ def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) ->
             raise ValueError(f"{name} must be finite, got {value.tolist()}")
     if not (statistics["std"] > 0).all():
         raise ValueError(f"std must be above zero, got {given['std'].tolist()}")
-    mean, std = (value.reshape(1, 1, 1, -1) for value in statistics.values())
-    return (images.astype(jnp.float32) / 255 - mean) / std
+    center, scale = (value.reshape(1, 1, 1, -1) for value in statistics.values())
+    return (images.astype(jnp.float32) / 255 - center) / scale
 
 
 def augment(images: jax.Array, rng: jax.Array, *, flip: bool, crop_padding: int) -> jax.Array:
@@ -83,7 +83,7 @@ def augment(images: jax.Array, rng: jax.Array, *, flip: bool, crop_padding: int)
     return jax.vmap(lambda image, row, column: image[row[:, None], column[None, :]])(padded, rows, columns)
 
 
-def check_images(images: jax.Array) -> None:
+def check_images(images: jax.Array | np.ndarray) -> None:
     """Raises ValueError unless ``images`` are uint8 ``[batch, height, width, channels]``."""
     if jnp.ndim(images) != 4 or images.dtype != jnp.uint8:
         raise ValueError(

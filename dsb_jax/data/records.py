@@ -19,6 +19,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 from dsb_jax.data.decoding import Decoding
 
 Example = dict[str, Any]
+Indices = Sequence[int] | np.ndarray
 
 _logger = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ class Source(Protocol):
 
     def __getitem__(self, index: int) -> Example: ...
 
-    def __getitems__(self, indices: Sequence[int]) -> list[Example]:
+    def __getitems__(self, indices: Indices) -> list[Example]:
         """Several examples at once: on disk about ten times the rate of one after the other."""
 
     def labels(self) -> np.ndarray:
@@ -44,7 +45,7 @@ class Source(Protocol):
 class CroppedSource(Source, Protocol):
     """A source of large images, that gives any part of them too."""
 
-    def crops(self, indices: Sequence[int], rngs: Sequence[np.random.Generator]) -> list[Example]:
+    def crops(self, indices: Indices, rngs: Sequence[np.random.Generator]) -> list[Example]:
         """Several examples, each one cropped as its generator says."""
 
 
@@ -139,15 +140,18 @@ class RecordSource:
     def __getitem__(self, index: int) -> Example:
         return self.__getitems__([index])[0]
 
-    def __getitems__(self, indices: Sequence[int]) -> list[Example]:
+    def __getitems__(self, indices: Indices) -> list[Example]:
         return self._decoded(indices, [self._decoding.whole] * len(indices))
 
-    def crops(self, indices: Sequence[int], rngs: Sequence[np.random.Generator]) -> list[Example]:
+    def crops(self, indices: Indices, rngs: Sequence[np.random.Generator]) -> list[Example]:
+        if self._decoding.crop is None:
+            raise ValueError(f"{self._where} is decoded without random crops")
         return self._decoded(indices, [functools.partial(self._decoding.crop, rng=rng) for rng in rngs])
 
     def labels(self) -> np.ndarray:
-        if self._labels_file is not None and self._labels_file.exists():
-            return self._filed_labels()
+        file = self._labels_file
+        if file is not None and file.exists():
+            return self._filed_labels(file)
         labels = np.empty(len(self), np.int32)
         begin = next_log = time.monotonic()
         for start in range(0, len(self), _RECORDS_PER_READ):
@@ -156,16 +160,9 @@ class RecordSource:
                 next_log = now
             for index, _, label in self._read(range(start, min(start + _RECORDS_PER_READ, len(self)))):
                 labels[index] = label
-        if time.monotonic() - begin > _SECONDS_BETWEEN_LOGS and self._labels_file is not None:
-            self._file(labels)
+        if time.monotonic() - begin > _SECONDS_BETWEEN_LOGS and file is not None:
+            _keep(labels, file)
         return labels
-
-    def _file(self, labels):
-        """Keeps labels that took long to read, where the folder lets us."""
-        partial = self._labels_file.with_suffix(f".{os.getpid()}.npy")
-        with contextlib.suppress(OSError):
-            np.save(partial, labels)
-            partial.rename(self._labels_file)
 
     def _decoded(self, indices, decoders):
         examples = []
@@ -177,15 +174,13 @@ class RecordSource:
             examples.append({"image": image, "label": label})
         return examples
 
-    def _filed_labels(self):
+    def _filed_labels(self, file):
         try:
-            labels = np.load(self._labels_file)
+            labels = np.load(file)
         except (ValueError, EOFError) as error:
-            raise ValueError(f"{self._labels_file} is damaged: {error}") from error
+            raise ValueError(f"{file} is damaged: {error}") from error
         if labels.shape != (len(self),) or labels.dtype != np.int32:
-            raise ValueError(
-                f"{self._labels_file} must hold int32 [{len(self)}], got {labels.dtype} {list(labels.shape)}"
-            )
+            raise ValueError(f"{file} must hold int32 [{len(self)}], got {labels.dtype} {list(labels.shape)}")
         return labels
 
     def _read(self, indices: Sequence[int]) -> list[tuple[int, bytes, int]]:
@@ -209,6 +204,14 @@ class RecordSource:
         return features["image"].bytes_list.value[0], label
 
 
+def _keep(labels: np.ndarray, file: pathlib.Path) -> None:
+    """Keeps labels that took long to read, where the folder lets us."""
+    partial = file.with_suffix(f".{os.getpid()}.npy")
+    with contextlib.suppress(OSError):
+        np.save(partial, labels)
+        partial.rename(file)
+
+
 class Selection:
     """A ``Source`` of some examples of others, with other labels.
 
@@ -228,10 +231,10 @@ class Selection:
     def __getitem__(self, index: int) -> Example:
         return self.__getitems__([index])[0]
 
-    def __getitems__(self, indices: Sequence[int]) -> list[Example]:
+    def __getitems__(self, indices: Indices) -> list[Example]:
         return self._gathered(indices, lambda source, places, inner: source.__getitems__(inner))
 
-    def crops(self, indices: Sequence[int], rngs: Sequence[np.random.Generator]) -> list[Example]:
+    def crops(self, indices: Indices, rngs: Sequence[np.random.Generator]) -> list[Example]:
         return self._gathered(
             indices, lambda source, places, inner: source.crops(inner, [rngs[place] for place in places])
         )
@@ -251,8 +254,7 @@ class Selection:
                 continue
             found = read(source, places, rows[places] - self._starts[number])
             for place, example in zip(places, found, strict=True):
-                examples[place] = example if self._relabel is None else self._relabelled(example)
-        return examples
-
-    def _relabelled(self, example):
-        return {**example, "label": int(self._relabel[example["label"]])}
+                examples[place] = example
+        if self._relabel is None:
+            return examples
+        return [{**example, "label": int(self._relabel[example["label"]])} for example in examples]

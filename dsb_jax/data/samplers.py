@@ -100,8 +100,9 @@ def create(
     Kang et al., Decoupling Representation and Classifier for Long-Tailed Recognition, 2020; Zhou et al., BBN, 2020.
     """
     samples = len(labels)
+    given = np.ones(samples) if weights is None else weights
     if name in _FOLLOWING:
-        weights = _weights(np.ones(samples) if weights is None else weights, samples)
+        given = _weights(given, samples)
     match name:
         case "plain":
             return order(samples, batch_size, seed=seed)
@@ -114,11 +115,11 @@ def create(
                 raise ValueError("sampler 'progressively_balanced' needs epochs, the length of the run; got none")
             return progressively_balanced(labels, batch_size, seed=seed, epochs=epochs)
         case "environments":
-            return environments(weights, batch_size, seed=seed)
-        case "semantic_scale" if (weights == weights[0]).all():
+            return environments(given, batch_size, seed=seed)
+        case "semantic_scale" if (given == given[0]).all():
             return order(samples, batch_size, seed=seed)
         case "semantic_scale":
-            return weighted(weights, batch_size, seed=seed)
+            return weighted(given, batch_size, seed=seed)
     if name not in _POWERS:
         raise validation.unknown_name("sampler", name, names())
     return weighted(np.bincount(labels)[labels] ** -_POWERS[name], batch_size, seed=seed)

@@ -1,6 +1,7 @@
 """Plots of training through time, as matplotlib figures."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.cm import ScalarMappable
@@ -61,9 +62,10 @@ def training_curves(
     )
     rates = bool(np.isfinite(learning_rate).any())
     figure, (above, below, *lowest) = drawing.stacked_axes(2 + rates)
-    dense = {"rasterized": len(epochs) > 5000, "linewidth": 1.3, "marker": "." if len(epochs) == 1 else ""}
-    tests = {"color": ACCURACY, "marker": "o" if len(test_epochs) <= 40 else "", "markersize": 3.5, "label": "test set"}
-    batches = {"color": SCALE, "linestyle": (0, (4, 1.5)), "label": "training batches"}
+    dot, dots = "." if len(epochs) == 1 else "", "o" if len(test_epochs) <= 40 else ""
+    dense: dict[str, Any] = {"rasterized": len(epochs) > 5000, "linewidth": 1.3, "marker": dot}
+    tests: dict[str, Any] = {"color": ACCURACY, "marker": dots, "markersize": 3.5, "label": "test set"}
+    batches: dict[str, Any] = {"color": SCALE, "linestyle": (0, (4, 1.5)), "label": "training batches"}
     above.plot(epochs, loss, **batches, **dense)
     above.plot(test_epochs, test_loss, **tests)
     above.set_ylabel("loss")
@@ -120,7 +122,7 @@ def by_class(
     order = np.argsort(-counts, kind="stable")
     balanced = counts.max() <= low
     norm = None if balanced else LogNorm(low, counts.max())
-    colours = [GREY] if balanced else FEW_TO_MANY(norm(np.maximum(counts[order], low)))
+    colours = [GREY] if norm is None else FEW_TO_MANY(norm(np.maximum(counts[order], low)))
 
     named = len(counts) <= NAMED_CLASSES
     figure, axes = drawing.figure_and_axes(height=max(HEIGHT, 0.19 * len(counts)) if named else HEIGHT)
@@ -172,16 +174,17 @@ def runs(curves: Sequence[tuple[str, ArrayLike, ArrayLike]], *, measure_name: st
         raise ValueError("curves must hold one run or more, got none")
     names = list(dict.fromkeys(name for name, _, _ in curves))
     figure, axes = drawing.figure_and_axes(height=HEIGHT + 0.2 * len(names))
-    labelled, everything = set(), []
+    labelled, shown = set(), []
     for name, epochs, values in curves:
         epochs, values = vectors(epochs=epochs, values=values)
         number = names.index(name)
-        style = {"color": RUNS[number % len(RUNS)], "linestyle": _DASHES[number // len(RUNS) % len(_DASHES)]}
+        colour, dashes = RUNS[number % len(RUNS)], _DASHES[number // len(RUNS) % len(_DASHES)]
         label = "_nolegend_" if name in labelled else drawing.short(name, 44)
-        axes.plot(epochs, values, linewidth=1.3, marker="." if len(epochs) == 1 else "", label=label, **style)
+        dot = "." if len(epochs) == 1 else ""
+        axes.plot(epochs, values, color=colour, linestyle=dashes, linewidth=1.3, marker=dot, label=label)
         labelled.add(name)
-        everything.append(values)
-    everything = np.concatenate(everything)
+        shown.append(values)
+    everything = np.concatenate(shown)
     if percent:
         drawing.percent(axes, everything)
     else:

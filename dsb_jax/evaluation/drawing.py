@@ -6,8 +6,9 @@ left behind.
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 from matplotlib import ticker
@@ -153,7 +154,7 @@ def label_points(axes: Axes, x: np.ndarray, y: np.ndarray, names: Sequence[str])
             size = measure(short(name))
             for offset in _offsets(size):
                 box = Bbox.from_bounds(*(point + offset - size / 2), *size)
-                inside = (box.min >= frame.min).all() and (box.max <= frame.max).all()
+                inside = np.all(box.min >= frame.min) and np.all(box.max <= frame.max)
                 if inside and not box.count_overlaps(taken):
                     taken.append(box)
                     place = offset * 72 / axes.figure.dpi
@@ -169,7 +170,7 @@ def label_line_ends(axes: Axes, x: ArrayLike, y: np.ndarray, names: Sequence[str
     shown = np.flatnonzero(np.isfinite(y))
     if not shown.size:
         return
-    x, y, names = np.broadcast_to(x, y.shape)[shown], y[shown], [names[i] for i in shown]
+    x, y, names = np.broadcast_to(x, y.shape)[shown], y[shown], [names[i] for i in shown.tolist()]
     with _measuring(axes) as measure:
         frame = axes.get_window_extent()
         gap = 1.05 * measure("Xg")[1] / frame.height
@@ -193,7 +194,7 @@ def _spread(positions: np.ndarray, gap: float) -> np.ndarray:
     return isotonic_regression(positions - steps, y_min=0, y_max=max(1 - steps[-1], 0)) + steps
 
 
-def _annotate(axes: Axes, name: str, data: tuple, place: tuple, coordinates: str, *, ha: str) -> None:
+def _annotate(axes: Axes, name: str, data: Any, place: Any, coordinates: str, *, ha: str) -> None:
     axes.annotate(
         name,
         data,
@@ -210,12 +211,13 @@ def _annotate(axes: Axes, name: str, data: tuple, place: tuple, coordinates: str
 
 
 @contextmanager
-def _measuring(axes: Axes) -> Iterator:
+def _measuring(axes: Axes) -> Iterator[Callable[[str], np.ndarray]]:
     """Lays the figure out and yields a function from a small text to its width and height in pixels."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # a viewer's own fonts may have it
-        renderer = FigureCanvasAgg(axes.figure).get_renderer()
-        axes.figure.draw_without_rendering()
+        figure: Any = axes.figure  # none of ours is within another one
+        renderer = FigureCanvasAgg(figure).get_renderer()
+        figure.draw_without_rendering()
         ruler = axes.text(0, 0, "", fontsize=SMALL, parse_math=False)
 
         def measure(text: str) -> np.ndarray:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -93,7 +94,7 @@ def group(loaded: Sequence[Run], without_effect: Collection[str] = ()) -> list[G
       loaded: runs of one dataset.
       without_effect: settings that change no result and set no runs apart.
     """
-    members: dict[tuple, list[Run]] = {}
+    members: dict[tuple[Any, ...], list[Run]] = {}
     for run in loaded:
         settings = (run.results["method"], *sorted(_settings(run, without_effect).items()))
         again = 0
@@ -146,5 +147,5 @@ def _difference(run: Run, rivals: Sequence[Run], without_effect: Collection[str]
     return ", ".join(["", *shown, *["…" for _ in keys[_SETTINGS_IN_LABEL:][:1]]])
 
 
-def _seeds(run: Run) -> tuple:
+def _seeds(run: Run) -> tuple[Any, ...]:
     return tuple(run.config.get(key) for key in _SEEDS)

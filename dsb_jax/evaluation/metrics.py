@@ -356,7 +356,7 @@ def correlations_by_alpha(
     """
     accuracy, volumes = vectors(class_accuracy=class_accuracy, volumes=volumes)
     _fractions("class_accuracy", accuracy)
-    present, volumes32 = np.asarray(present), volumes.astype(np.float32)
+    centers, present, volumes32 = np.asarray(centers), np.asarray(present), volumes.astype(np.float32)
 
     def follows(measure: ArrayLike) -> float:
         return class_correlation(accuracy, np.where(present, measure, np.nan))

@@ -135,18 +135,18 @@ def svg(figure: Figure, identifier: str, alternative: str) -> str:
             key.rpartition("}")[2]: _rewritten(key.rpartition("}")[2], value, identifier)
             for key, value in element.attrib.items()
         }
-    root.attrib = {"viewBox": root.get("viewBox"), "role": "img", "aria-label": alternative}
+    root.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": alternative}
     return ElementTree.tostring(root, encoding="unicode")
 
 
 def picture(image: np.ndarray, alternative: str) -> str:
     """A uint8 image ``[H, W, 1 or 3]`` as an element of the page: small ones exactly, large ones as thumbnails."""
     height, width = image.shape[:2]
-    kind, options = "png", ()
+    kind, options = "png", []
     if max(height, width) > _THUMBNAIL:
         shrink = _THUMBNAIL / max(height, width)
         size = max(round(width * shrink), 1), max(round(height * shrink), 1)
-        kind, options = "jpeg", (cv2.IMWRITE_JPEG_QUALITY, 85)
+        kind, options = "jpeg", [cv2.IMWRITE_JPEG_QUALITY, 85]
         image = cv2.resize(image, size, interpolation=cv2.INTER_AREA).reshape(*size[::-1], image.shape[2])
     _, encoded = cv2.imencode(f".{kind}", image if image.shape[2] == 1 else image[..., ::-1], options)
     source = base64.b64encode(encoded.tobytes()).decode()

@@ -25,11 +25,11 @@ def t_test(differences: ArrayLike) -> float:
       >>> round(t_test([1.0, 2.0, 3.0]), 4)
       0.0742
     """
-    (differences,) = vectors(differences=differences)
-    differences = differences[np.isfinite(differences)]
-    if len(differences) < 2 or np.ptp(differences) <= 1e-9 * np.abs(differences).max():
+    (paired,) = vectors(differences=differences)
+    paired = paired[np.isfinite(paired)]
+    if len(paired) < 2 or np.ptp(paired) <= 1e-9 * np.abs(paired).max():
         return math.nan
-    return float(stats.ttest_1samp(differences, 0.0).pvalue)
+    return float(stats.ttest_1samp(paired, 0.0).pvalue)
 
 
 def wilcoxon(differences: ArrayLike) -> float:
@@ -48,9 +48,9 @@ def wilcoxon(differences: ArrayLike) -> float:
       >>> wilcoxon([0.1, 0.2, 0.3, 0.0])
       0.25
     """
-    (differences,) = vectors(differences=differences)
-    differences = differences[np.isfinite(differences) & (differences != 0)]
-    return float(stats.wilcoxon(differences).pvalue) if len(differences) else math.nan
+    (paired,) = vectors(differences=differences)
+    paired = paired[np.isfinite(paired) & (paired != 0)]
+    return float(stats.wilcoxon(paired).pvalue) if len(paired) else math.nan
 
 
 def mean(values: np.ndarray) -> np.ndarray:

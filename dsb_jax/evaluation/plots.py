@@ -5,6 +5,7 @@ more are drawn as clouds, areas and images, readable up to thousands.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import ticker
@@ -210,7 +211,7 @@ def scales_and_samples(scales: ArrayLike, counts: ArrayLike, *, class_names: Seq
     angles = np.linspace(0, 2 * np.pi, len(order), endpoint=False)
 
     figure = Figure(figsize=(drawing.WIDTH, 4.8), layout="constrained")
-    axes = figure.subplots(subplot_kw={"projection": "polar"})
+    axes: Any = figure.subplots(subplot_kw={"projection": "polar"})  # PolarAxes, says what is drawn on
     drawing.style(axes)
     axes.spines["polar"].set(visible=True, edgecolor=INK, alpha=0.3)
     axes.set_theta_zero_location("N")

@@ -78,7 +78,7 @@ def _what_accuracy_follows(run: Run) -> list[str]:
         why = "is the same for all classes or was not measured, so its correlation with " + score + " is undefined"
         sentences.append(f"{names[key].capitalize()} {why}.")
     if len(defined) == 2:
-        near, far = sorted(names, key=z.get, reverse=True)
+        near, far = sorted(names, key=z.__getitem__, reverse=True)
         if z[near] - z[far] > error * math.sqrt(2):
             sentences.append(f"It goes with {names[near]} more closely than with {names[far]}.")
         else:

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import pathlib
+from collections.abc import Mapping, Sequence
 from html import escape
 
 import numpy as np
@@ -11,7 +12,7 @@ from matplotlib.figure import Figure
 
 import dsb_jax
 from dsb_jax.evaluation import curves, page, plots, reading, runs, searched
-from dsb_jax.evaluation.runs import Run
+from dsb_jax.evaluation.runs import Confusions, Run
 
 _MEASURES = {  # key in results.json: heading, explanation
     "samples": ("{} N", "How many there are of the class."),
@@ -289,18 +290,19 @@ def _confusion(run: Run) -> dict[str, tuple[str, Figure]]:
 
 
 def _hardest_pairs(run: Run) -> str:
-    if run.confusions is None or not len(run.confusions.pairs):
+    confusions = run.confusions
+    if confusions is None or not len(confusions.pairs):
         return ""
-    pairs = zip(run.confusions.pairs, run.confusions.images, strict=True)
-    blocks = "".join(_pair(run, true, predicted, images) for (true, predicted), images in pairs)
+    pairs = zip(confusions.pairs, confusions.images, strict=True)
+    blocks = "".join(_pair(run, confusions, true, predicted, images) for (true, predicted), images in pairs)
     return f"""<p>The pairs that are confused most often, as a fraction of the test samples of the true class, with test
 images of it that the model got wrong.</p>
 <div class="pairs">{blocks}</div>"""
 
 
-def _pair(run: Run, true: int, predicted: int, images: np.ndarray) -> str:
-    is_true = run.confusions.labels == true
-    samples, errors = int(is_true.sum()), int((is_true & (run.confusions.predictions == predicted)).sum())
+def _pair(run: Run, confusions: Confusions, true: int, predicted: int, images: np.ndarray) -> str:
+    is_true = confusions.labels == true
+    samples, errors = int(is_true.sum()), int((is_true & (confusions.predictions == predicted)).sum())
     name, other = run.class_names[true], run.class_names[predicted]
     shown = "".join(
         page.picture(image, f"{name}, taken for {other}: example {number}")
@@ -342,7 +344,13 @@ def _trained_class_table(run: Run) -> str:
     return _classes(words, "training class", run.trained_names, run.trained, run.words.trained)
 
 
-def _classes(words, heading, names, values, columns) -> str:
+def _classes(
+    words: str,
+    heading: str,
+    names: Sequence[str],
+    values: Mapping[str, np.ndarray],
+    columns: Mapping[str, tuple[str, str]],
+) -> str:
     rows = (
         (name, *(page.number(values[key][i], form) for key, (_, form) in columns.items()))
         for i, name in enumerate(names)

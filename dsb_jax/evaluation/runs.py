@@ -169,7 +169,7 @@ def load(workdir: str | os.PathLike[str]) -> Run:
     training, tests = _load_metrics(workdir / "metrics.jsonl", words.curve, len(trained_names))
     config = workdir / "config.json"
 
-    def numbers(part: dict, keys: Iterable[str], what: str) -> dict[str, float]:
+    def numbers(part: dict[str, Any], keys: Iterable[str], what: str) -> dict[str, float]:
         return {key: _number(part.get(key), f"{path}: {key!r} of {what}") for key in keys}
 
     return Run(
@@ -237,7 +237,7 @@ def _checked(results: dict[str, Any], path: pathlib.Path) -> Vocabulary:
     return words
 
 
-def _columns(classes: dict[str, dict], keys: Iterable[str], what: str) -> dict[str, np.ndarray]:
+def _columns(classes: dict[str, dict[str, Any]], keys: Iterable[str], what: str) -> dict[str, np.ndarray]:
     """``[C]`` for each key; ``what`` is how an error calls the key of a class."""
     return {
         key: np.array([_number(entry.get(key), what.format(key, name)) for name, entry in classes.items()])
@@ -246,7 +246,7 @@ def _columns(classes: dict[str, dict], keys: Iterable[str], what: str) -> dict[s
 
 
 def _spaces(by_space: Any, path: pathlib.Path) -> dict[str, dict[str, Any]]:
-    spaces = {}
+    spaces: dict[str, dict[str, Any]] = {}
     for space, entry in _object(by_space, f"{path}: 'correlations_by_space'").items():
         where = f"{path}: {space!r} of 'correlations_by_space'"
         entry = _object(entry, where)
@@ -262,8 +262,8 @@ def _spaces(by_space: Any, path: pathlib.Path) -> dict[str, dict[str, Any]]:
 def _load_metrics(
     path: pathlib.Path, score: str, num_classes: int
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    training: dict[str, list] = {key: [] for key in _TRAINING}
-    tests: dict[str, list] = {key: [] for key in {score: True} | _TESTS | _TESTS_BY_CLASS}
+    training: dict[str, list[Any]] = {key: [] for key in _TRAINING}
+    tests: dict[str, list[Any]] = {key: [] for key in {score: True} | _TESTS | _TESTS_BY_CLASS}
     for number, line in enumerate(_read(path).removesuffix("\n").split("\n"), start=1):
         if number == 1 and not line:
             break  # the file is empty
@@ -280,10 +280,11 @@ def _load_metrics(
                 column.append(_number(record.get(key), f"{where}: {key}"))
     tests["score"] = tests.pop(score)
     shapes = {key: (-1, num_classes) if key in _TESTS_BY_CLASS else (-1,) for key in (*training, *tests)}
-    return tuple(
-        {key: np.array(column, float).reshape(shapes[key]) for key, column in part.items()}
-        for part in (training, tests)
-    )
+
+    def shaped(part):
+        return {key: np.array(column, float).reshape(shapes[key]) for key, column in part.items()}
+
+    return shaped(training), shaped(tests)
 
 
 def _load_environment(path: pathlib.Path) -> list[dict[str, Any]]:

@@ -75,11 +75,11 @@ def by_blocks(
       [array([[1],
              [1]], dtype=int32), array([0, 2], dtype=int32)]
     """
-    device = embeddings.device
+    device: Any = embeddings.device
     nearest, held, workers = _method(device.platform)
     samples, dim = embeddings.shape
     block = -(-min(gallery_block, samples) // _GROUP) * _GROUP
-    gallery = jnp.pad(embeddings, ((0, -samples % block), (0, 0))).reshape(-1, block, dim)
+    gallery: Any = jnp.pad(embeddings, ((0, -samples % block), (0, 0))).reshape(-1, block, dim)
     size = min(max(held // (block + 4 * k), 1), len(queries))
     if nearest is _nearest_on_cpu:
         gallery = tuple(gallery)  # once, and not a copy of a block for every block of queries
@@ -177,7 +177,7 @@ def _nearest_on_cpu(
 
 @functools.partial(jax.jit, static_argnames=("k", "samples"))
 def _with_maxima(
-    query: jax.Array, own: jax.Array, rows: jax.Array, first: int, *, k: int, samples: int
+    query: jax.Array, own: jax.Array, rows: jax.Array, first: jax.Array, *, k: int, samples: int
 ) -> tuple[jax.Array, jax.Array]:
     """Cosines with a block of the gallery, and the largest of each of some four times k groups of them."""
     block = len(rows)

@@ -53,14 +53,15 @@ def embedding_map(run: Run) -> dict[str, tuple[str, Figure]]:
     axes.grid(visible=False)
     axes.set(xticks=[], yticks=[])
     for number, label in enumerate(shown):
-        style = {"color": _COLOURS[number % len(_COLOURS)], "marker": _MARKERS[number // len(_COLOURS) % len(_MARKERS)]}
+        colour, marker = _COLOURS[number % len(_COLOURS)], _MARKERS[number // len(_COLOURS) % len(_MARKERS)]
         name = f"{drawing.short(run.class_names[label])} ({run.scores[label]:.0%})"
-        axes.scatter(*points[labels == label].T, s=11, alpha=0.75, linewidths=0, label=name, rasterized=True, **style)
+        x, y = points[labels == label].T
+        axes.scatter(x, y, s=11, color=colour, marker=marker, alpha=0.75, linewidths=0, label=name, rasterized=True)
     legend = figure.legend(
         loc="outside lower center", ncols=3, frameon=False, fontsize=SMALL, labelcolor=INK, markerscale=1.6
     )
-    for text in legend.get_texts():
-        text.set_parse_math(False)
+    for entry in legend.get_texts():
+        entry.set_parse_math(False)
     text = (
         f"Where embeddings of {len(points):,} images of {len(shown)} classes lie, by t-SNE: near points are near in "
         f"the embedding space, other distances mean little. In brackets {run.words.score_name}, by which the classes "

@@ -60,7 +60,7 @@ __all__ = [
     "soft_triple_regularizer",
 ]
 
-_LOSSES = {
+_LOSSES: dict[str, Callable[..., jax.Array]] = {
     "arcface": arcface,
     "balanced_softmax": balanced_softmax,
     "cross_entropy": cross_entropy,
@@ -99,7 +99,9 @@ def head(name: str) -> str:
     return "cosine" if name in _ON_COSINES else "linear"
 
 
-def create(name: str, counts: Any = None, **hyper: Any) -> Callable[[jax.Array, jax.Array], jax.Array]:
+def create(
+    name: str, counts: Any = None, **hyper: Any
+) -> Callable[[jax.typing.ArrayLike, jax.typing.ArrayLike], jax.Array]:
     """The loss ``name`` with its hyper-parameters filled in.
 
     Args:

@@ -14,7 +14,7 @@ from dsb_jax import validation
 from dsb_jax.losses import inputs
 
 
-def balanced_softmax(logits: jax.Array, labels: jax.Array, *, counts: Any) -> jax.Array:
+def balanced_softmax(logits: jax.typing.ArrayLike, labels: jax.typing.ArrayLike, *, counts: Any) -> jax.Array:
     """Cross-entropy under the class prior of the training set; plain logits then suit balanced test data.
 
     ``-log softmax(logits + log counts)_y``. Only the ratios of the counts matter.
@@ -44,7 +44,9 @@ def balanced_softmax(logits: jax.Array, labels: jax.Array, *, counts: Any) -> ja
     return -inputs.log_likelihood(logits + jnp.log(counts)[None, :], labels)
 
 
-def logit_adjusted(logits: jax.Array, labels: jax.Array, *, prior: Any, tau: float = 1.0) -> jax.Array:
+def logit_adjusted(
+    logits: jax.typing.ArrayLike, labels: jax.typing.ArrayLike, *, prior: Any, tau: float = 1.0
+) -> jax.Array:
     """Cross-entropy under a class prior π raised to a power: ``-log softmax(logits + τ log π)_y``.
 
     With τ = 1 and the counts' shares for a prior it is :func:`balanced_softmax`, and PriorCE of LADE, whose code adds
@@ -78,7 +80,13 @@ def logit_adjusted(logits: jax.Array, labels: jax.Array, *, prior: Any, tau: flo
 
 
 def seesaw(
-    logits: jax.Array, labels: jax.Array, *, counts: Any, p: float = 0.8, q: float = 2.0, eps: float = 0.01
+    logits: jax.typing.ArrayLike,
+    labels: jax.typing.ArrayLike,
+    *,
+    counts: Any,
+    p: float = 0.8,
+    q: float = 2.0,
+    eps: float = 0.01,
 ) -> jax.Array:
     """Seesaw: what frequent classes do to a rarer one is mitigated, and compensated where they win over it.
 

@@ -15,7 +15,7 @@ from dsb_jax import validation
 from dsb_jax.losses import inputs
 
 
-def sigmoid_focal(logits: jax.Array, labels: jax.Array, *, gamma: float = 1.0) -> jax.Array:
+def sigmoid_focal(logits: jax.typing.ArrayLike, labels: jax.typing.ArrayLike, *, gamma: float = 1.0) -> jax.Array:
     """Focal loss on one sigmoid per class, the focal loss of CB-Focal.
 
     With y_c = 1 for the label and 0 elsewhere, ``Σ_c exp(-γ y_c z_c - γ log(1 + e^{-z_c})) BCE(z_c, y_c)``, which is
@@ -48,8 +48,8 @@ def sigmoid_focal(logits: jax.Array, labels: jax.Array, *, gamma: float = 1.0) -
 
 
 def distribution_balanced(
-    logits: jax.Array,
-    labels: jax.Array,
+    logits: jax.typing.ArrayLike,
+    labels: jax.typing.ArrayLike,
     *,
     counts: Any,
     alpha: float = 0.1,

@@ -16,7 +16,9 @@ from dsb_jax.losses import inputs
 _LARGEST_ANGLE = math.pi / 2
 
 
-def cross_entropy(logits: jax.Array, labels: jax.Array, *, label_smoothing: float = 0.0) -> jax.Array:
+def cross_entropy(
+    logits: jax.typing.ArrayLike, labels: jax.typing.ArrayLike, *, label_smoothing: float = 0.0
+) -> jax.Array:
     """Softmax cross-entropy, optionally against smoothed labels.
 
     With p = softmax(logits) and smoothing s, ``-(1 - s) log p_y - s/C Σ_c log p_c``.
@@ -48,7 +50,9 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, *, label_smoothing: floa
     return loss
 
 
-def focal(logits: jax.Array, labels: jax.Array, *, gamma: float = 2.0, detach_modulator: bool = False) -> jax.Array:
+def focal(
+    logits: jax.typing.ArrayLike, labels: jax.typing.ArrayLike, *, gamma: float = 2.0, detach_modulator: bool = False
+) -> jax.Array:
     """Focal loss on the softmax: examples that are already classified well count less.
 
     With p = softmax(logits), ``-(1 - p_y)^γ log p_y``. Value and gradient are finite for all finite logits.
@@ -83,7 +87,12 @@ def focal(logits: jax.Array, labels: jax.Array, *, gamma: float = 2.0, detach_mo
 
 
 def ldam(
-    cosines: jax.Array, labels: jax.Array, *, counts: Any, max_margin: float = 0.5, scale: float = 30.0
+    cosines: jax.typing.ArrayLike,
+    labels: jax.typing.ArrayLike,
+    *,
+    counts: Any,
+    max_margin: float = 0.5,
+    scale: float = 30.0,
 ) -> jax.Array:
     """Label-distribution-aware margin: cross-entropy that asks rare classes for a larger margin.
 
@@ -121,7 +130,9 @@ def ldam(
     return -inputs.log_likelihood(scale * (cosines - margins[None, :] * true_class), labels)
 
 
-def arcface(cosines: jax.Array, labels: jax.Array, *, margin: float = 0.5, scale: float = 64.0) -> jax.Array:
+def arcface(
+    cosines: jax.typing.ArrayLike, labels: jax.typing.ArrayLike, *, margin: float = 0.5, scale: float = 64.0
+) -> jax.Array:
     """ArcFace: cross-entropy that asks for an angle to the true class smaller by a margin than to the others.
 
     With θ the angle of features to the weights of the true class y, ``-log softmax(scale · s)_y``, where s are the

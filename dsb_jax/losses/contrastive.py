@@ -23,11 +23,11 @@ _PRIOR_FLOOR = 1e-9  # that of the official code
 
 def circle(
     embeddings: jax.Array,
-    labels: jax.Array,
+    labels: jax.typing.ArrayLike,
     *,
     margin: float = 0.4,
     scale: float = 80.0,
-    mask: jax.Array | None = None,
+    mask: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
     """Circle loss: pairs of one class become similar, others not, and the farther a pair is from that the faster.
 
@@ -90,13 +90,13 @@ def circle(
 
 def paco(
     queries: jax.Array,
-    labels: jax.Array,
+    labels: jax.typing.ArrayLike,
     *,
     keys: jax.Array,
     key_labels: jax.Array,
-    logits: jax.Array,
+    logits: jax.typing.ArrayLike,
     prior: Any,
-    mask: jax.Array | None = None,
+    mask: jax.typing.ArrayLike | None = None,
     key_mask: jax.Array | None = None,
     alpha: float = 0.05,
     beta: float = 1.0,

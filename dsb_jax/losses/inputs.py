@@ -19,7 +19,7 @@ _ABOVE_ONE = 1e-6  # what rounding may add to a mean of scores that are all 1
 
 
 def scores_and_labels(
-    logits: Any, labels: Any, *, name: str = "logits", mask: jax.Array | None = None
+    logits: Any, labels: Any, *, name: str = "logits", mask: jax.typing.ArrayLike | None = None
 ) -> tuple[jax.Array, jax.Array]:
     """Logits, in float32 or float64, and labels, -1 where they are no class or masked out."""
     logits = jnp.asarray(logits)

@@ -13,7 +13,9 @@ from dsb_jax.losses import inputs
 from dsb_jax.losses.adjusted import logit_adjusted
 
 
-def lade(logits: jax.Array, labels: jax.Array, *, prior: Any, weight: float = 0.1, penalty: float = 0.1) -> jax.Array:
+def lade(
+    logits: jax.typing.ArrayLike, labels: jax.typing.ArrayLike, *, prior: Any, weight: float = 0.1, penalty: float = 0.1
+) -> jax.Array:
     """LADE: :func:`logit_adjusted` of every example, and to each ``weight`` times :func:`lade_regularizer`.
 
     So the mean over a batch, weighted or not, is the method's loss. The regularizer is of the whole batch: batches
@@ -48,7 +50,12 @@ def lade(logits: jax.Array, labels: jax.Array, *, prior: Any, weight: float = 0.
 
 
 def lade_regularizer(
-    logits: jax.Array, labels: jax.Array, *, prior: Any, penalty: float = 0.1, mask: jax.Array | None = None
+    logits: jax.typing.ArrayLike,
+    labels: jax.typing.ArrayLike,
+    *,
+    prior: Any,
+    penalty: float = 0.1,
+    mask: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
     """How far a batch's scores are from log-ratios of densities that know nothing of the label distribution.
 

@@ -65,7 +65,12 @@ def domain_frequency(
 
 
 def domain_balancing(
-    cosines: jax.Array, labels: jax.Array, *, frequency: jax.Array, margin: float = 0.35, scale: float = 30.0
+    cosines: jax.typing.ArrayLike,
+    labels: jax.typing.ArrayLike,
+    *,
+    frequency: jax.Array,
+    margin: float = 0.35,
+    scale: float = 30.0,
 ) -> jax.Array:
     """Domain balancing margin: cross-entropy that asks classes of rare domains for a larger margin.
 

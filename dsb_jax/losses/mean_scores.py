@@ -13,7 +13,7 @@ from dsb_jax import validation
 from dsb_jax.losses import inputs
 
 
-def equilibrium(logits: jax.Array, labels: jax.Array, *, mean_scores: Any) -> jax.Array:
+def equilibrium(logits: jax.typing.ArrayLike, labels: jax.typing.ArrayLike, *, mean_scores: Any) -> jax.Array:
     """LOCE's equilibrium loss: cross-entropy that asks more of classes whose mean score is still low.
 
     ``-log(s_y e^{z_y} / Σ_c s_c e^{z_c})`` with the mean scores s, which :func:`mean_score_update` follows: a margin
@@ -46,10 +46,10 @@ def equilibrium(logits: jax.Array, labels: jax.Array, *, mean_scores: Any) -> ja
 def mean_score_update(
     mean_scores: jax.Array,
     scores: jax.Array,
-    labels: jax.Array,
+    labels: jax.typing.ArrayLike,
     *,
     decay: float = 0.9,
-    mask: jax.Array | None = None,
+    mask: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
     """Mean scores after one more batch: the more examples of a class it has, the more of the old is forgotten.
 

@@ -20,7 +20,7 @@ _INSIDE_ROOT = 1e-5  # where two centres meet, the slope of the root of nothing 
 
 def soft_triple(
     embeddings: jax.Array,
-    labels: jax.Array,
+    labels: jax.typing.ArrayLike,
     *,
     centers: jax.Array,
     scale: float = 20.0,
@@ -103,7 +103,7 @@ def soft_triple_regularizer(centers: jax.Array) -> jax.Array:
     return jnp.sum(jnp.triu(distance, 1)) / (classes * per_class * (per_class - 1))
 
 
-def center_loss(features: jax.Array, labels: jax.Array, *, centers: jax.Array) -> jax.Array:
+def center_loss(features: jax.typing.ArrayLike, labels: jax.typing.ArrayLike, *, centers: jax.Array) -> jax.Array:
     """Center loss: the squared distance to the centre of the class.
 
     ``Σ_d (x_d - w_yd)²``, clamped to [1e-12, 1e12]. It is added, with a small weight, to a classification loss; in IFL
@@ -134,7 +134,9 @@ def center_loss(features: jax.Array, labels: jax.Array, *, centers: jax.Array) -
     return jnp.where(is_class, jnp.clip(distance, _NEAREST, _FARTHEST), jnp.nan)
 
 
-def center_cosine_loss(features: jax.Array, labels: jax.Array, *, centers: jax.Array) -> jax.Array:
+def center_cosine_loss(
+    features: jax.typing.ArrayLike, labels: jax.typing.ArrayLike, *, centers: jax.Array
+) -> jax.Array:
     """Center loss on directions: 1 minus the cosine with the centre of the class.
 
     Args:
@@ -161,7 +163,9 @@ def center_cosine_loss(features: jax.Array, labels: jax.Array, *, centers: jax.A
     return jnp.where(is_class, 1.0 - cosine, jnp.nan)
 
 
-def _with_own_centers(features: jax.Array, labels: jax.Array, centers: jax.Array) -> tuple[jax.Array, ...]:
+def _with_own_centers(
+    features: jax.typing.ArrayLike, labels: jax.typing.ArrayLike, centers: jax.Array
+) -> tuple[jax.Array, ...]:
     """Features, the centre of each one's class, and whether its label is a class."""
     features, centers = comparable(
         features=checked("features", features, "batch, dim"),

@@ -14,7 +14,7 @@ from dsb_jax.losses.embeddings import checked, comparable, normalized, similarit
 
 
 def norm_softmax(
-    embeddings: jax.Array, labels: jax.Array, *, proxies: jax.Array, temperature: float = 0.05
+    embeddings: jax.Array, labels: jax.typing.ArrayLike, *, proxies: jax.Array, temperature: float = 0.05
 ) -> jax.Array:
     """Normalised softmax: cross-entropy of the similarities to one proxy per class.
 
@@ -52,12 +52,12 @@ def norm_softmax(
 
 def proxy_anchor(
     embeddings: jax.Array,
-    labels: jax.Array,
+    labels: jax.typing.ArrayLike,
     *,
     proxies: jax.Array,
     margin: float = 0.1,
     scale: float = 32.0,
-    mask: jax.Array | None = None,
+    mask: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
     """Proxy Anchor: every proxy pulls the batch's examples of its class, the farthest before all, and pushes others.
 

@@ -122,6 +122,6 @@ def _projection(dim: int, layers: int) -> Projection:
 def _parts(backbone: nn.Module, of: str, option: str, name: str) -> tuple[nn.Module, nn.Module]:
     """What is shared, and what each has of its own."""
     if not hasattr(backbone, of):
-        able = (other for other in zoo.names() if hasattr(zoo.entry(other).make.func, of))
+        able = (other for other in zoo.names() if hasattr(zoo.entry(other).backbone, of))
         raise ValueError(f"{option.partition('=')[0]} belong to {', '.join(able)}, got {option} with {name}")
     return getattr(backbone, of)()

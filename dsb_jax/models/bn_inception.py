@@ -1,7 +1,7 @@
 """Inception with batch normalisation, the backbone of metric learning (Ioffe & Szegedy, 2015)."""
 
 import functools
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -75,7 +75,7 @@ class BNInception(layers.NormalizedBackbone):
         return layers.mean_over_positions(x)
 
 
-def _conv(norm, dtype, x: jax.Array, channels: int, size: int, stride: int, name: str) -> jax.Array:
+def _conv(norm: Any, dtype: Any, x: jax.Array, channels: int, size: int, stride: int, name: str) -> jax.Array:
     x = layers.conv(channels, size, stride, bias=True, dtype=dtype, name=name)(x)
     return nn.relu(norm(name=f"{name}_bn")(x))
 

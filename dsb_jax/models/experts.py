@@ -58,15 +58,15 @@ class Experts(nn.Module):
         shared = self.backbone(images, train=train)
         each = [expert(shared, train=train) for expert in self.experts]
         experts = jax.tree.map(lambda *arrays: jnp.stack(arrays), *each)
-        outputs = Outputs(*(jnp.mean(array, axis=0) for array in experts[:3]), experts=experts)
+        logits, features, classifier = (jnp.mean(array, axis=0) for array in experts[:3])
+        outputs = Outputs(logits, features, classifier, experts=experts)
         if not self.routers:
             return outputs
         so_far = _means_so_far(experts.logits)
         routers = jnp.stack(
             [router(experts.features[number], so_far[number]) for number, router in enumerate(self.routers)]
         )
-        logits = outputs.logits if train else early_exit(so_far, routers)
-        return outputs._replace(logits=logits, routers=routers)
+        return outputs._replace(logits=logits if train else early_exit(so_far, routers), routers=routers)
 
     def classify(self, features: jax.Array, *, train: bool) -> jax.Array:
         """The experts' logits ``[experts, batch, classes]`` of features of each, ``[experts, batch, dim]``."""

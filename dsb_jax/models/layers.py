@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -73,7 +73,7 @@ def conv(
     *,
     groups: int = 1,
     bias: bool = False,
-    fan: str = "fan_out",
+    fan: Literal["fan_in", "fan_out"] = "fan_out",
     dtype: Any,
     name: str,
 ) -> nn.Conv:
@@ -108,7 +108,7 @@ def batch_norm(train: bool, *, dtype: Any, name: str, epsilon: float = 1e-5, zer
     )
 
 
-def check_side(images: jax.Array, least: Mapping[str | None, int], stem: str | None, what: str) -> None:
+def check_side(images: jax.Array, least: Mapping[Any, int], stem: str | None, what: str) -> None:
     """Raises ValueError if an image is smaller than what a network with this ``stem`` is for."""
     height, width = images.shape[1:3]
     if min(height, width) < least[stem]:

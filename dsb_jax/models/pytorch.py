@@ -109,7 +109,7 @@ def torch_name(name: str, path: tuple[str, ...]) -> str:
       >>> torch_name("resnet18", ("params", "backbone", "layer1_0", "conv1", "kernel"))
       'layer1.0.conv1.weight'
     """
-    backbone = zoo.entry(name).make.func
+    backbone = zoo.entry(name).backbone
     _, part, *modules, leaf = path
     module = backbone.torch_head if part == HEAD else backbone.torch_name(tuple(modules))
     return ".".join(filter(None, (module, _LEAVES.get(leaf, leaf))))
@@ -191,12 +191,12 @@ def _structure(model, name, tensors):
 
 def require_reference(name: str) -> None:
     """Raises ValueError if PyTorch has no model ``name``, or there is none."""
-    if zoo.entry(name).make.func.torch_head is None:
+    if zoo.entry(name).backbone.torch_head is None:
         raise ValueError(f"there is no {name} of PyTorch's that its weights could be those of")
 
 
 def _classes(name, tensors):
-    key = _present(f"{zoo.entry(name).make.func.torch_head}.weight", tensors)
+    key = _present(f"{zoo.entry(name).backbone.torch_head}.weight", tensors)
     if key not in tensors:
         raise ValueError(f"these are no weights of a {name}: there is no {key} among {len(tensors)} tensors")
     return np.shape(tensors[key])[0 if f"{key.rpartition('.')[0]}.bias" in tensors else -1]

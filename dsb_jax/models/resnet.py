@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -123,7 +123,7 @@ class SqueezeExcite(nn.Module):
         return nn.sigmoid(self.conv(x.shape[-1], 1, bias=True, name="fc2")(y))
 
 
-def _project(conv, norm, x: jax.Array, channels: int, stride: int) -> jax.Array:
+def _project(conv: Any, norm: Any, x: jax.Array, channels: int, stride: int) -> jax.Array:
     """Option B: ``x`` itself, or its 1x1 convolution where the shape changes."""
     if stride == 1 and x.shape[-1] == channels:
         return x

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ class Size(NamedTuple):
     features: int
 
 
-def size(name: str, num_classes: int = 1000, *, image: tuple[int, int, int] | None = None, **options: str) -> Size:
+def size(name: str, num_classes: int = 1000, *, image: tuple[int, int, int] | None = None, **options: Any) -> Size:
     """Of the model ``name``; nothing is compiled or computed.
 
     Args:
@@ -46,6 +46,6 @@ def size(name: str, num_classes: int = 1000, *, image: tuple[int, int, int] | No
     forward = functools.partial(model.apply, train=False)
     variables = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)
     features = jax.eval_shape(forward, variables, images).features
-    operations = jax.jit(forward).lower(variables, images).cost_analysis()["flops"]
+    costs: Any = jax.jit(forward).lower(variables, images).cost_analysis()
     parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
-    return Size(parameters, int(operations), features.shape[1])
+    return Size(parameters, int(costs["flops"]), features.shape[1])

@@ -46,10 +46,15 @@ class Entry(NamedTuple):
         usual ones.
     """
 
-    make: functools.partial
+    make: functools.partial[Any]
     source: str
     image: tuple[int, int, int] = (224, 224, 3)
     settings: str = ""
+
+    @property
+    def backbone(self) -> Any:
+        """The module's class."""
+        return self.make.func
 
 
 def _resnet(blocks, source="He et al., 2016", **options):
@@ -170,7 +175,7 @@ def takes(name: str, option: str) -> bool:
       >>> takes("resnet18", "stem"), takes("lenet", "stem")
       (True, False)
     """
-    return option in {field.name for field in dataclasses.fields(entry(name).make.func)}
+    return option in {field.name for field in dataclasses.fields(entry(name).backbone)}
 
 
 def _compute_dtype(dtype: Any) -> jnp.dtype:

@@ -85,7 +85,7 @@ class Balms:
         psi = jnp.asarray(np.log(rates) - np.log1p(-rates), jnp.float32)
         return {"rates": psi, "moments": self._optimizer.init(psi)}
 
-    def __call__(self, forward: Callable[..., Any], batch: dict[str, jax.Array], state: Any, rng: jax.Array) -> Result:
+    def __call__(self, forward: Callable[..., Any], batch: dict[str, Any], state: Any, rng: jax.Array) -> Result:
         """One term: each example's loss as often as it was drawn. All of the batch enters the pool, once."""
         outputs, labels, mask = forward(batch["image"]), batch["label"], batch.get("mask")
         balanced = forward(batch[META]["image"], train=False)

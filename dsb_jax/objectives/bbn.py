@@ -66,9 +66,7 @@ class BBN(Extension):
             )
         return jnp.zeros((), jnp.int32)
 
-    def __call__(
-        self, forward: Callable[..., Any], batch: dict[str, jax.Array], state: jax.Array, rng: jax.Array
-    ) -> Result:
+    def __call__(self, forward: Callable[..., Any], batch: dict[str, Any], state: jax.Array, rng: jax.Array) -> Result:
         """The terms of ``inner``, with two rows for every example."""
         batches = batch, batch["reversed"]
         features = [forward(part["image"], method="branch", number=number) for number, part in enumerate(batches)]

@@ -55,7 +55,7 @@ class Loce:
         del rng, variables
         return jnp.full(outputs.logits.shape[-1], self.initial, jnp.float32)
 
-    def __call__(self, forward: Callable[..., Any], batch: dict[str, jax.Array], state: Any, rng: jax.Array) -> Result:
+    def __call__(self, forward: Callable[..., Any], batch: dict[str, Any], state: Any, rng: jax.Array) -> Result:
         """A term for each label of an image."""
         outputs, labels = forward(batch["image"]), majority_labels(batch)
         probabilities = jax.nn.softmax(jax.lax.stop_gradient(outputs.logits))
@@ -127,7 +127,7 @@ class DomainBalancing:
         require_cosines("domain_balancing", variables)
         return ()
 
-    def __call__(self, forward: Callable[..., Any], batch: dict[str, jax.Array], state: Any, rng: jax.Array) -> Result:
+    def __call__(self, forward: Callable[..., Any], batch: dict[str, Any], state: Any, rng: jax.Array) -> Result:
         """A term for each label of an image."""
         outputs = forward(batch["image"])
         frequency = self._frequency(outputs)

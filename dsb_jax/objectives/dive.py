@@ -56,7 +56,7 @@ class Dive(Extension):
         del rng, outputs
         return {"teacher": variables["teacher"]}
 
-    def __call__(self, forward: Callable[..., Any], batch: dict[str, jax.Array], state: Any, rng: jax.Array) -> Result:
+    def __call__(self, forward: Callable[..., Any], batch: dict[str, Any], state: Any, rng: jax.Array) -> Result:
         """The terms of ``inner``, less of them, and the divergence."""
         outputs = forward(batch["image"])
         taught = jax.lax.stop_gradient(self.teacher(state["teacher"], batch["image"]).logits)

@@ -110,7 +110,7 @@ class InvariantFeatures(Extension):
         )
 
     def __call__(
-        self, forward: Callable[..., Any], batch: dict[str, jax.Array], state: InvariantFeaturesState, rng: jax.Array
+        self, forward: Callable[..., Any], batch: dict[str, Any], state: InvariantFeaturesState, rng: jax.Array
     ) -> Result:
         """One term more than ``inner`` has.
 
@@ -163,7 +163,7 @@ class InvariantFeatures(Extension):
 
     def state_shardings(self, mesh: Mesh) -> InvariantFeaturesState:
         """As ``inner`` has it; the centres are on every device."""
-        whole = NamedSharding(mesh, P())
+        whole: Any = NamedSharding(mesh, P())
         return InvariantFeaturesState(whole, whole, whole, whole, inner=state_shardings(self.inner, mesh))
 
     def _weight(self, step):

@@ -73,8 +73,9 @@ def contents(queue: KeyQueue) -> tuple[jax.Array, jax.Array, jax.Array]:
 
 def shardings(mesh: Mesh, axis: str = "data") -> KeyQueue:
     """Of each array: the batches divided over the mesh axis ``axis``, as the ones that enter are."""
-    of_batches = NamedSharding(mesh, P(None, axis))
-    return KeyQueue(of_batches, of_batches, NamedSharding(mesh, P()))
+    of_batches: Any = NamedSharding(mesh, P(None, axis))
+    position: Any = NamedSharding(mesh, P())
+    return KeyQueue(of_batches, of_batches, position)
 
 
 def check(size: int, batch_size: int) -> None:

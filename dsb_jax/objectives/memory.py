@@ -134,7 +134,7 @@ class MemoryJitter(Extension):
         )
 
     def __call__(
-        self, forward: Callable[..., Any], batch: dict[str, jax.Array], state: MemoryJitterState, rng: jax.Array
+        self, forward: Callable[..., Any], batch: dict[str, Any], state: MemoryJitterState, rng: jax.Array
     ) -> Result:
         """The terms of the other objective, then those of remembered features and of an earlier last layer."""
         inner_rng, draw_rng, head_rng, enter_rng = jax.random.split(rng, 4)

@@ -56,7 +56,7 @@ class NormSoftmax:
         require_cosines("norm_softmax", variables)
         return ()
 
-    def __call__(self, forward: Callable[..., Any], batch: dict[str, jax.Array], state: Any, rng: jax.Array) -> Result:
+    def __call__(self, forward: Callable[..., Any], batch: dict[str, Any], state: Any, rng: jax.Array) -> Result:
         """A term for each label of an image."""
         outputs = forward(batch["image"])
         proxies, features = class_weights("norm_softmax", outputs), normalized(outputs.features)
@@ -124,14 +124,14 @@ class ProxyAnchor:
         require_cosines("proxy_anchor", variables)
         return ()
 
-    def __call__(self, forward: Callable[..., Any], batch: dict[str, jax.Array], state: Any, rng: jax.Array) -> Result:
+    def __call__(self, forward: Callable[..., Any], batch: dict[str, Any], state: Any, rng: jax.Array) -> Result:
         """A term with each example's part of the loss of the batch."""
         del rng
         require_one_class("proxy_anchor", batch)
         outputs, labels = forward(batch["image"]), batch["label"]
         proxies, features = class_weights("proxy_anchor", outputs), normalized(outputs.features)
-        hyper = {"margin": self.margin, "scale": self.scale, "mask": batch.get("mask")}
-        parts = losses.proxy_anchor(features, labels, proxies=proxies, **hyper)
+        mask = batch.get("mask")
+        parts = losses.proxy_anchor(features, labels, proxies=proxies, margin=self.margin, scale=self.scale, mask=mask)
         # Of the logits a balancer may ask, and softmax makes scores of these.
         seen = outputs._replace(features=features, logits=self.scale * outputs.logits)
         return result_of([Term(parts, labels)], seen, batch, state)
@@ -194,7 +194,7 @@ class SoftTriple:
         self._centers(outputs)
         return ()
 
-    def __call__(self, forward: Callable[..., Any], batch: dict[str, jax.Array], state: Any, rng: jax.Array) -> Result:
+    def __call__(self, forward: Callable[..., Any], batch: dict[str, Any], state: Any, rng: jax.Array) -> Result:
         """A term for each label of an image, and one for the centres."""
         outputs = forward(batch["image"])
         centers, features = self._centers(outputs), normalized(outputs.features)
@@ -243,7 +243,7 @@ def class_weights(name: str, outputs: Any) -> jax.Array:
     return outputs.classifier
 
 
-def require_one_class(name: str, batch: dict[str, jax.Array]) -> None:
+def require_one_class(name: str, batch: dict[str, Any]) -> None:
     """Raises ValueError if the images are mixed."""
     if "share" in batch:
         raise ValueError(f"{name} compares images by their class, and mixed ones have two: mixup and cutmix must be 0")

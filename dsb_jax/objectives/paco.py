@@ -88,9 +88,7 @@ class Paco:
         del rng
         return PacoState(variables["params"], _queue_for(outputs, self))
 
-    def __call__(
-        self, forward: Callable[..., Any], batch: dict[str, jax.Array], state: PacoState, rng: jax.Array
-    ) -> Result:
+    def __call__(self, forward: Callable[..., Any], batch: dict[str, Any], state: PacoState, rng: jax.Array) -> Result:
         """A term of the queries' losses.
 
         Raises:
@@ -171,9 +169,7 @@ class GPaco:
         del rng, variables
         return _queue_for(outputs, self)
 
-    def __call__(
-        self, forward: Callable[..., Any], batch: dict[str, jax.Array], state: KeyQueue, rng: jax.Array
-    ) -> Result:
+    def __call__(self, forward: Callable[..., Any], batch: dict[str, Any], state: KeyQueue, rng: jax.Array) -> Result:
         """A term of each view's losses.
 
         Raises:

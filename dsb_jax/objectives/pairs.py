@@ -54,7 +54,7 @@ class Circle:
         del rng, variables, outputs
         return ()
 
-    def __call__(self, forward: Callable[..., Any], batch: dict[str, jax.Array], state: Any, rng: jax.Array) -> Result:
+    def __call__(self, forward: Callable[..., Any], batch: dict[str, Any], state: Any, rng: jax.Array) -> Result:
         """One term."""
         del rng
         require_one_class("circle", batch)
@@ -104,7 +104,7 @@ class CircleExtension(Extension):
     def __post_init__(self) -> None:
         validation.at_least("weight", self.weight, 0)
 
-    def __call__(self, forward: Callable[..., Any], batch: dict[str, jax.Array], state: Any, rng: jax.Array) -> Result:
+    def __call__(self, forward: Callable[..., Any], batch: dict[str, Any], state: Any, rng: jax.Array) -> Result:
         """One term more than ``inner`` has."""
         require_one_class("circle", batch)
         result = self.inner(forward, batch, state, rng)

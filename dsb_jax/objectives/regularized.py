@@ -36,7 +36,7 @@ class Regularized(Extension):
     regularizer: Callable[..., jax.Array]
     scale: float
 
-    def __call__(self, forward: Callable[..., Any], batch: dict[str, jax.Array], state: Any, rng: jax.Array) -> Result:
+    def __call__(self, forward: Callable[..., Any], batch: dict[str, Any], state: Any, rng: jax.Array) -> Result:
         """One term more than ``inner`` has."""
         outputs = forward(batch["image"])
         result = self.inner(lambda images: outputs, batch, state, rng)

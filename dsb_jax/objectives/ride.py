@@ -85,9 +85,7 @@ class Ride(Extension):
         _require_experts("ride", outputs)
         return RideState(jnp.zeros((), jnp.int32), () if self.teacher is None else variables["teacher"])
 
-    def __call__(
-        self, forward: Callable[..., Any], batch: dict[str, jax.Array], state: RideState, rng: jax.Array
-    ) -> Result:
+    def __call__(self, forward: Callable[..., Any], batch: dict[str, Any], state: RideState, rng: jax.Array) -> Result:
         """For each expert the terms of ``inner`` and, but for λ = 0, one more; then that of the teacher.
 
         Raises:
@@ -195,7 +193,7 @@ class RideRouting(Extension):
         _require_routers(outputs)
         return ()
 
-    def __call__(self, forward: Callable[..., Any], batch: dict[str, jax.Array], state: Any, rng: jax.Array) -> Result:
+    def __call__(self, forward: Callable[..., Any], batch: dict[str, Any], state: Any, rng: jax.Array) -> Result:
         """One term without class weights.
 
         Raises:

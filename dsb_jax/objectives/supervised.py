@@ -36,7 +36,7 @@ class Supervised:
         del rng, variables, outputs
         return ()
 
-    def __call__(self, forward: Callable[..., Any], batch: dict[str, jax.Array], state: Any, rng: jax.Array) -> Result:
+    def __call__(self, forward: Callable[..., Any], batch: dict[str, Any], state: Any, rng: jax.Array) -> Result:
         """A term for each label of an image. Features enter the pool as of the class that has the larger share."""
         del rng
         outputs = forward(batch["image"])

@@ -64,9 +64,14 @@ class Objective(Protocol):
       rows_per_example: rows of a result for each example of the batch; 1 if it is not there.
     """
 
-    loss: Callable[[jax.Array, jax.Array], jax.Array]
-    views: int
-    samplers: tuple[str, ...]
+    @property
+    def loss(self) -> Callable[[jax.Array, jax.Array], jax.Array]: ...
+
+    @property
+    def views(self) -> int: ...
+
+    @property
+    def samplers(self) -> tuple[str, ...]: ...
 
     def init(self, rng: jax.Array, variables: Any, outputs: Any) -> Any:
         """Its state, from the model's variables and the outputs on an example batch.
@@ -74,7 +79,7 @@ class Objective(Protocol):
         The variables of a teacher, where the run has one, are ``variables["teacher"]``.
         """
 
-    def __call__(self, forward: Callable[..., Any], batch: dict[str, jax.Array], state: Any, rng: jax.Array) -> Result:
+    def __call__(self, forward: Callable[..., Any], batch: dict[str, Any], state: Any, rng: jax.Array) -> Result:
         """The terms of a batch.
 
         ``forward(images)`` gives the model's outputs with the parameters that are trained, and lets batch statistics
@@ -106,7 +111,7 @@ def state_shardings(objective: Objective, mesh: Mesh) -> Any:
     return NamedSharding(mesh, P())
 
 
-def majority_labels(batch: dict[str, jax.Array]) -> jax.Array:
+def majority_labels(batch: dict[str, Any]) -> jax.Array:
     """The label of every image; of a mixed one, the one that has the larger share of the loss.
 
     As this class the image enters a pool or memory. Under Remix it is not the class of which there is more of the
@@ -124,7 +129,7 @@ def majority_labels(batch: dict[str, jax.Array]) -> jax.Array:
     return jnp.where(batch["share"] >= 0.5, batch["label"], batch["other_label"])
 
 
-def result_of(terms: Sequence[Term], outputs: Any, batch: dict[str, jax.Array], state: Any) -> Result:
+def result_of(terms: Sequence[Term], outputs: Any, batch: dict[str, Any], state: Any) -> Result:
     """The result of a batch that passed through the model once, with the accuracy on it.
 
     Args:

@@ -82,8 +82,8 @@ def _scales(options: argparse.Namespace) -> Finding:
         return class_scales.of_moments(moments, tuple(found), name=options.input, **settings)
     if options.stream:
         rows = _rows(options)
-        found = streaming.class_moments(rows, progress=_bar("Reading"))
-        return class_scales.of_moments(found, rows.class_names, space=rows.space, name=rows.name, **settings)
+        of_classes = streaming.class_moments(rows, progress=_bar("Reading"))
+        return class_scales.of_moments(of_classes, rows.class_names, space=rows.space, name=rows.name, **settings)
     return class_scales.scales(_points(options), progress=_bar("Volumes"), **settings)
 
 
@@ -365,7 +365,7 @@ def _add_correlate(parser: argparse.ArgumentParser) -> None:
     _add_epsilon(parser)
     _add_seed(parser)
     _add_accuracy(parser)
-    alphas = {"nargs": "+", "type": float, "default": list(correlation.ALPHAS)}
+    alphas: dict[str, Any] = {"nargs": "+", "type": float, "default": list(correlation.ALPHAS)}
     parser.add_argument("--alphas", **alphas, metavar="A", help="1 1.5 2 2.5 3 by default")
     parser.add_argument("--resamples", type=int, default=2000, metavar="N", help="for intervals (2000)")
 

@@ -116,7 +116,10 @@ def of_file(path: str, *, dim: int | None, **options: Any) -> Iterator[Any]:
             yield (rows.space, rows.dim, name), of_class
 
 
-class SumOfMoments(object if apache_beam is None else apache_beam.CombineFn):
+_CombineFn: Any = object if apache_beam is None else apache_beam.CombineFn
+
+
+class SumOfMoments(_CombineFn):
     """The moments of a class out of those of its parts, in any order and grouping."""
 
     def create_accumulator(self) -> Moments:

@@ -81,7 +81,8 @@ class Geometry:
     @property
     def _pairs(self) -> np.ndarray:
         """Similarities of each two different classes, NaN elsewhere."""
-        return np.where(np.eye(len(self.counts), dtype=bool), np.nan, self.similarity)
+        similarity: Any = self.similarity  # asked for only where there is one
+        return np.where(np.eye(len(self.counts), dtype=bool), np.nan, similarity)
 
     def reading(self) -> str:
         """What it says, in plain words, in one line."""
@@ -293,7 +294,7 @@ def geometry(
         separation=separation,
         participation=np.array(participation),
         dimension=by_class(dimensions),
-        curvature=by_class({label: finite_mean(each) for label, each in turned.items()}),
+        curvature=by_class({label: float(finite_mean(each)) for label, each in turned.items()}),
         flat_curvature=by_class(flat),
         parallelotope=np.array(parallelotope),
         similarity=_similarity(np.array(directions)) if compared else None,
@@ -344,7 +345,8 @@ def _dimensions(
     of_classes, of_blocks = _divided(progress, drawn)
     for label, rows in _through(of_classes, drawn):
         near = neighbourhoods.nearest(points[rows], neighbours)
-        dimensions[label] = finite_mean(neighbourhoods.tight_local_estimate(points[rows], near, progress=of_blocks))
+        estimate = neighbourhoods.tight_local_estimate(points[rows], near, progress=of_blocks)
+        dimensions[label] = float(finite_mean(estimate))
         spread.append(neighbourhoods.tangent_dimension(points[rows], near))
     return dimensions, spread
 
@@ -367,7 +369,7 @@ def _curvatures(
     found, flat = {}, {}
     for label, rows in _through(of_classes, drawn):
         found[label] = turned(points[rows])
-        flat[label] = finite_mean(turned(manifolds.flat_reference(points[rows], seed=seed)))
+        flat[label] = float(finite_mean(turned(manifolds.flat_reference(points[rows], seed=seed))))
     return found, flat
 
 
@@ -397,7 +399,7 @@ def _number(value: float, digits: str = ".4g") -> str:
 
 def _names(class_names: Sequence[str], which: np.ndarray) -> str:
     """The names of some classes, and of how many more."""
-    names = [class_names[label] for label in np.flatnonzero(which)]
+    names = [class_names[label] for label in np.flatnonzero(which).tolist()]
     more = len(names) - _NAMED
     shown = ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
     return f"{shown} {'have' if len(names) > 1 else 'has'}"

@@ -200,7 +200,16 @@ def of_moments(
     return _scales(name, space, tuple(class_names), counts, space_of_classes, alpha, epsilon, beta)
 
 
-def _scales(name, kind, class_names, counts, space, alpha, epsilon, beta) -> Scales:
+def _scales(
+    name: str,
+    kind: str,
+    class_names: tuple[str, ...],
+    counts: np.ndarray,
+    space: dict[str, np.ndarray],
+    alpha: float | None,
+    epsilon: float,
+    beta: float,
+) -> Scales:
     if alpha is None:
         alpha = 2.0 if _ratio(counts) >= LONG_TAIL else 1.0
     measured = measures(space, alpha)

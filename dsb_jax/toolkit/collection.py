@@ -239,10 +239,10 @@ class Verdicts:
             text += f" {_classes(len(first))} with a single batch cannot be judged before the next one."
         if flat:
             text += f" All samples of {_names([each.name for each in flat])} are equal: there is nothing to measure."
-        needed = [each for each in self.classes if each.forecast is not None]
+        needed = [(each.forecast, each.name) for each in self.classes if each.forecast is not None]
         if needed:
-            most = max(needed, key=lambda each: (each.forecast.samples, each.forecast.high))
-            text += f" Longest to go, in batches like the last: {most.name} with {_told(most.forecast)} more samples."
+            forecast, name = max(needed, key=lambda each: (each[0].samples, each[0].high))
+            text += f" Longest to go, in batches like the last: {name} with {_told(forecast)} more samples."
         return text
 
     def table(self) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
@@ -333,7 +333,7 @@ def save(collection: Collection, path: str | os.PathLike[str]) -> None:
         "classes": list(collection.classes),
     }
     shape = (len(gathered), collection.dim)
-    arrays = {
+    arrays: dict[str, Any] = {
         "header": np.frombuffer(json.dumps(header).encode(), np.uint8),
         "samples": np.array([each.moments.count for each in gathered], np.int64),
         "means": np.array([each.moments.mean for each in gathered]).reshape(shape),
@@ -504,7 +504,7 @@ def _growth(verdicts: Verdicts) -> Figure:
     height = max(drawing.HEIGHT, 0.19 * len(verdicts.classes)) if named else drawing.HEIGHT
     figure, axes = drawing.figure_and_axes(height=height)
     width, opacity, size = (1.4, 1.0, 5) if named else (0.5, 0.2, 2)
-    look = {"linewidth": width, "alpha": opacity, "rasterized": not named}
+    look: dict[str, Any] = {"linewidth": width, "alpha": opacity, "rasterized": not named}
     most = max(each.gathered.moments.count for each in verdicts.classes)
     heights = {}
     for verdict, (colour, marker) in _LOOKS.items():

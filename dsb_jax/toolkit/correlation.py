@@ -274,7 +274,7 @@ def correlate(
     if not 0 < validation.positive("confidence", confidence) < 1:
         raise ValueError(f"confidence must lie in (0, 1), got {confidence!r}")
     known = measures(points, alphas=alphas, beta=beta, epsilon=epsilon)
-    options = {"resamples": resamples, "confidence": confidence, "seed": seed}
+    options: dict[str, Any] = {"resamples": resamples, "confidence": confidence, "seed": seed}
     pearson, spearman = [], []
     for measure in known if progress is None else progress(known, len(known)):
         pearson.append(_coefficient(accuracy, measure.values, _pearson, **options))
@@ -406,8 +406,8 @@ def _coefficient(
         if len(defined) < resamples:
             found = of_pair(n_resamples=0, bootstrap_result=dataclasses.replace(found, bootstrap_distribution=defined))
     constant = len(defined) == resamples and np.ptp(defined) == 0
-    interval = (value, value) if constant else found.confidence_interval
-    return Coefficient(value, *map(float, interval), resampled)
+    low, high = (value, value) if constant else found.confidence_interval
+    return Coefficient(value, float(low), float(high), resampled)
 
 
 def _pearson(x: np.ndarray, y: np.ndarray, axis: int = -1) -> np.ndarray:
@@ -445,10 +445,10 @@ def _forest(found: Correlations) -> Figure:
         rows = np.arange(number) + offset
         values, low, high = (np.array([each[place] for each in coefficients]) for place in range(3))
         axes.hlines(rows, low, high, color=colour, linewidth=1.4)
-        style = {"color": colour, "markersize": 4.5, "markeredgecolor": "white", "markeredgewidth": 0.6}
+        style: dict[str, Any] = {"color": colour, "markersize": 4.5, "markeredgecolor": "white", "markeredgewidth": 0.6}
         axes.plot(values, rows, linestyle="none", marker=marker, label=name, **style)
     undefined = [np.isnan(each.value) for each in found.pearson]
-    for row in np.flatnonzero(undefined):
+    for row in np.flatnonzero(undefined).tolist():
         axes.text(0.02, row, "undefined", va="center", color=INK, fontsize=SMALL)
     axes.axvline(0, color=INK, linewidth=0.8)
     axes.set_xlim(-1.03, 1.03)

@@ -264,8 +264,8 @@ class Drift:
     def _lines(self, axes: Axes, *lines: tuple[str, np.ndarray]) -> None:
         """Two, with their names."""
         for (label, values), colour, dashes in zip(lines, (SCALE, ACCURACY), ("-", (0, (4, 1.5))), strict=True):
-            style = {"color": colour, "linestyle": dashes, "marker": ".", "markersize": 4, "linewidth": 1.4}
-            axes.plot(self.epochs[1:], values, label=label, **style)
+            style: dict[str, Any] = {"color": colour, "linestyle": dashes, "marker": ".", "markersize": 4}
+            axes.plot(self.epochs[1:], values, label=label, linewidth=1.4, **style)
         drawing.legend(axes)
 
     def _mark(self, figure: Figure) -> None:
@@ -357,7 +357,7 @@ def drift(
         rank_correlations=rank_correlations,
         worst=worst,
         start_epoch=start_epoch,
-        class_names=before.points.class_names,
+        class_names=now.points.class_names,
         name=name,
     )
 

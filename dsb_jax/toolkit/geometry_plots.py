@@ -1,7 +1,7 @@
 """Plots of the geometry of classes, each with a caption."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -48,7 +48,7 @@ def measures(found: "Geometry") -> tuple[str, Figure]:
 def shapes(name: str, class_names: Sequence[str], pairs: np.ndarray, chance: float) -> tuple[str, Figure]:
     """How alike each two different classes are in shape ``[C, C]``, without classes of which that is NaN."""
     measured = np.flatnonzero(np.isfinite(pairs).any(axis=1))
-    class_names, pairs = [class_names[label] for label in measured], pairs[np.ix_(measured, measured)]
+    class_names, pairs = [class_names[label] for label in measured.tolist()], pairs[np.ix_(measured, measured)]
     cells = len(measured)
     figure, axes = drawing.figure_and_axes(height=max(3.2, min(4.8, 1.5 + 0.2 * cells)))
     axes.grid(visible=False)
@@ -105,8 +105,8 @@ def scaling(class_names: Sequence[str], factors: np.ndarray, volumes: np.ndarray
     figure, axes = drawing.figure_and_axes()
     colours = (ACCURACY, SCALE, GREY)
     for label, of_cloud in enumerate(volumes):
-        style = {"color": colours[label % len(colours)], "linestyle": _LINES[label // len(colours) % len(_LINES)]}
-        axes.plot(factors, of_cloud, linewidth=1.8, **style)
+        colour, dashes = colours[label % len(colours)], _LINES[label // len(colours) % len(_LINES)]
+        axes.plot(factors, of_cloud, linewidth=1.8, color=colour, linestyle=dashes)
     axes.set_xscale("log")
     drawing.plain_numbers(axes.xaxis)
     axes.set_xlabel("scaled up by")
@@ -150,8 +150,8 @@ def _above_each_other(panels: Sequence[tuple[str, np.ndarray, np.ndarray | None]
     rank = np.arange(1, len(counts) + 1)
     width = max(5, len(counts) // 25)
     for axes, (title, values, reference) in zip(every, panels, strict=True):
-        dots = {"linestyle": "none", "marker": ".", "markersize": 4, "rasterized": len(rank) > VECTOR_POINTS}
-        axes.plot(rank, values, color=ACCURACY, alpha=0.35, markeredgewidth=0, **dots)
+        dots: dict[str, Any] = {"linestyle": "none", "marker": ".", "markersize": 4, "markeredgewidth": 0}
+        axes.plot(rank, values, color=ACCURACY, alpha=0.35, rasterized=len(rank) > VECTOR_POINTS, **dots)
         axes.plot(rank, drawing.running_mean(values, width), color=ACCURACY, linewidth=2)
         if reference is not None:
             axes.plot(rank, drawing.running_mean(reference, width), color=GREY, linewidth=2, linestyle=(0, (4, 1.5)))

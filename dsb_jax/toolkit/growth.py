@@ -137,8 +137,8 @@ class Growth:
             counts = self.counts[label]
             half = np.searchsorted(counts, counts[-1] / 2) if len(counts) else 0
             spread = self.deviation[label][half] if len(counts) else np.nan
-            cells = ((self.samples[label], "{:,.0f}"), (self.final[label], "{:.2f}"), (spread, "{:.2f}"))
-            cells += ((self.last_doubling[label], "{:.1%}"), (self.linear_until[label], "{:.0f}"))
+            cells = [(self.samples[label], "{:,.0f}"), (self.final[label], "{:.2f}"), (spread, "{:.2f}")]
+            cells += [(self.last_doubling[label], "{:.1%}"), (self.linear_until[label], "{:.0f}")]
             rows.append((name, *(page.number(value, form) for value, form in cells)))
         return ("class", "samples", "volume (bits)", "± at half", "second half adds", "superlinear up to"), rows
 

@@ -54,7 +54,7 @@ def separation_degrees(
     Source: Ma et al., Curvature-Balanced Feature Manifold Learning for Long-Tailed Classification, 2023.
     """
     epsilon, num_classes = validation.positive("epsilon", epsilon), validation.positive_int("num_classes", num_classes)
-    checked = of(points, labels, range(num_classes))
+    checked = of(points, labels, [str(label) for label in range(num_classes)])
     points, labels = checked.points, checked.labels
     size = math.isqrt(num_classes - 1) + 1
     starts = range(0, num_classes, size)
@@ -260,5 +260,6 @@ def flat_reference(points: ArrayLike, *, seed: int = 0) -> np.ndarray:
       True
     """
     rows = of(points).points.astype(np.float64)
-    root = np.linalg.qr(moments.centred(rows)[1], mode="r") / math.sqrt(len(rows))
+    triangle: Any = np.linalg.qr(moments.centred(rows)[1], mode="r")
+    root = triangle / math.sqrt(len(rows))
     return np.random.default_rng(seed).standard_normal((len(rows), len(root))) @ root

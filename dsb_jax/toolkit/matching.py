@@ -445,8 +445,8 @@ def _measure(row: np.ndarray, child: Moments, parents: Sequence[Moments], alone:
 def _hierarchy(
     ratios: np.ndarray, children: Mapping[str, Moments], parents: Mapping[str, Moments], real: np.ndarray, name: str
 ) -> Hierarchy:
-    counts = (np.array([each.count for each in named.values()]) for named in (children, parents))
-    return Hierarchy(ratios, tuple(children), tuple(parents), *counts, real, name)
+    of_children, of_parents = (np.array([each.count for each in named.values()]) for named in (children, parents))
+    return Hierarchy(ratios, tuple(children), tuple(parents), of_children, of_parents, real, name)
 
 
 def _all_real(parent_of: Mapping[str, str], children: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -456,7 +456,7 @@ def _all_real(parent_of: Mapping[str, str], children: Sequence[str]) -> tuple[np
         raise ValueError(f"parent_of must have two parents or more, got {', '.join(parents) or 'none'}")
     real = _real(parent_of, children, parents)
     if (real == NONE).any():
-        raise ValueError(f"parent_of must have a parent of every class, got none of {children[real.argmin()]}")
+        raise ValueError(f"parent_of must have a parent of every class, got none of {children[int(real.argmin())]}")
     return real, parents
 
 

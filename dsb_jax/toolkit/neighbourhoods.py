@@ -269,9 +269,9 @@ def _about_their_mean(points: np.ndarray, near: np.ndarray) -> np.ndarray:
 
 def _standard(points: ArrayLike) -> np.ndarray:
     """Points about the first, of which none is farther than 1 in a direction: no digits are lost to where they lie."""
-    points = of(points).points.astype(np.float64)
-    points = points - points[0]
-    return points / (np.abs(points).max() or 1.0)
+    rows = of(points).points.astype(np.float64)
+    rows = rows - rows[0]
+    return rows / (np.abs(rows).max() or 1.0)
 
 
 def _checked(points: ArrayLike, near: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -71,7 +71,8 @@ def greedy(rows: np.ndarray, m: int, *, epsilon: float = 1.0) -> np.ndarray:
     x -= x.mean(axis=0)
     x *= np.sqrt(rows.shape[1] / m) / epsilon
     if len(x) < x.shape[1]:  # the same Gram matrix in as many coordinates as there are rows
-        x = np.ascontiguousarray(np.linalg.qr(x.T, mode="r").T)
+        upper: Any = np.linalg.qr(x.T, mode="r")
+        x = np.ascontiguousarray(upper.T)
     triangle = np.eye(x.shape[1], order="F")
     bounds = [(-gain, row) for row, gain in enumerate(np.square(x).sum(axis=1).tolist())]
     heapq.heapify(bounds)
@@ -289,7 +290,7 @@ class Selection:
             found["chosen"] = (
                 f"What is chosen of class {self.class_names[self.plane.label]}, in the plane of its first two "
                 "principal components: most of what sets rows apart lies outside of this plane.",
-                _chosen_in_plane(self),
+                _chosen_in_plane(self, self.plane),
             )
         return found
 
@@ -468,7 +469,8 @@ def _dots_of_classes(axes: Axes, selection: Selection, order: np.ndarray) -> Non
     axes.axvline(1, color=INK, linewidth=0.8)
     for method, fractions in selection.volume_kept.items():
         colour, marker = _LOOKS[method]
-        look = {"color": colour, "marker": marker, "linestyle": "none", "markersize": 5, "label": METHODS[method]}
+        look: dict[str, Any] = {"color": colour, "marker": marker, "linestyle": "none", "markersize": 5}
+        look["label"] = METHODS[method]
         if method == "random":
             axes.errorbar(fractions[order], places, xerr=selection.random_spread[order], **look)
         else:
@@ -493,8 +495,7 @@ def _lines_of_classes(axes: Axes, selection: Selection, order: np.ndarray) -> No
     axes.yaxis.set_major_formatter(ticker.PercentFormatter(1, decimals=0))
 
 
-def _chosen_in_plane(selection: Selection) -> Figure:
-    plane = selection.plane
+def _chosen_in_plane(selection: Selection, plane: Plane) -> Figure:
     shown = [method for method in METHODS if method in plane.chosen]
     rows = -(-len(shown) // 2)
     figure = Figure(figsize=(drawing.WIDTH, 0.5 + 2.1 * rows), layout="constrained")

@@ -68,7 +68,7 @@ class _Growing:
         """Adds rows ``[size, d]``."""
         order, counts = moments.sorted_by_class(labels, len(self._counts))
         stops = np.cumsum(counts)
-        for label in np.flatnonzero(counts):
+        for label in np.flatnonzero(counts).tolist():
             self._add_to(label, points.take(order[stops[label] - counts[label] : stops[label]], axis=0))
 
     def _add_to(self, label: int, rows: np.ndarray) -> None:

@@ -115,7 +115,7 @@ def changes(
     pixels = np.concatenate([np.broadcast_to(to_rgb(ACCURACY), (rows, columns, 3)), shade[..., None]], axis=2)
     axes.imshow(pixels, interpolation="none", aspect="auto")
     for row, child in enumerate(order[: rows if named else 0]):
-        for column in np.flatnonzero(np.isfinite(ratios[child]) & (columns <= _ANNOTATED)):
+        for column in np.flatnonzero(np.isfinite(ratios[child]) & (columns <= _ANNOTATED)).tolist():
             text = f"{ratios[child, column]:.2f}"
             axes.text(column, row, text, ha="center", va="center", color=INK, fontsize=SMALL - 1)
         if real[child] != NONE:

@@ -38,7 +38,7 @@ class Finding(NamedTuple):
     """Whether something is not finite, bool, and which class or array comes first, int32; -1 where none does."""
 
     found: jax.Array
-    index: jax.Array
+    index: jax.Array  # type: ignore[assignment]  # a tuple's method of this name is of no use here
 
 
 def examples(values: jax.Array, labels: jax.Array, mask: jax.Array | None = None) -> Finding:

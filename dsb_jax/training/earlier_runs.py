@@ -106,7 +106,8 @@ def variables(
     find = checkpoints.latest if step is None else functools.partial(checkpoints.of_step, step=step)
     saved = processes.of_first(functools.partial(find, workdir / "checkpoints", setting=setting))
     root = "average/" if any(path.startswith("average/") for path in saved.arrays) else ""
-    found, shapes = {}, {}
+    found: dict[str, Any] = {}
+    shapes: dict[str, jax.ShapeDtypeStruct] = {}
     for name in _COLLECTIONS:
         leaves, prefix = parameters.flat(wanted.get(name, {})), f"{root}{name}/"
         there = {path.removeprefix(prefix): text for path, text in saved.arrays.items() if path.startswith(prefix)}

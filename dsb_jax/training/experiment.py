@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import logging
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -85,8 +86,8 @@ class Experiment:
 
     @functools.cached_property
     def teacher_shapes(self) -> dict[str, Any]:
-        """Likewise of the teacher's."""
-        return _shapes(self.teacher[1], self.train.image_shape)
+        """Likewise of the teacher's, where there is one."""
+        return {} if self.teacher is None else _shapes(self.teacher[1], self.train.image_shape)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -129,7 +130,7 @@ def build(config: ConfigDict, *, before: EarlierRun | None = None) -> Experiment
     if config.batch_size > len(indices):
         raise ValueError(f"batch_size must be at most the {len(indices)} training examples, got {config.batch_size}")
     if config.sampler == "pk":
-        samplers.classes_per_batch(np.count_nonzero(counts), config.batch_size, config.examples_per_class)
+        samplers.classes_per_batch(int(np.count_nonzero(counts)), config.batch_size, config.examples_per_class)
     placement = _placement(config, train.num_classes)
     steps = math.ceil(config.epochs * len(indices) / config.batch_size)
     alpha = config.dsb.alpha if config.dsb.alpha is not None else 2.0 if _is_long_tailed(config) else 1.0
@@ -268,8 +269,8 @@ def _splits(config):
     sizes = {name: config[name] for name in ("image_size", "shorter_side")}
     crops = {"random_crop": config.random_crop, "crop_scale": tuple(config.crop_scale)}
     options = {"protocol": config.protocol, "seed": seed, **sizes}
-    if config.data == "prepared":
-        load = functools.partial(data.load, config.dataset, data_dir=config.data_dir)
+    if config.data == "prepared" or spec is None:
+        load: Callable[..., data.Split] = functools.partial(data.load, config.dataset, data_dir=config.data_dir)
     else:
         load = functools.partial(synthetic.load, spec)
         profile = f"; numbers of images: {spec.profile}" if spec.profile else ""

@@ -94,8 +94,8 @@ def _begin_chain(chain: Sequence[EarlierRun], files: Workdir | Elsewhere) -> lis
     """Refuses what any stage would refuse, before the first one runs; and makes the workdir that of this run."""
     _configure_jax(chain[0].config)
     parts: list[Experiment] = []
-    for before, stage in zip([None, *chain], chain, strict=False):
-        parts.append(processes.everywhere(functools.partial(experiments.build, stage.config, before=before)))
+    for run, stage in zip([None, *chain], chain, strict=False):
+        parts.append(processes.everywhere(functools.partial(experiments.build, stage.config, before=run)))
     for before, experiment, stage in zip(parts, parts[1:], chain[1:], strict=False):
         processes.everywhere(functools.partial(_require_fit, before, experiment, stage))
     with contextlib.ExitStack() as stack:
@@ -162,7 +162,8 @@ def _given(config, experiment, folder, resume):
     """Variables of earlier runs; none where a checkpoint will take their place, which needs those runs no more."""
     if resume != "never" and processes.of_first(lambda: bool(Checkpoints(folder).steps())):
         return {}
-    given, mesh = {}, experiment.placement and experiment.placement.mesh
+    given: dict[str, Any] = {}
+    mesh = experiment.placement and experiment.placement.mesh
     paths = parameters.flat(experiment.shapes["params"]) if experiment.initial is not None else {}
     if paths.keys() - parameters.chosen(config.reinitialize, paths):
         shapes, left = experiment.shapes, config.reinitialize

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -121,10 +122,10 @@ class Preprocessing:
             raise ValueError(f"randaugment_magnitude must lie in [0, 10], got {config.randaugment_magnitude}")
         if config.second_view not in SECOND_VIEWS:
             raise validation.unknown_name("second_view", config.second_view, SECOND_VIEWS)
-        sim = Sim(
-            **{key: tuple(value) if isinstance(value, tuple | list) else value for key, value in config.sim.items()},
-            randaugment_magnitude=config.randaugment_magnitude,
-        )
+        of_sim: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, tuple | list) else value for key, value in config.sim.items()
+        }
+        sim = Sim(**of_sim, randaugment_magnitude=config.randaugment_magnitude)
         for name in ("mixup", "cutmix"):
             validation.at_least(name, config[name], 0)
         validation.at_least("remix_kappa", config.remix_kappa, 1)
@@ -132,8 +133,8 @@ class Preprocessing:
             raise ValueError(f"remix_tau must lie in [0, 1], got {config.remix_tau}")
         if config.remix and not (config.mixup or config.cutmix):
             raise ValueError("remix is of the labels of mixed images: mixup or cutmix must be above 0, got 0 for both")
-        names = ("flip", "crop_padding", "randaugment_layers", "randaugment_magnitude", "mixup", "cutmix")
-        names += ("remix", "remix_kappa", "remix_tau")
+        names = ["flip", "crop_padding", "randaugment_layers", "randaugment_magnitude", "mixup", "cutmix"]
+        names += ["remix", "remix_kappa", "remix_tau"]
         given = {name: config[name] for name in names} | {"sim": sim if config.second_view == "sim" else None}
         return cls(mean=mean, std=std, counts=tuple(counts), color_jitter=jitter, **given)
 
@@ -151,10 +152,10 @@ class Preprocessing:
     @property
     def further(self) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
         """What makes further views, ``(images, rng) -> images``; None where :meth:`train` does."""
-        return None if self.sim is None else self._further
-
-    def _further(self, images, rng):
-        return self.evaluation(self.sim(self._moved(images, rng), jax.random.fold_in(rng, 2**31)))
+        sim = self.sim
+        if sim is None:
+            return None
+        return lambda images, rng: self.evaluation(sim(self._moved(images, rng), jax.random.fold_in(rng, 2**31)))
 
     def _moved(self, images, rng):
         # It splits the key: what else is drawn needs keys that a split does not make.
@@ -172,8 +173,8 @@ class Preprocessing:
         """The share of ``labels`` in the loss of mixed images, of which their own images have ``share``."""
         if not self.remix:
             return share
-        options = {"counts": np.asarray(self.counts), "kappa": self.remix_kappa, "tau": self.remix_tau}
-        return mixing.remix(share, labels, other_labels, **options)
+        counts = np.asarray(self.counts)
+        return mixing.remix(share, labels, other_labels, counts=counts, kappa=self.remix_kappa, tau=self.remix_tau)
 
     @property
     def mixes(self) -> bool:

@@ -48,7 +48,7 @@ def variables(config: ConfigDict, shapes: dict[str, Any]) -> dict[str, Any]:
     found, missing, left = pytorch.matched(config.model, wanted, tensors)
     anew = {path for tree in wanted.values() for path in parameters.chosen(config.reinitialize, parameters.flat(tree))}
     found = {path: value for path, value in found.items() if "/".join(path[1:]) not in anew}
-    of_head = zoo.entry(config.model).make.func.torch_head
+    of_head = zoo.entry(config.model).backbone.torch_head
     wrong = [text for path, text in missing.items() if not _of_classes(path) and "/".join(path[1:]) not in anew]
     strange = [key for key in left if pytorch.torchvision_name(key).rpartition(".")[0] != of_head]
     wrong += pytorch.no_part(strange, missing)

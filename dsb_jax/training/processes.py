@@ -10,7 +10,7 @@ import pickle
 import socket
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -159,7 +159,7 @@ def _outcome(function):
         return None, error
 
 
-def _gathered(item) -> list:
+def _gathered(item: Any) -> list[Any]:
     """What each process has, in their order."""
     content = np.frombuffer(_pickled(item), np.uint8)
     sizes = multihost_utils.process_allgather(np.array([content.size], np.int32)).ravel()

@@ -54,26 +54,33 @@ class Program:
         self._held_out = feed.Examples(experiment.train, experiment.held_out, **options) if self.holds_out else None
         self._describe()
         begin = time.perf_counter()
-        parts = (experiment.model, experiment.objective, experiment.balancer, experiment.optimizer)
-        shared = {name: config[name] for name in ("ema_decay", "trainable")} | {"placement": experiment.placement}
         self._following = samplers.following(experiment.objective.samplers)
-        followed = {
-            "held_out_classes": len(experiment.counts) if self.holds_out else 0,
-            "drawn_examples": len(experiment.indices) if self._following else 0,
-        }
         preprocessing = experiment.preprocessing
-        image = preprocessing.evaluation(np.zeros((1, *experiment.train.image_shape), np.uint8))
-        given = given or {}
+        image = preprocessing.evaluation(jnp.zeros((1, *experiment.train.image_shape), jnp.uint8))
+        known = dict(given or {})
         if experiment.teacher is not None:
             nothing = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), experiment.teacher_shapes)
-            given = {"teacher": nothing} | given
-        self.initial: TrainState = init_state(*parts, image, seed=config.seed, given=given, **followed, **shared)
+            known = {"teacher": nothing} | known
+        self.initial: TrainState = init_state(
+            experiment.model,
+            experiment.objective,
+            experiment.balancer,
+            experiment.optimizer,
+            image,
+            seed=config.seed,
+            ema_decay=config.ema_decay,
+            held_out_classes=len(experiment.counts) if self.holds_out else 0,
+            drawn_examples=len(experiment.indices) if self._following else 0,
+            trainable=config.trainable,
+            given=known,
+            placement=experiment.placement,
+        )
         # Of arrays on several devices or processes the table says also how they are divided.
         include_stats = True if self._mesh is None else "global"
         table = parameter_overview.get_parameter_overview(self.initial.params, include_stats=include_stats)
         _logger.info("Parameters:\n%s", table)
         _logger.info("Compiling")
-        self.train_step = None if experiment.steps == 0 else self._compiled_step(parts, shared)
+        self.train_step: Any = None if experiment.steps == 0 else self._compiled_step()
         eval_step = make_eval_step(
             experiment.model, experiment.objective.loss, preprocessing.evaluation, placement=experiment.placement
         )
@@ -83,17 +90,22 @@ class Program:
         self.learning_rates = np.asarray(jax.jit(jax.vmap(experiment.schedule))(jnp.arange(experiment.steps)))
         _logger.info("Compiled in %.0f s", time.perf_counter() - begin)
 
-    def _compiled_step(self, parts, shared):
-        config, preprocessing = self._config, self._experiment.preprocessing
+    def _compiled_step(self):
+        config, experiment, preprocessing = self._config, self._experiment, self._experiment.preprocessing
         train_step = make_train_step(
-            *parts,
+            experiment.model,
+            experiment.objective,
+            experiment.balancer,
+            experiment.optimizer,
             preprocessing.train,
             further=preprocessing.further,
             mix=preprocessing.mix if preprocessing.mixes else None,
             label_share=preprocessing.label_share,
             accumulate=config.accumulate,
+            ema_decay=config.ema_decay,
             skip_nonfinite=config.skip_nonfinite,
-            **shared,
+            trainable=config.trainable,
+            placement=experiment.placement,
         )
         return train_step.lower(self.initial, next(self.batches(0))).compile()
 
@@ -132,7 +144,7 @@ class Program:
         seen = {
             name: np.asarray(seen[name])[:number] for name in ("image", "label", "other_label", "share") if name in seen
         }
-        pixels = seen["image"] * np.float32(preprocessing.std) + np.float32(preprocessing.mean)
+        pixels = seen["image"] * np.asarray(preprocessing.std, np.float32) + np.asarray(preprocessing.mean, np.float32)
         return {
             "images": np.clip(np.rint(255 * pixels), 0, 255).astype(np.uint8),
             "labels": seen["label"],
@@ -210,7 +222,7 @@ class Program:
             parts.append(np.asarray(pixel_features(batch["image"]))[batch["mask"]])
         return np.concatenate(parts)
 
-    def _outputs(self, state, examples, names: Sequence[str], check, what):
+    def _outputs(self, state, examples, names, check, what):
         parts, masks = [], []
         for batch in announced(self._in_order(examples), self._batch_count(examples), what):
             check()

@@ -169,7 +169,8 @@ def _parsed(text):
     text = text.strip()
     if text.startswith("(") and text.endswith(")"):
         text = text[1:-1]
-    given, text = re.fullmatch(r"(?:([^=;:,()]+):)?(.*)", text, re.DOTALL).groups()
+    found = re.match(r"([^=;:,()]+):", text)
+    given, text = (found[1], text[found.end() :]) if found else (None, text)
     first, *others = (part.strip() for part in split(text, ";"))
     if not first or "=" in first:
         stages = [first, *others]

@@ -101,7 +101,7 @@ def init_state(
     key, params_key, objective_key = jax.random.split(jax.random.key(seed), 3)
 
     def init(given):
-        made = model.init(params_key, images, train=False)
+        made: dict[str, Any] = dict(model.init(params_key, images, train=False))
         variables = made | {name: parameters.merged(made[name], part) for name, part in given.items() if name in made}
         outputs = model.apply(variables, images, train=False)
         params, batch_stats = variables["params"], variables.get("batch_stats", {})
@@ -143,7 +143,7 @@ def make_train_step(
     skip_nonfinite: bool = False,
     trainable: str = parameters.ALL,
     placement: Placement | None = None,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+) -> jax.stages.Wrapped:
     """A jitted step ``(state, batch) -> (state, metrics)``; the state is donated.
 
     The batch's features enter the balancer first, then the weights that come out multiply the batch's losses. Only
@@ -201,7 +201,7 @@ def make_train_step(
     if accumulate > 1:
         differentiate = _of_parts(model, objective, balancer, trainable, accumulate, placement and placement.mesh)
 
-    of_batches = {"further": further, "mix": mix, "label_share": label_share}
+    of_batches: dict[str, Any] = {"further": further, "mix": mix, "label_share": label_share}
 
     def step(state, batch):
         augmentation_key, objective_key = jax.random.split(jax.random.fold_in(state.key, state.step))
@@ -268,7 +268,7 @@ def augmented(
     """
     ready = batch | {"image": preprocess(batch["image"], rng)}
     for view in range(1, views):
-        images = batch.get(f"view_{view}", batch["image"])
+        images: Any = batch.get(f"view_{view}", batch["image"])
         ready[f"view_{view}"] = (further or preprocess)(images, jax.random.fold_in(rng, view))
     of_samplers = sorted(name for name, value in batch.items() if isinstance(value, dict))
     for number, name in enumerate(of_samplers):
@@ -292,7 +292,7 @@ def make_eval_step(
     preprocess: Callable[[jax.Array], jax.Array],
     *,
     placement: Placement | None = None,
-) -> Callable[[TrainState, Batch], dict[str, jax.Array]]:
+) -> jax.stages.Wrapped:
     """A jitted step ``(state, batch) -> outputs``: of every example ``prediction``, the class that the model takes it
     for, ``probabilities`` of all and ``probability`` of its own class, ``loss`` and ``features``.
 
@@ -305,7 +305,7 @@ def make_eval_step(
 
     def step(state, batch):
         variables = (state if placement is None else _whole(state, placement)).evaluated
-        outputs = model.apply(variables, preprocess(batch["image"]), train=False)
+        outputs: Any = model.apply(variables, preprocess(batch["image"]), train=False)
         probabilities = jax.nn.softmax(outputs.logits.astype(jnp.float32))
         return {
             "prediction": jnp.argmax(outputs.logits, axis=1),
@@ -561,7 +561,7 @@ def _state_shardings(shapes, objective, balancer, placement):
 
 def _out_shardings(objective, balancer, mesh):
     """All but those of parameters, whose shapes are known inside of the step only."""
-    fields = {field.name: everywhere(mesh) for field in dataclasses.fields(TrainState)}
+    fields: dict[str, Any] = {field.name: everywhere(mesh) for field in dataclasses.fields(TrainState)}
     fields |= {"balancing": balancers.state_shardings(balancer, mesh)} | dict.fromkeys(_PARAMETERS)
     fields["objective"] = state_shardings(objective, mesh)
     return TrainState(**fields)

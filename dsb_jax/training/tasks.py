@@ -49,7 +49,7 @@ class Task(Protocol):
         """Arrays that the report shows, by file."""
 
 
-_TASKS = {"classification": Classification, "retrieval": Retrieval}
+_TASKS: dict[str, Callable[[ConfigDict, Experiment], Task]] = {"classification": Classification, "retrieval": Retrieval}
 
 
 def create(config: ConfigDict, experiment: Experiment) -> Task:

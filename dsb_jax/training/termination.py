@@ -1,5 +1,6 @@
 """SIGTERM and Ctrl-C: a run that is told to end saves a checkpoint first."""
 
+import contextlib
 import logging
 import signal
 import threading
@@ -91,6 +92,6 @@ class SharedTermination:
             raise Terminated(signal.SIGTERM)
 
 
-def termination() -> Termination | SharedTermination:
+def termination() -> contextlib.AbstractContextManager[Termination | SharedTermination]:
     """What fits this process: alone, or one of several."""
     return Termination() if jax.process_count() == 1 else SharedTermination()

@@ -46,5 +46,5 @@ class Watchdog:
                 _logger.warning(
                     "nothing has happened for %g s; where every thread stands goes to stderr", self._seconds
                 )
-                faulthandler.dump_traceback(sys.__stderr__)
+                faulthandler.dump_traceback(sys.__stderr__ or sys.stderr)
                 self.beat()

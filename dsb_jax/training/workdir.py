@@ -135,7 +135,8 @@ class Workdir:
     def write_arrays(self, name: str, /, **arrays: np.ndarray) -> None:
         """Arrays by name as a compressed ``.npz``; the same arrays make the same bytes."""
         content = io.BytesIO()
-        np.savez_compressed(content, **arrays)
+        named: dict[str, Any] = arrays
+        np.savez_compressed(content, **named)
         self._replace(name, content.getvalue())
 
     def log(self, **metrics: Any) -> None:
@@ -195,7 +196,7 @@ class Workdir:
                 f"{self.path} holds a run of another config ({config}); choose another --workdir, or --resume=force "
                 "to go on with these settings, or --resume=never to start anew"
             )
-        if dataset and self._resume == "auto":
+        if self._dataset and dataset and self._resume == "auto":
             raise ValueError(
                 f"{self.path} holds a run on another {self._dataset['name']} than is here now ({dataset}; a digest is "
                 "of the record files, the images of each class and those left out); choose another --workdir, or "

@@ -115,7 +115,7 @@ def _variable(archive: Archive, file: str, name: str) -> np.ndarray:
 
 def _protocols() -> dict[str, Protocol]:
     both = ("train", "test")
-    together, classes = sum(_COUNTS.values()), len(_COUNTS["train"])
+    together, classes = _COUNTS["train"] + _COUNTS["test"], len(_COUNTS["train"])
     first, others = specs.class_range(0, _FIRST, classes), specs.class_range(_FIRST, classes, classes)
     test = Part(both, together[_FIRST:], relabel=others)
     train = Part(both, together[:_FIRST], relabel=first)

@@ -28,9 +28,12 @@ class _FromFiles:
 
     url_infos = None  # see builders/__init__.py
     layout: Layout
+    # TFDS's:
+    name: str
+    info: tfds.core.DatasetInfo
 
     def _info(self) -> tfds.core.DatasetInfo:
-        stock = super()._info()
+        stock = super()._info()  # type: ignore[misc]  # of the class beside which this one is mixed in
         return tfds.core.DatasetInfo(
             builder=self,
             description=stock.description,
@@ -86,7 +89,7 @@ class Cifar100(_FromFiles, tfds.image_classification.Cifar100, skip_registration
 
 _IMBALANCES = (100, 10, 50, 200)
 _RETRIEVAL_CLASSES = 60  # of CIFAR-100 that train; the other 40 are searched (Sec. 5.3)
-_STATISTICS = {
+_STATISTICS: dict[str, dict[str, Any]] = {
     "cifar10": {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2470, 0.2435, 0.2616)},
     "cifar100": {"mean": (0.5071, 0.4865, 0.4409), "std": (0.2673, 0.2564, 0.2762)},
 }

@@ -212,8 +212,8 @@ def _members(path: pathlib.Path, names: set[str]) -> dict[str, _File]:
             with tarfile.open(fileobj=stream) as tar:
                 for member in tar:
                     name = pathlib.PurePosixPath(member.name).name
-                    if name in names and member.isfile():
-                        files[name] = _File(f"{path}:{member.name}", tar.extractfile(member).read())
+                    if name in names and member.isfile() and (content := tar.extractfile(member)):
+                        files[name] = _File(f"{path}:{member.name}", content.read())
             while stream.read(2**20):
                 pass
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:

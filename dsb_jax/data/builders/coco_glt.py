@@ -111,7 +111,7 @@ class CocoGlt(FromFiles, skip_registration=True):
         }
         if not any(written.values()):
             return self._drawn(archive)
-        splits = {}
+        splits: dict[str, list[Item]] = {}
         for prefix, folder in written.items():
             if folder is None:
                 folder, table = next(iter(_WRITTEN[prefix].items()))
@@ -291,7 +291,7 @@ def _divided(labels: np.ndarray, positive: np.ndarray, sizes: Sizes, *, long_tai
         left = [np.setdiff1d(rows, gone) for rows, gone in zip(left, chosen, strict=True)]
         splits[split] = np.concatenate(chosen)
     available = [len(rows) for rows in left]
-    counts = [min(available)] * classes
+    counts = np.full(classes, min(available))
     if long_tailed:
         tail = [int(max(available) * _IMBALANCE ** (label / (classes - 1))) for label in range(classes)]
         counts = np.minimum(tail, available)

@@ -79,7 +79,7 @@ def _require_all(archive: Archive, name: str, column: Iterable[int], other: str,
 
 def _protocols() -> dict[str, Protocol]:
     both = ("train", "test")
-    together, classes = sum(_COUNTS.values()), len(_COUNTS["train"])
+    together, classes = _COUNTS["train"] + _COUNTS["test"], len(_COUNTS["train"])
     first, others = specs.class_range(0, _FIRST, classes), specs.class_range(_FIRST, classes, classes)
     retrieval = {
         "train": Part(both, together[:_FIRST], relabel=first),

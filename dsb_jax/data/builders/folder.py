@@ -76,13 +76,12 @@ def class_images(archive: str | os.PathLike[str]) -> dict[str, list[pathlib.Path
 
 def _find(archive: pathlib.Path) -> dict[str, _Classes]:
     """The images of both splits, classes and files in the order of their names."""
-    train, test = _split_folders(archive)
-    ready = train is not None
-    train = train or archive
+    folder, test = _split_folders(archive)
+    train = folder or archive
     classes = _classes(train)
     if len(classes) < 2:
         raise ValueError(f"{train} must have a folder for each of at least two classes, got {len(classes)}")
-    if not ready:
+    if test is None:
         return _drawn(classes)
     splits = {"train": classes, "test": _classes(test)}
     if unknown := splits["test"].keys() - classes.keys():
@@ -154,7 +153,7 @@ def _is_image(path: pathlib.Path) -> bool:
 
 def _drawn(classes: _Classes) -> dict[str, _Classes]:
     """The images of each class, split at random."""
-    splits = {"train": {}, "test": {}}
+    splits: dict[str, _Classes] = {"train": {}, "test": {}}
     for label, (name, paths) in enumerate(classes.items()):
         if len(paths) < 2:
             raise ValueError(f"{paths[0].parent} has one image, but one to train on and one for the test are needed")

@@ -10,7 +10,7 @@ import os
 import pathlib
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,7 +40,7 @@ class FromFiles(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=T
     url_infos = None  # see builders/__init__.py
     skip_bad: bool = False
     images_per_split: dict[str, int] = {}  # noqa: RUF012  (a constant of the class)
-    images_per_class: dict[str, np.ndarray] = {}  # noqa: RUF012  (likewise)
+    images_per_class: Mapping[str, Sequence[int] | np.ndarray] = {}
     image_shape: tuple[int | None, int | None, int] = (None, None, 3)
 
     def _index(self, archive: Archive) -> Index:
@@ -144,8 +144,8 @@ def _check(name: str, index: Index) -> None:
         keys = collections.Counter(item.key or item.path for item in items)
         if repeated := [key for key, number in keys.items() if number > 1]:
             raise ValueError(f"{name}/{split} lists {shown(repeated)} more than once")
-        if wrong := [item for item in items if not 0 <= item.label < classes]:
-            label, path = wrong[0].label, wrong[0].path
+        if outside := [item for item in items if not 0 <= item.label < classes]:
+            label, path = outside[0].label, outside[0].path
             raise ValueError(f"{name}/{split}: labels must lie in [0, {classes}), got {label} of {path}")
 
 
@@ -158,7 +158,7 @@ def _check_numbers(
     name: str,
     index: Index,
     per_split: dict[str, int],
-    per_class: dict[str, Sequence[int] | np.ndarray],
+    per_class: Mapping[str, Sequence[int] | np.ndarray],
     *,
     skip_bad: bool,
 ) -> list[str]:
@@ -219,5 +219,5 @@ def _check_labels(name: str, index: Index, shards: dict[str, list[Shard]]) -> No
     written = np.pad(written, (0, len(planned) - len(written)))
     if (empty := np.flatnonzero((written == 0) & (planned > 0))).size:
         raise ValueError(
-            f"{name}/train: no image of {shown([index.class_names[label] for label in empty])} can be used"
+            f"{name}/train: no image of {shown([index.class_names[label] for label in empty.tolist()])} can be used"
         )

@@ -126,12 +126,11 @@ class Odir(FromFiles, skip_registration=True):
 def _patients(archive: Archive, part: _Set) -> list[_Patient]:
     """The patients of a table that have an eye of one of the classes."""
     where = f"{archive}/{part.table}"
-    rows = _table(archive, part.table)
+    names, *cells = _table(archive, part.table)
     wanted = ["ID", *(f"{side}-{kind}" for side in _SIDES for kind in ("Fundus", "Diagnostic Keywords")), *_DISEASES]
-    if missing := [name for name in wanted if name not in rows[0]]:
+    if missing := [name for name in wanted if name not in names]:
         raise ValueError(f"{where} must have the columns {', '.join(wanted)}, but lacks {', '.join(missing)}")
-    names, *rows = rows
-    rows = [dict(zip(names, row, strict=True)) for row in rows]
+    rows = [dict(zip(names, row, strict=True)) for row in cells]
     if len(rows) != part.patients or len({row["ID"] for row in rows}) != len(rows):
         raise ValueError(
             f"{where} must be of {part.patients:,} patients, but has {len(rows):,} rows of "
@@ -159,10 +158,10 @@ def _require_agreement(where: str, rows: list[dict[str, str]]) -> None:
         if stated != read:
             wrong.append((row["ID"], _shown(read), _shown(stated)))
     if len(wrong) > _MOST_CONTRADICTIONS * len(rows):
-        patient, read, stated = wrong[0]
+        patient, keywords, columns = wrong[0]
         raise ValueError(
             f"{where} contradicts itself about {len(wrong):,} of {len(rows):,} patients: the keywords of patient "
-            f"{patient} mean {read}, but the columns say {stated}"
+            f"{patient} mean {keywords}, but the columns say {columns}"
         )
 
 

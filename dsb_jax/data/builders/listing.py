@@ -51,7 +51,9 @@ class Listing(FromFiles, skip_registration=True):
             places = ["test" if drawn else "train" for drawn in _drawn(labels, names)]
         elif "test" not in places:
             places = ["test" if place == "val" else place for place in places]
-        splits: dict[str, list[Item]] = {"train": [], "test": []} | ({"val": []} if "val" in places else {})
+        splits: dict[str, list[Item]] = {"train": [], "test": []}
+        if "val" in places:
+            splits["val"] = []
         for row, label, place in zip(rows, labels, places, strict=True):
             splits[place].append(Item(row.path, int(label)))
         return Index(names, splits, archive)

@@ -50,6 +50,10 @@ class _FromIdxFiles:
 
     url_infos = None  # see builders/__init__.py
 
+    def _arrays(self, archive: pathlib.Path) -> dict[str, list[np.ndarray]]:
+        """Images and labels of each split."""
+        raise NotImplementedError
+
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Sized]:
         # All four files are read and checked before the first record is written.
         arrays = self._arrays(pathlib.Path(dl_manager.manual_dir))
@@ -148,7 +152,7 @@ _CLOTHES = (
 
 
 def _spec(name: str, title: str, protocol: Protocol, **facts: Any) -> Spec:
-    mnist = {
+    mnist: dict[str, Any] = {
         "stored_as": "mnist",
         "image_shape": (28, 28, 1),
         "mean": (0.1307,),

@@ -51,8 +51,8 @@ class OnlineProducts(FromFiles, skip_registration=True):
                 raise ValueError(f"{archive}/{name} must list {_IMAGES[name]:,} images, got {len(items) - before:,}")
             first = last + 1
         folders = sorted({item.path.rpartition("/")[0] for item in items})
-        if lacking := [folder for folder in folders if not archive.has(folder)]:
-            raise FileNotFoundError(f"not in {archive}: {', '.join(lacking)}")
+        if absent := [folder for folder in folders if not archive.has(folder)]:
+            raise FileNotFoundError(f"not in {archive}: {', '.join(absent)}")
         return Index([f"{kinds[number]} {number}" for number in range(1, first)], {"train": items}, archive)
 
 

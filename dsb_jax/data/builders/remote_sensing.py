@@ -53,6 +53,7 @@ class _Scenes(FromFiles, skip_registration=True):
     prefixes: dict[str, str]
     digits: int = 1
     inside: tuple[str, ...]
+    image_shape: tuple[int, int, int]
 
     def _further_features(self) -> dict[str, Any]:
         return {"filename": tfds.features.Text()}

@@ -145,10 +145,10 @@ class ShardWriter:
         writer.close()
         return labels, bad
 
-    def _contents(self, items, pool) -> Iterator[tuple[Item, bytes | str]]:
+    def _contents(self, items: list[Item], pool: concurrent.futures.Executor) -> Iterator[tuple[Item, bytes | str]]:
         """The images in order, some of them read ahead: all of a shard may be more than memory holds."""
-        waiting, ahead = iter(items), collections.deque()
-        for item in waiting:
+        ahead: collections.deque[tuple[Item, concurrent.futures.Future[bytes | str]]] = collections.deque()
+        for item in items:
             ahead.append((item, pool.submit(self._content, item)))
             if len(ahead) > 2 * _THREADS:
                 first, content = ahead.popleft()

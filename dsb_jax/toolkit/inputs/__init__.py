@@ -192,7 +192,7 @@ def _of_run(path: pathlib.Path, options: Options, progress: Any) -> tuple[Rows, 
 
 
 def _of_folder(path: pathlib.Path, options: Options) -> tuple[Rows, str]:
-    if options.model is None:
+    if options.model is None or options.weights is None:
         return pixels.folder_rows(path, options.image_size), "sample"
     return datasets.folder_features(path, options.model, options.weights), "feature"
 
@@ -203,7 +203,7 @@ def _of_dataset(name: str, options: Options) -> tuple[Rows, str]:
     except ValueError as error:
         raise ValueError(f"there is no file or folder {name!r}, and {error}") from None
     chosen = {"protocol": options.protocol, "data_dir": options.data_dir}
-    if options.model is None:
+    if options.model is None or options.weights is None:
         return datasets.samples(name, options.split, image_size=options.image_size, **chosen), "sample"
     return datasets.features(name, options.split, options.model, options.weights, **chosen), "feature"
 

@@ -88,7 +88,7 @@ class Stored:
 
 
 @contextlib.contextmanager
-def _stream(path: str, member: str | None) -> Iterator[tuple[IO[bytes], int]]:
+def _stream(path: str, member: str | None) -> Iterator[tuple[Any, int]]:
     """The bytes of an array with its header, and how many they are."""
     with sources.reading(path), sources.opened(path) as file:
         if member is None:
@@ -98,7 +98,7 @@ def _stream(path: str, member: str | None) -> Iterator[tuple[IO[bytes], int]]:
             yield inner, archive.getinfo(f"{member}.npy").file_size
 
 
-def _filled(array: np.ndarray, stream: IO[bytes], name: Any) -> np.ndarray:
+def _filled(array: np.ndarray, stream: Any, name: Any) -> np.ndarray:
     """An array with the next bytes."""
     content = array.reshape(-1).view(np.uint8)
     done = 0
@@ -147,7 +147,7 @@ class ArraySource:
     def space(self) -> str:
         shape = self.features.shape
         is_images = len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3))
-        return "sample" if is_images and self.features.dtype == np.uint8 and math.prod(shape[1:]) else "feature"
+        return "sample" if is_images and self.features.dtype == np.uint8 and math.prod(shape[1:]) > 0 else "feature"
 
     @property
     def dim(self) -> int:

@@ -9,6 +9,7 @@ import dataclasses
 import io
 import itertools
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -62,16 +63,17 @@ class CloudSource:
     def blocks(self, size: int) -> Iterator[tuple[np.ndarray, None]]:
         with sources.reading(self.path), sources.opened(self.path) as file:
             file.seek(self.rows.start)
-            lines = _lines(file, self.rows) if self.rows.kind is None else None
+            kind = self.rows.kind
+            lines = _lines(file, self.rows) if kind is None else iter(())
             for first in range(0, self.samples, size):
                 count = min(size, self.samples - first)
-                yield self._binary(file, count) if lines is None else self._text(lines, count, first), None
+                yield self._text(lines, count, first) if kind is None else self._binary(file, count, kind), None
 
-    def _binary(self, file: pa.NativeFile, count: int) -> np.ndarray:
-        content = file.read(count * self.rows.kind.itemsize)
-        if len(content) < count * self.rows.kind.itemsize:
+    def _binary(self, file: pa.NativeFile, count: int, kind: np.dtype) -> np.ndarray:
+        content = file.read(count * kind.itemsize)
+        if len(content) < count * kind.itemsize:
             raise ValueError(f"{self.path} is cut short")
-        rows = np.frombuffer(content, self.rows.kind)
+        rows = np.frombuffer(content, kind)
         return np.stack([rows[axis].astype(np.float64) for axis in _AXES], axis=1)
 
     def _text(self, lines: Iterator[str], count: int, first: int) -> np.ndarray:
@@ -103,12 +105,13 @@ def open_ply(path: str) -> CloudSource:
             raise ValueError(f"{path} is damaged or cut short: its header does not end")
         start = len(head) + len(end) + (2 if after.startswith(b"\r\n") else 1)
         rows = _header(path, head.decode("ascii", "replace").splitlines(), start)
-        if rows.kind is not None and file.size() < rows.start + rows.count * rows.kind.itemsize:
+        count = rows.count or 0
+        if rows.kind is not None and file.size() < rows.start + count * rows.kind.itemsize:
             raise ValueError(
-                f"{path} is cut short: {rows.count:,} points of {rows.kind.itemsize} bytes are promised, but there are "
+                f"{path} is cut short: {count:,} points of {rows.kind.itemsize} bytes are promised, but there are "
                 f"{max(file.size() - rows.start, 0):,} bytes"
             )
-    return CloudSource(path, rows, rows.count)
+    return CloudSource(path, rows, count)
 
 
 def open_lines(path: str) -> CloudSource:
@@ -145,17 +148,19 @@ def _is_point(text: str, columns: Sequence[int]) -> bool:
 
 def _header(path: str, lines: Sequence[str], start: int) -> _Rows:
     """What the header of a ``.ply`` file says of its vertices."""
-    order, elements = None, {}
+    order: str | None = None
+    elements: dict[str, tuple[int, dict[str, Any]]] = {}
     for words in map(str.split, lines):
         match words:
             case ["format", form, *_] if form in _ORDERS:
                 order = _ORDERS[form]
             case ["element", name, count] if count.isdecimal():
-                elements[name] = properties = int(count), {}
+                properties: dict[str, Any] = {}
+                elements[name] = int(count), properties
             case ["property", "list", _, _, name] if elements:
-                properties[1][name] = None
+                properties[name] = None
             case ["property", kind, name] if kind in _TYPES and elements:
-                properties[1][name] = _TYPES[kind]
+                properties[name] = _TYPES[kind]
             case [] | ["ply" | "comment" | "obj_info", *_]:
                 pass
             case _:
@@ -165,15 +170,15 @@ def _header(path: str, lines: Sequence[str], start: int) -> _Rows:
             f"{path}: its header says nothing of {'x, y and z of vertices' if order is not None else 'a format'}"
         )
     before = list(itertools.takewhile(lambda name: name != "vertex", elements))
-    count, properties = elements["vertex"]
+    number, properties = elements["vertex"]
     if None in properties.values() or (order and any(None in elements[name][1].values() for name in before)):
         raise ValueError(f"{path}: vertices with lists, or after other lists in binary, are not read")
-    columns = tuple(list(properties).index(axis) for axis in _AXES)
+    x, y, z = (list(properties).index(axis) for axis in _AXES)
     skipped = sum(elements[name][0] for name in before)
     if not order:
-        return _Rows(columns, start=start, skipped=skipped, count=count)
+        return _Rows((x, y, z), start=start, skipped=skipped, count=number)
     size = sum(elements[name][0] * _kind(order, elements[name][1]).itemsize for name in before)
-    return _Rows(columns, _kind(order, properties), start + size, count=count)
+    return _Rows((x, y, z), _kind(order, properties), start + size, count=number)
 
 
 def _kind(order: str, properties: dict[str, str]) -> np.dtype:

@@ -5,6 +5,7 @@ import functools
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -24,7 +25,7 @@ _BORDER = 0.875  # of the shorter side, what a network sees, as in the usual eva
 Batches = Iterator[tuple[np.ndarray, np.ndarray]]
 
 
-def samples(name: str, split: str, *, image_size: int = 16, **options: str | None) -> Rows:
+def samples(name: str, split: str, *, image_size: int = 16, **options: Any) -> Rows:
     """A prepared dataset in sample space; of images of many sizes the middle square.
 
     Args:
@@ -63,7 +64,7 @@ def in_sample_space(split: data.Split, indices: np.ndarray, *, image_size: int =
     return Rows(name, "sample", tuple(split.class_names), len(indices), 3 * image_size**2, (part,))
 
 
-def features(name: str, split: str, model: str, weights: str | os.PathLike[str], **options: str | None) -> Rows:
+def features(name: str, split: str, model: str, weights: str | os.PathLike[str], **options: Any) -> Rows:
     """Features of a prepared dataset by a network with PyTorch's weights, as large as the network was published for.
 
     Args:
@@ -76,7 +77,7 @@ def features(name: str, split: str, model: str, weights: str | os.PathLike[str],
     size = zoo.entry(model).image[0]
     spec = data.spec(name)
     same = spec is not None and not spec.sizes_differ and spec.image_shape[:2] == (size, size)
-    scaled = {} if same else {"image_size": size, "shorter_side": round(size / _BORDER)}
+    scaled: dict[str, Any] = {} if same else {"image_size": size, "shorter_side": round(size / _BORDER)}
     images_of = data.load(name, split, **scaled, **options)
 
     def batches() -> Batches:
@@ -120,7 +121,15 @@ def _decoded(paths: Sequence[pathlib.Path], size: int) -> np.ndarray:
     return np.stack(decoded)
 
 
-def _by_network(name, class_names, number, batches: Callable[[], Batches], model, weights, files=()) -> Rows:
+def _by_network(
+    name: str,
+    class_names: tuple[str, ...],
+    number: int,
+    batches: Callable[[], Batches],
+    model: str,
+    weights: str | os.PathLike[str],
+    files: tuple[str, ...] = (),
+) -> Rows:
     network = run_features.Network(model, weights)
 
     def featured() -> Batches:

@@ -48,8 +48,11 @@ class Part(Protocol):
       row_bytes: what a row takes while it is read.
     """
 
-    path: str
-    row_bytes: int
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def row_bytes(self) -> int: ...
 
     def blocks(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Rows in order, about ``size`` at a time: floating ``[size, d]``, and their labels, int32 ``[size]``."""
@@ -178,7 +181,7 @@ def rows(
     """
     validation.positive_int("image_size", image_size)
     found = listed(paths, labels)
-    options = {"features": features, "labels": labels, "image_size": image_size}
+    options: dict[str, Any] = {"features": features, "labels": labels, "image_size": image_size}
     filled = [source for path in found if (source := source_of(path, **options)).samples]
     if not filled:
         raise ValueError(f"{', '.join(found[:3])} must have rows, got none")
@@ -229,7 +232,8 @@ def _name(paths: Paths) -> str:
 
 
 def _require_alike(found: Sequence[Source]) -> None:
-    first, stems = found[0], {}
+    first = found[0]
+    stems: dict[str, Source] = {}
     for source in found:
         if (source.space, source.dim) != (first.space, first.dim):
             raise ValueError(

@@ -90,7 +90,7 @@ class TrainedRun:
         batches: Iterable[dict[str, Any]] = self._examples.in_order(self.config.eval_batch_size)
         if progress is not None:
             batches = progress(batches, -(-len(self.rows) // self.config.eval_batch_size))
-        parts: list[np.ndarray] = []
+        parts: list[jax.Array | np.ndarray] = []
         for batch in batches:
             parts.append(self._pooled(variables, batch["image"]))
             if len(parts) > _BATCHES_BEHIND:
@@ -110,8 +110,8 @@ class TrainedRun:
         model, preprocessing, dim = self.experiment.model, self.experiment.preprocessing, self.config.dsb.dim
 
         def pooled(variables, images):
-            features = model.apply(variables, preprocessing.evaluation(images), train=False).features
-            return dsb_jax.pool_features(features, dim)
+            outputs: Any = model.apply(variables, preprocessing.evaluation(images), train=False)
+            return dsb_jax.pool_features(outputs.features, dim)
 
         return jax.jit(pooled)
 
@@ -199,10 +199,12 @@ class Network:
 
         def features(variables, images):
             pixels = preprocess.normalize(images[..., ::-1] if settings.init_bgr else images, mean, std)
-            return network.apply(variables, pixels, train=False).features
+            outputs: Any = network.apply(variables, pixels, train=False)
+            return outputs.features
 
         self._init, self._features = functools.partial(network.init, train=False), jax.jit(features)
-        self._size, self._shape = 0, None
+        self._size = 0
+        self._shape: tuple[int, ...] | None = None
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Features, float32 ``[n, dim]``, of images, uint8 ``[n, height, width, 1 or 3]``.
@@ -216,7 +218,7 @@ class Network:
             images = np.repeat(images, 3, axis=3)
         if self._shape is None:
             self._require_fit(images.shape[1:])
-        self._shape = self._shape or images.shape[1:]
+            self._shape = images.shape[1:]
         if images.shape[1:] != self._shape:
             raise ValueError(f"images must be of one size, got {list(images.shape[1:])} after {list(self._shape)}")
         number = len(images)

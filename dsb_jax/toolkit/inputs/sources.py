@@ -41,12 +41,23 @@ class Source(Protocol):
       has_labels: whether rows have classes; if not, they are all of one.
     """
 
-    path: str
-    samples: int
-    dim: int
-    space: str
-    row_bytes: int
-    has_labels: bool
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def samples(self) -> int: ...
+
+    @property
+    def dim(self) -> int: ...
+
+    @property
+    def space(self) -> str: ...
+
+    @property
+    def row_bytes(self) -> int: ...
+
+    @property
+    def has_labels(self) -> bool: ...
 
     def labels(self, size: int) -> Iterator[pa.Array]:
         """The labels of ``size`` rows at a time, whatever they are."""
