@@ -29,7 +29,7 @@ import jax
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from dsb_jax import validation
+from dsb_jax import command_line, validation
 from dsb_jax.evaluation import compare
 from dsb_jax.training import config_names, methods, processes
 from dsb_jax.training.config import NEUTRAL, base_config, check_setting
@@ -85,10 +85,29 @@ class _FileOrName(flags.ArgumentParser[ConfigDict]):
 flags.FLAGS["config"].parser = _FileOrName(flags.FLAGS["config"].parser)
 
 
+class _Lines(logging.StreamHandler):
+    """What a run says; who does not read it, as ``head`` after its lines, does not stop it."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if isinstance(error := sys.exc_info()[1], OSError):
+            _go_on_without_stdout(error)
+        else:
+            super().handleError(record)
+
+
+def _go_on_without_stdout(error: OSError) -> None:
+    command_line.discard_stdout()
+    print(f"stdout: {error.strerror}; the run goes on without it", file=sys.stderr, flush=True)
+
+
 def main(arguments: Sequence[str]) -> None:
     """Runs one config or compares runs; what a user did wrong becomes one line and exit status 1, not a traceback."""
     logging.basicConfig(
-        format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING, stream=sys.stdout, force=True
+        format="%(asctime)s %(message)s",
+        datefmt="%H:%M:%S",
+        level=logging.WARNING,
+        handlers=[_Lines(sys.stdout)],
+        force=True,
     )
     logging.getLogger("dsb_jax").setLevel(logging.INFO)
     logging.getLogger("absl").setLevel(logging.WARNING)  # of what TFDS and Grain report, the warnings
@@ -155,7 +174,10 @@ def _train(arguments):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {deterministic}"
     processes.join(_CLUSTER.value, coordinator=_COORDINATOR.value, processes=_PROCESSES.value, process=_PROCESS.value)
     if processes.is_first():
-        print(f"workdir: {workdir}", flush=True)
+        try:
+            print(f"workdir: {workdir}", flush=True)
+        except OSError as error:
+            _go_on_without_stdout(error)
     else:
         logging.getLogger("dsb_jax").setLevel(logging.WARNING)
     train(config, workdir, resume=_RESUME.value)
@@ -183,11 +205,36 @@ def _parse(arguments: Sequence[str]) -> Sequence[str]:
     """Flags, with a bad config or override as one line."""
     try:
         for argument in arguments:
-            if override := re.match(r"--?(?:no)?config\.([^=]+)", argument):
+            if override := re.match(r"--?(?:no)?config\.([^=]*)", argument):
                 check_setting(base_config(), override[1])
         return flags.FLAGS(arguments)
+    except flags.Error as error:
+        sys.exit(f"error: {_of_flag(error)}")
     except Exception as error:  # a config file is a program, and may raise anything
         sys.exit(f"error: {_one_line(error)}")
+
+
+_OWN_FLAGS = ("cluster", "compare", "config", "coordinator", "process", "processes", "resume", "workdir")
+
+
+def _of_flag(error: flags.Error) -> str:
+    """What absl says of a flag, as other errors are said."""
+    if isinstance(error, flags.UnrecognizedFlagError):
+        return str(validation.unknown_name("flag", f"--{error.flagname}", [f"--{name}" for name in _OWN_FLAGS]))
+    text = str(error)
+    if missing := re.search(r"Missing value for flag (\S+)", text):
+        return f"{missing[1]} needs a value, got none"
+    if not (illegal := re.search(r"flag --([^=\s]+)=(.*?): (.*)", text, re.DOTALL)):
+        return _one_line(error)
+    name, value, reason = illegal.groups()
+    if name.startswith("config."):
+        wanted = base_config()
+        for part in name.split(".")[1:]:
+            wanted = getattr(wanted, part)
+        return f"{name.removeprefix('config.')} must be of type {type(wanted).__name__}, got {value!r}"
+    if choices := re.search(r"one of <(.*)>", reason):
+        return str(validation.unknown_name(f"--{name}", value, choices[1].split("|")))
+    return f"--{name} must be an integer, got {value!r}" if "int()" in reason else _one_line(error)
 
 
 def _one_line(error: BaseException) -> str:

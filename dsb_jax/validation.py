@@ -17,21 +17,36 @@ import numpy as np
 
 # A longer list of valid names would bury the one that is meant.
 _NAMES_SHOWN, _NEAREST_SHOWN = 16, 5
+_NEAR = 0.5  # of likeness, from 0 to 1: a name that is less like the one that came was not meant
 
 
 def unknown_name(kind: str, name: str, valid: Iterable[str]) -> ValueError:
     """The error for a name that is not one of ``valid``, all of them or the nearest few; the caller raises it.
 
+    Case does not matter to what is near. Where nothing is, no name is suggested.
+
     Example:
       >>> print(unknown_name("loss", "focl", ["cross_entropy", "focal"]))
       unknown loss 'focl'; did you mean 'focal'? Valid names: cross_entropy, focal
+      >>> print(unknown_name("loss", "hinge", ["cross_entropy", "focal"]))
+      unknown loss 'hinge'. Valid names: cross_entropy, focal
     """
     valid = sorted(valid)
-    nearest = difflib.get_close_matches(name, valid, n=_NEAREST_SHOWN, cutoff=0.0)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
+    nearest = sorted(valid, key=lambda other: _likeness(name, other), reverse=True)[:_NEAREST_SHOWN]
+    hint = f"; did you mean {nearest[0]!r}?" if nearest and _is_near(name, nearest[0]) else "."
     if len(valid) > _NAMES_SHOWN:
         return ValueError(f"unknown {kind} {name!r}{hint} The nearest of {len(valid)} names: {', '.join(nearest)}")
     return ValueError(f"unknown {kind} {name!r}{hint} Valid names: {', '.join(valid)}")
+
+
+def _likeness(name: str, other: str) -> float:
+    """Of names, and of options by what is behind their dashes."""
+    return difflib.SequenceMatcher(None, other.casefold().lstrip("-"), name.casefold().lstrip("-")).ratio()
+
+
+def _is_near(name: str, other: str) -> bool:
+    shorter, longer = sorted((name.casefold().lstrip("-"), other.casefold().lstrip("-")), key=len)
+    return _likeness(name, other) > _NEAR or (len(shorter) > 1 and shorter in longer)
 
 
 def is_concrete(array: Any) -> bool:

@@ -69,7 +69,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import NamedTuple
 
@@ -82,7 +82,17 @@ import PIL.Image
 from array_record.python import array_record_data_source, array_record_module
 from tensorflow_datasets.proto import tf_example_pb2
 
-from dsb_jax import balancers, evaluation, feature_pool, interference, losses, models, objectives
+from dsb_jax import (
+    balancers,
+    command_line,
+    evaluation,
+    feature_pool,
+    interference,
+    losses,
+    models,
+    objectives,
+    validation,
+)
 from dsb_jax.data import feed, images, preprocess, spec
 from dsb_jax.data.decoding import Decoding
 from dsb_jax.data.records import RecordSource, Split
@@ -96,6 +106,7 @@ import reference
 import rivals
 
 DIM, BATCH = 64, 512
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -579,6 +590,14 @@ def small_records(folder, number=50_000):
     return Records("small", files, stored, Decoding.of("small", (32, 32, 3)), folder)
 
 
+def jpeg_files(directory):
+    """Of a folder and those in it."""
+    paths = sorted(path for path in directory.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
+    if not paths:
+        raise ValueError(f"--images must be a folder of JPEG files, got {str(directory)!r}, which has none")
+    return paths
+
+
 def photograph_records(folder, directory, number=500):
     """JPEG files, those of a directory or made-up ones."""
     if directory is None:
@@ -587,9 +606,7 @@ def photograph_records(folder, directory, number=500):
         for row in range(number):
             picture = photograph(rng, 375, 500)[..., ::-1]
             cv2.imwrite(str(directory / f"{row}.jpg"), picture, [cv2.IMWRITE_JPEG_QUALITY, 92])
-    paths = sorted(path for path in directory.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
-    if not paths:
-        raise SystemExit(f"no JPEG files in {directory}")
+    paths = jpeg_files(directory)
     paths = paths[: 4 * number]
     print(f"{len(paths)} JPEG files of {statistics.mean(path.stat().st_size for path in paths) / 1024:.0f} KiB")
     paths *= -(-number // len(paths))
@@ -765,6 +782,8 @@ def waiting(title, training, start, steps):
 
 def data(rounds, directory, cores):
     """See the module's docstring."""
+    if directory is not None:
+        jpeg_files(directory)  # before all else takes its time
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
     cores = len(os.sched_getaffinity(0))
@@ -976,61 +995,88 @@ def machine():
 
 
 def integers(text):
-    return [int(each) for each in text.split(",") if each]
+    try:
+        return [validation.positive_int("", int(each)) for each in text.split(",") if each]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be integers >= 1 with commas between them, got {text!r}") from None
 
 
-def parsed():
+def dataset_names(text):
+    for name in (names := text.split(",")):
+        if name not in SETTINGS:
+            raise argparse.ArgumentTypeError(str(validation.unknown_name("dataset of Table 11", name, SETTINGS)))
+    return names
+
+
+def parsed(arguments):
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    benchmarks = parser.add_subparsers(dest="benchmark", required=True)
+    parser = command_line.Parser(
+        prog="python launch/benchmark.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    benchmarks = parser.add_subparsers(dest="benchmark", metavar="BENCHMARK", required=True)
     of_pool = benchmarks.add_parser("pool")
     of_overhead = benchmarks.add_parser("overhead")
     of_overhead.add_argument("--shape", choices=SHAPES, default="cifar", help="(%(default)s)")
-    of_overhead.add_argument("--model", help="with the cifar stem for small images, where it has stems (the shape's)")
-    of_overhead.add_argument("--image-size", type=int, help="(the shape's)")
-    of_overhead.add_argument("--batch-size", type=int, help="(the shape's)")
-    of_table11 = benchmarks.add_parser("table11")
-    of_table11.add_argument(
-        "--datasets", type=lambda text: text.split(","), default=list(SETTINGS), help=f"({','.join(SETTINGS)})"
+    of_overhead.add_argument(
+        "--model",
+        choices=models.names(),
+        metavar="NAME",
+        help="with the cifar stem for small images, where it has stems (the shape's)",
     )
-    of_table11.add_argument("--model", default="resnet50", help="the backbone (%(default)s)")
-    of_table11.add_argument("--image-size", type=int, default=224, help="(%(default)s)")
-    of_table11.add_argument("--batch-size", type=int, help="(each dataset's)")
+    of_overhead.add_argument("--image-size", type=command_line.positive_int, help="(the shape's)")
+    of_overhead.add_argument("--batch-size", type=command_line.positive_int, help="(the shape's)")
+    of_table11 = benchmarks.add_parser("table11")
+    of_table11.add_argument("--datasets", type=dataset_names, default=list(SETTINGS), help=f"({','.join(SETTINGS)})")
+    of_table11.add_argument(
+        "--model", choices=models.names(), metavar="NAME", default="resnet50", help="the backbone (%(default)s)"
+    )
+    of_table11.add_argument("--image-size", type=command_line.positive_int, default=224, help="(%(default)s)")
+    of_table11.add_argument("--batch-size", type=command_line.positive_int, help="(each dataset's)")
     of_train = benchmarks.add_parser("train")
-    of_train.add_argument("--model", default="resnet50", help="(%(default)s)")
-    of_train.add_argument("--image-size", type=int, default=224, help="(%(default)s)")
-    of_train.add_argument("--batch-size", "--batch", type=int, default=256, help="(%(default)s)")
+    of_train.add_argument("--model", choices=models.names(), metavar="NAME", default="resnet50", help="(%(default)s)")
+    of_train.add_argument("--image-size", type=command_line.positive_int, default=224, help="(%(default)s)")
+    of_train.add_argument("--batch-size", "--batch", type=command_line.positive_int, default=256, help="(%(default)s)")
     for chosen in (of_overhead, of_table11, of_train):
-        chosen.add_argument("--dtype", default="float32", help="what the backbone computes in (%(default)s)")
+        chosen.add_argument(
+            "--dtype", choices=DTYPES, default="float32", help="what the backbone computes in (%(default)s)"
+        )
     of_data = benchmarks.add_parser("data")
     of_data.add_argument("--images", type=pathlib.Path, metavar="DIR", help="JPEG files (made-up ones)")
-    of_data.add_argument("--cores", type=int, default=os.cpu_count(), help="(%(default)s)")
+    of_data.add_argument("--cores", type=command_line.positive_int, default=os.cpu_count(), help="(%(default)s)")
     of_retrieval = benchmarks.add_parser("retrieval")
-    of_retrieval.add_argument("--samples", type=int, default=50_000, help="(%(default)s)")
-    of_retrieval.add_argument("--dim", type=int, default=DIM, help="(%(default)s)")
+    of_retrieval.add_argument("--samples", type=command_line.positive_int, default=50_000, help="(%(default)s)")
+    of_retrieval.add_argument("--dim", type=command_line.positive_int, default=DIM, help="(%(default)s)")
     of_retrieval.add_argument("--class-sizes", type=integers, default=[500, 10], help="(500,10)")
     of_retrieval.add_argument("--galleries", type=integers, default=[10**5, 10**6], help="searched alone (10^5,10^6)")
-    of_retrieval.add_argument("--queries", type=int, default=1000, help="that search them (%(default)s)")
+    of_retrieval.add_argument(
+        "--queries", type=command_line.positive_int, default=1000, help="that search them (%(default)s)"
+    )
     of_toolkit = benchmarks.add_parser("toolkit")
-    of_toolkit.add_argument("--samples", type=int, default=10**6, help="(%(default)s)")
-    of_toolkit.add_argument("--classes", type=int, default=1000, help="(%(default)s)")
-    of_toolkit.add_argument("--dim", type=int, default=DIM, help="(%(default)s)")
-    of_toolkit.add_argument("--bent", type=int, default=500, help="points whose curvature is measured (%(default)s)")
-    of_toolkit.add_argument("--neighbours", type=int, default=20, help="(%(default)s)")
+    of_toolkit.add_argument("--samples", type=command_line.positive_int, default=10**6, help="(%(default)s)")
+    of_toolkit.add_argument("--classes", type=command_line.positive_int, default=1000, help="(%(default)s)")
+    of_toolkit.add_argument("--dim", type=command_line.positive_int, default=DIM, help="(%(default)s)")
+    of_toolkit.add_argument(
+        "--bent", type=command_line.positive_int, default=500, help="points whose curvature is measured (%(default)s)"
+    )
+    of_toolkit.add_argument("--neighbours", type=command_line.positive_int, default=20, help="(%(default)s)")
     of_imports = benchmarks.add_parser("imports")
     defaults = (of_pool, 15), (of_overhead, 9), (of_table11, 9), (of_data, 7), (of_train, 9), (of_retrieval, 5)
     for chosen, rounds in (*defaults, (of_toolkit, 7), (of_imports, 7)):
         chosen.add_argument(
-            "--rounds", type=int, default=rounds, help="how often each alternative is timed (%(default)s)"
+            "--rounds",
+            type=command_line.positive_int,
+            default=rounds,
+            help="how often each alternative is timed (%(default)s)",
         )
-    arguments = parser.parse_args()
-    for name in getattr(arguments, "datasets", ()):
-        if name not in SETTINGS:
-            parser.error(f"no dataset {name!r} in Table 11; valid names: {', '.join(SETTINGS)}")
-    return arguments
+    return parser.parse_args(arguments)
 
 
-def main(arguments):
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Times what is asked for; the exit code is 0, or 2 after one line on what is wrong."""
+    return command_line.answer(lambda: run(parsed(arguments)))
+
+
+def run(arguments):
     match arguments.benchmark:
         case "pool":
             pool(arguments.rounds)
@@ -1057,4 +1103,4 @@ def main(arguments):
 
 
 if __name__ == "__main__":
-    main(parsed())
+    sys.exit(main())

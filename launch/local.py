@@ -13,6 +13,7 @@ process that failed first, 128 + n if signal n ended it; 2 for arguments that do
 
 import argparse
 import contextlib
+import math
 import os
 import queue
 import signal
@@ -24,6 +25,7 @@ import time
 from collections.abc import Sequence
 from typing import IO, NamedTuple
 
+_EXAMPLE = "python launch/local.py --processes=2 -- python -m dsb_jax.main --config=configs/digits_lt.py"
 _TOLD_TO_END = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -61,24 +63,41 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parse(arguments):
-    parser = argparse.ArgumentParser(
-        usage="python launch/local.py --processes=N [--devices=N] [--grace=SECONDS] -- COMMAND …", allow_abbrev=False
-    )
-    parser.error = lambda message: parser.exit(2, f"error: {message}\n")
-    parser.add_argument("--processes", type=int, required=True, help="how many")
-    parser.add_argument("--devices", type=int, help="CPU devices of each process; JAX's default is 1")
-    parser.add_argument("--grace", type=float, default=30.0, help="seconds that the others have when one fails")
     arguments = list(arguments)
     divide = arguments.index("--") if "--" in arguments else len(arguments)
-    options, command = parser.parse_args(arguments[:divide]), arguments[divide + 1 :]
+    own, command = arguments[:divide], arguments[divide + 1 :]
+    parser = _parser(argparse.ArgumentParser)
+    if not command and not {"-h", "--help"} & set(own):  # what stands before it may be the command
+        _refuse(f"COMMAND is missing behind --, as in {_EXAMPLE}")
+    parser.error = lambda _: _explain(own)
+    options = parser.parse_args(own)
     for name in ("processes", "devices"):
         if (value := getattr(options, name)) is not None and value < 1:
-            parser.error(f"--{name} must be at least 1, got {value}")
-    if not options.grace >= 0:
-        parser.error(f"--grace must be at least 0, got {options.grace:g}")
-    if not command:
-        parser.error("the command is missing; it stands behind --")
+            _refuse(f"--{name} must be an integer >= 1, got {value}")
+    if not 0 <= options.grace < math.inf:
+        _refuse(f"--grace must be a finite number >= 0, got {options.grace:g}")
     return options, command
+
+
+def _parser(kind):
+    usage = "python launch/local.py --processes=N [--devices=N] [--grace=SECONDS] -- COMMAND …"
+    parser = kind(prog="python launch/local.py", usage=usage, allow_abbrev=False)
+    parser.add_argument("--processes", type=int, metavar="N", required=True, help="how many")
+    parser.add_argument("--devices", type=int, metavar="N", help="CPU devices of each process; JAX's default is 1")
+    parser.add_argument("--grace", type=float, default=30.0, help="seconds that the others have when one fails")
+    return parser
+
+
+def _explain(own):
+    """Says what is wrong with the arguments as the other commands do: with JAX, which the launcher does without."""
+    from dsb_jax import command_line
+
+    _parser(command_line.Parser).parse_args(own)
+
+
+def _refuse(message):
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
 
 
 def _environments(processes, devices):
@@ -123,8 +142,10 @@ def _pass_on(source: IO[bytes], sink: IO[bytes], prefix: bytes, events: queue.Si
             for line in source:
                 sink.write(prefix + line.removesuffix(b"\n") + b"\n")  # in one piece, between those of others
                 sink.flush()
-        except BrokenPipeError:  # of ``… | head``: a run that nobody can follow ends as if told to
+        except OSError as error:  # of ``… | head``, or a full disk: a run that nobody can follow ends as if told to
             events.put(_Told())
+            if not isinstance(error, BrokenPipeError) and sink is sys.stdout.buffer:
+                print(f"error: stdout: {error.strerror}", file=sys.stderr, flush=True)
             source.read()  # it may write while it saves
 
 

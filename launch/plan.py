@@ -22,6 +22,7 @@ import dataclasses
 import functools
 import math
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -29,7 +30,7 @@ import jax.numpy as jnp
 from jax.extend import core
 from jax.sharding import AbstractMesh, AxisType
 
-from dsb_jax import balancers, models, validation
+from dsb_jax import balancers, command_line, models, validation
 from dsb_jax.toolkit import streaming
 from dsb_jax.training import optimizers
 
@@ -69,8 +70,10 @@ class Plan:
     interclass: bool = True
 
     def __post_init__(self):
-        for name in ("samples", "devices", "batch_size"):
+        for name in ("samples", "classes", "dim", "devices", "batch_size"):
             validation.positive_int(name, getattr(self, name))
+        if 256 % self.devices:
+            raise ValueError(f"devices must be a divisor of 256, got {self.devices}")
         if self.rows >= 2**31:
             raise ValueError(f"the pool counts its rows in int32, at most 2,147,483,647, got {self.rows:,}")
         if self.classes > 2**24:
@@ -326,16 +329,19 @@ def time(seconds):
     return f"{seconds:,.1f} s"
 
 
-class Parser(argparse.ArgumentParser):
-    """Its errors are one line: the usage would hide them."""
+def samples(text: str) -> int:
+    """N; who misspelt the command toolkit is told of it."""
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be an integer, or the word toolkit before it, got {text!r}") from None
 
-    def error(self, message):
-        self.exit(2, f"error: {message}\n")
 
-
-def parser() -> argparse.ArgumentParser:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("samples", type=int, metavar="N")
+def parser() -> command_line.Parser:
+    parser = command_line.Parser(
+        prog="python launch/plan.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("samples", type=samples, metavar="N")
     parser.add_argument("classes", type=int, metavar="C")
     parser.add_argument("dim", type=int, metavar="d")
     parser.add_argument("devices", type=int, help="that share a batch: a divisor of the batch size and of 256")
@@ -351,32 +357,36 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Sequence[str]) -> int:
     """The command; what is wrong with its arguments becomes one line and exit status 2."""
-    if arguments and arguments[0] == "toolkit":
-        return main_of_toolkit(arguments[1:])
+    arguments = list(arguments)
+    if arguments[:1] == ["toolkit"]:
+        return command_line.answer(lambda: of_toolkit(arguments[1:]))
+    return command_line.answer(lambda: of_balancer(arguments))
+
+
+def of_balancer(arguments: list[str]) -> None:
+    """The plan of a run."""
     given = parser().parse_args(arguments)
-    try:
-        plan = Plan(
-            given.samples,
-            given.classes,
-            given.dim,
-            given.devices,
-            batch_size=given.batch_size,
-            capacity=given.capacity,
-            dtype=given.dtype,
-            interclass=not given.no_interclass,
-        )
-        of_model = model(
-            given.model,
-            plan.classes,
-            image_size=validation.positive_int("image_size", given.image_size),
-            optimizer=given.optimizer,
-            parameters=given.parameters,
-        )
-        show(plan, of_model, validation.positive("memory", given.memory) * 2**30)
-    except ValueError as error:
-        parser().error(error)
+    plan = Plan(
+        given.samples,
+        given.classes,
+        given.dim,
+        given.devices,
+        batch_size=given.batch_size,
+        capacity=given.capacity,
+        dtype=given.dtype,
+        interclass=not given.no_interclass,
+    )
+    memory = validation.positive("memory", given.memory) * 2**30
+    of_model = model(
+        given.model,
+        plan.classes,
+        image_size=validation.positive_int("image_size", given.image_size),
+        optimizer=given.optimizer,
+        parameters=given.parameters,
+    )
+    show(plan, of_model, memory)
 
 
 # ---- The toolkit: scales of classes of embeddings in files, read once.
@@ -504,10 +514,12 @@ def advise_scales(plan: ScalesPlan, memory: float) -> list[str]:
     return advice or ["Nothing of it is large: nothing needs to change."]
 
 
-def main_of_toolkit(arguments: list[str]) -> None:
-    """The command of the toolkit's plan."""
-    parser = Parser(
-        prog="plan.py toolkit", description=SCALES_DOC, formatter_class=argparse.RawDescriptionHelpFormatter
+def of_toolkit(arguments: list[str]) -> None:
+    """The plan of the toolkit's scales."""
+    parser = command_line.Parser(
+        prog="python launch/plan.py toolkit",
+        description=SCALES_DOC,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("samples", type=int, metavar="N")
     parser.add_argument("classes", type=int, metavar="C")
@@ -518,14 +530,11 @@ def main_of_toolkit(arguments: list[str]) -> None:
     parser.add_argument("--read", type=float, default=3.4, help="GB that a worker reads in a second (%(default)s)")
     parser.add_argument("--memory", type=float, default=16, help="GiB of a worker's machine (%(default)s)")
     given = parser.parse_args(arguments)
-    try:
-        sizes = (given.samples, given.classes, given.dim, given.itemsize, given.files, given.workers)
-        plan = ScalesPlan(*sizes, read=1e9 * validation.positive("read", given.read))
-        show_scales(plan, validation.positive("memory", given.memory) * 2**30)
-    except ValueError as error:
-        parser.error(error)
+    sizes = (given.samples, given.classes, given.dim, given.itemsize, given.files, given.workers)
+    plan = ScalesPlan(*sizes, read=1e9 * validation.positive("read", given.read))
+    show_scales(plan, validation.positive("memory", given.memory) * 2**30)
 
 
 if __name__ == "__main__":
     jax.config.update("jax_platforms", "cpu")  # a TPU has one user, and this may be run beside it
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

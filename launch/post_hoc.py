@@ -20,6 +20,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from reproduction import runs
 
 import dsb_jax
+from dsb_jax import command_line
 from dsb_jax.data import feed
 from dsb_jax.evaluation import metrics
 from dsb_jax.toolkit.inputs import run_features
@@ -32,24 +33,28 @@ COLUMNS = ("run", "tau", "volumes", "counts")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints a row for each τ; the exit code is 0, or 2 after one line on what is wrong."""
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    return command_line.answer(lambda: run(arguments))
+
+
+def run(arguments: Sequence[str] | None) -> None:
+    """The command, whose errors are raised."""
+    options = command_line.Parser(
+        prog="python launch/post_hoc.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("workdirs", nargs="+", metavar="WORKDIR", type=pathlib.Path)
     options.add_argument("--data-dir", metavar="DIR", help="where the dataset lies here; by default as the run has it")
     options.add_argument("--csv", metavar="FILE", type=pathlib.Path, help="a row for every run and τ goes there")
     options.add_argument("--taus", nargs="+", type=float, default=TAUS, metavar="T")
     options = options.parse_args(arguments)
-    try:
-        found = np.array([accuracies(each, options.taus, options.data_dir) for each in options.workdirs])
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if wrong := [tau for tau in options.taus if not np.isfinite(tau)]:
+        raise ValueError(f"--taus must be finite numbers, got {wrong[0]:g}")
+    found = np.array([accuracies(each, options.taus, options.data_dir) for each in options.workdirs])
     if options.csv is not None:
         runs.merge(options.csv, COLUMNS, rows(options.workdirs, options.taus, found), ("run", "tau"))
     print(f"Mean class accuracy (%) of {len(found)} runs, ± standard error\n{'τ':>5}  {'volumes':>12}  {'counts':>12}")
     for tau, of_runs in zip(options.taus, 100 * np.moveaxis(found, 2, 0), strict=True):
         volumes, counts = (_mean_and_error(column) for column in of_runs.T)
         print(f"{tau:5g}  {volumes:>12}  {counts:>12}")
-    return 0
 
 
 def rows(workdirs: Sequence[pathlib.Path], taus: Sequence[float], found: np.ndarray) -> list[dict[str, str]]:

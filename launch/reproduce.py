@@ -28,35 +28,37 @@ from reproduction.catalogue import TARGETS
 from reproduction.runs import Job
 from reproduction.targets import RESULTS, SCALES, Cell, Target
 
-from dsb_jax import validation
+from dsb_jax import command_line, validation
 from dsb_jax.data import datasets
 from dsb_jax.evaluation import page
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Lists, runs or shows; the exit code is 0, 1 where a run failed, or 2 after one line on what is wrong."""
-    options = parser().parse_args(arguments)
+    return command_line.answer(
+        lambda: run(parser().parse_args(arguments)), interrupted="interrupted; the same command goes on"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """The command, whose errors are raised."""
     options.out, options.results = options.out.resolve(), options.results.resolve()  # runs have a folder of their own
     options.seeds = list(dict.fromkeys(options.seeds))
-    try:
-        validation.positive_int("--jobs", options.jobs)
-        if options.list:
-            listing(options.results)
-            return 0
-        if options.claims:
-            print(page.write(options.results / "claims.md", claims.markdown(options.results)))
-            return 0
-        target = chosen(options)
-        if target.commands:
-            return execute(options, target)
-        failed = [] if options.pages else train(options, target)
-        paths = show(options.target, target, options)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on", file=sys.stderr)
-        return 130
+    asked = [name for name in ("list", "claims") if getattr(options, name)]
+    if asked and (options.target is not None or len(asked) > 1):
+        other = repr(options.target) if options.target is not None else "--claims"
+        raise ValueError(f"--{asked[0]} is of all tables and figures and stands alone, got {other} besides")
+    if options.list:
+        listing(options.results)
+        return 0
+    if options.claims:
+        print(page.write(options.results / "claims.md", claims.markdown(options.results)))
+        return 0
+    target = chosen(options)
+    if target.commands:
+        return execute(options, target)
+    failed = [] if options.pages else train(options, target)
+    paths = show(options.target, target, options)
     print("\n".join([*failed, *map(str, paths)]))
     return 1 if failed else 0
 
@@ -69,19 +71,21 @@ def chosen(options: argparse.Namespace) -> Target:
     """
     name = options.target
     if name is None:
-        raise ValueError(f"which table or figure? {', '.join(TARGETS)}; --list says more")
+        raise ValueError(f"TARGET is missing: one of {', '.join(TARGETS)}; --list says more")
     if name not in TARGETS:
         several = [each for each in TARGETS if each.startswith(f"{name}-")]
-        if several:
-            raise ValueError(f"{name} is several: {', '.join(several)}")
+        if several or name in ("table", "figure"):
+            several = several or [each for each in TARGETS if each.startswith(name)]
+            raise ValueError(f"{name!r} is several; choose one of {', '.join(several)}")
         raise validation.unknown_name("table or figure", name, TARGETS)
     target = TARGETS[name]
     if target.reason:
         raise ValueError(f"{name} ({target.title}): {target.reason}")
     if target.commands and options.pages:
-        raise ValueError(f"{name} has no page of its own: it runs python {' '.join(target.commands[0])}")
+        command = " ".join(target.commands[0]).replace("{out}", options.out.name)
+        raise ValueError(f"{name} has no page of its own: it runs python {command}")
     if not target.commands and options.scale not in target.cells:
-        raise ValueError(f"{name} is offered at the scales {', '.join(target.cells)}, got {options.scale!r}")
+        raise validation.unknown_name(f"scale of {name}", options.scale, target.cells)
     return target
 
 
@@ -122,6 +126,7 @@ def present(options: argparse.Namespace, target: Target) -> list[Cell]:
         if method not in methods:
             raise validation.unknown_name(f"method of {options.target}", method, methods)
     cells = [cell for cell in cells if options.methods is None or cell.method in options.methods]
+    cells[0].configured(options.set)  # what is wrong with --set, before all else
     lacking = states.missing(target, options.scale)
     found = [cell for cell in cells if cell.configured().dataset not in lacking]
     if not found:
@@ -243,16 +248,24 @@ def _described(name: str, target: Target, scale: str | None, results: pathlib.Pa
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = command_line.Parser(
+        prog="python launch/reproduce.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("target", nargs="?", metavar="TARGET", help="such as table5 or figure3")
     options.add_argument("--list", action="store_true", help="all targets, and what is measured of them")
     options.add_argument("--claims", action="store_true", help="a page of the paper's claims")
     options.add_argument("--scale", choices=SCALES, default="paper", help="(%(default)s)")
-    options.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N", help="(0 1 2)")
+    options.add_argument(
+        "--seeds", nargs="+", type=command_line.natural, default=[0, 1, 2], metavar="N", help="(0 1 2)"
+    )
     options.add_argument("--methods", nargs="+", metavar="NAME", help="some of the target's; all by default")
     options.add_argument("--set", default="", metavar="KEY=VALUE,…", help="further settings of all runs")
     options.add_argument(
-        "--jobs", type=int, default=1, metavar="N", help="runs at once, which share the CPU, and a GPU's memory (1)"
+        "--jobs",
+        type=command_line.positive_int,
+        default=1,
+        metavar="N",
+        help="runs at once, which share the CPU, and a GPU's memory (1)",
     )
     options.add_argument("--input", metavar="FILES", help="of yours, which some figures read")
     options.add_argument("--pages", action="store_true", help="run nothing")

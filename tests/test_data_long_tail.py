@@ -66,7 +66,7 @@ def test_one_class_keeps_everything():
         ((100, 0, 10), "num_classes must be an integer >= 1, got 0"),
         ((100, 10, 0.01), "imbalance is the largest class over the smallest and must be >= 1, got 0.01"),
         ((100, 10, float("nan")), "imbalance must be a finite number > 0, got nan"),
-        ((50, 10, 100), "leaves the smallest class without images"),
+        ((50, 10, 100), "imbalance must be at most the images of the largest class, 50, got 100"),
     ],
 )
 def test_exponential_counts_refuse(arguments, message):
@@ -148,8 +148,8 @@ def test_every_row_of_a_class_is_as_likely_as_another():
 @pytest.mark.parametrize(
     ("labels", "counts", "seed", "message"),
     [
-        (LABELS, [40, 32, 1, 1, 1], 0, "counts asks for 32 samples of class 1, but labels has 31"),
-        (LABELS, [1] * 6, 0, "counts asks for 1 samples of class 5, but labels has 0"),
+        (LABELS, [40, 32, 1, 1, 1], 0, "class 1 has 31 samples, but 32 are wanted of it"),
+        (LABELS, [1] * 6, 0, "class 5 has 0 samples, but 1 are wanted of it"),
         (LABELS, [1] * 4, 0, r"labels must lie in \[0, 4\), got 4 at position"),
         (LABELS - 1, [1] * 5, 0, r"labels must lie in \[0, 5\), got -1 at position"),
         (LABELS.astype(float), [1] * 5, 0, "labels must be integers, got float64"),

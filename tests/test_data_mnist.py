@@ -204,8 +204,8 @@ def test_progress_says_how_long_is_left(archive, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["mnits"], "error: unknown dataset 'mnits'; did you mean 'mnist'? "),
-        (["mnist"], "error: mnist needs an archive: the folder of train-images-idx3-ubyte[.gz], "),
-        (["mnist", "--archive", "nowhere"], "error: archive 'nowhere' is no folder, or empty; wanted is the folder"),
+        (["mnist"], "error: mnist needs --archive: the folder of train-images-idx3-ubyte[.gz], "),
+        (["mnist", "--archive", "nowhere"], "error: archive 'nowhere' is not there; wanted is the folder"),
     ],
 )
 def test_a_wrong_command_is_one_line(arguments, message, tmp_path, capsys):

@@ -388,7 +388,8 @@ def test_a_data_dir_that_cannot_be_is_one_line(arguments, capsys):
     assert overview.main([*arguments, "--data-dir", "x" * 300]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
-    assert lines[0].startswith("error: [Errno 36] File name too long: ")
+    assert lines[0].startswith(f"error: {'x' * 300}")
+    assert lines[0].endswith(": File name too long")
 
 
 def test_a_dataset_that_may_not_be_read_is_a_cell_of_the_list(archive, monkeypatch, capsys):
@@ -406,7 +407,7 @@ def test_a_dataset_that_may_not_be_read_is_a_cell_of_the_list(archive, monkeypat
     assert overview.main(["--data-dir", str(archive.parent / "data")]) == 0
     assert "folder/insects      unreadable" in capsys.readouterr().out
     assert overview.main(["folder/insects", "--data-dir", str(archive.parent / "data")]) == 2
-    assert capsys.readouterr().err.startswith("error: [Errno 13] Permission denied: ")
+    assert capsys.readouterr().err.endswith(": Permission denied\n")
 
 
 def test_a_reader_that_has_seen_enough_ends_the_list_quietly():
@@ -434,7 +435,7 @@ def test_interruption_is_one_line(archive, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         counted(patch, 9)
         assert run(archive) == 130
-    assert capsys.readouterr().err.rstrip().endswith("stopped; the same command goes on")
+    assert capsys.readouterr().err.rstrip().endswith("interrupted; the same command goes on")
 
 
 def test_files_that_cannot_be_read_are_bad_ones(archive, monkeypatch, capsys):

@@ -144,8 +144,12 @@ def test_protocols_choose_classes_and_images(digits, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        (("digits", "val"), {}, "unknown split of digits 'val'; did you mean 'train'"),
-        (("digits", "test"), {"protocol": "x"}, "unknown protocol of digits 'x'; did you mean 'retrieval'"),
+        (("digits", "val"), {}, "unknown split of digits 'val'. Valid names: test, train"),
+        (
+            ("digits", "test"),
+            {"protocol": "x"},
+            "unknown protocol of digits 'x'. Valid names: class",
+        ),
         (("digits", "test"), {"random_crop": "shift"}, "random_crop=shift needs an image_size"),
         (("digits", "test"), {"shorter_side": 9}, "shorter_side=9 needs an image_size"),
         (("digits", "test"), {"random_crop": "shfit", "image_size": 8}, "unknown random_crop 'shfit'; did you mean"),

@@ -1,136 +1,106 @@
 """Every file in ``errors``: what a user types, and the one line that answers it.
 
-A file may begin with a line ``# setup``, the name of a function below that makes the situation.
+A file may begin with a line ``# ...``: names of situations in :mod:`error_situations`, or of files that there are
+besides those that the command names. Files of ``dsb_jax.main`` lie in the folder itself, those of other programs in one
+of their own.
 """
 
 import contextlib
-import fcntl
+import importlib
+import logging
 import os
 import pathlib
-import runpy
 import shlex
-import shutil
 import subprocess
+import sys
+from typing import NamedTuple
 
-import numpy as np
 import pytest
-from array_record.python import array_record_module
-from tensorflow_datasets.proto import tf_example_pb2
+from error_situations import ROOT, SITUATIONS, write
 
-from dsb_jax import data
-from dsb_jax.training import checkpoints, workdir
+from dsb_jax import data, main
 
 # config_flags loads a config file by a deprecated method of importlib.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
-CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
-ERRORS = sorted((pathlib.Path(__file__).parent / "errors").glob("*.txt"))
-SMALL = "model=lenet,epochs=1,sample_space=False,devices=1"
+FOLDER = pathlib.Path(__file__).parent / "errors"
+ERRORS = sorted(FOLDER.rglob("*.txt"))
+MAIN = "dsb_jax.main"
+MODULES = (MAIN, "dsb_jax.toolkit", "dsb_jax.data", "dsb_jax.data.prepare", "dsb_jax.models")
+SCRIPTS = ("plan", "local", "reproduce", "post_hoc", "benchmark")
+
+
+class Typed(NamedTuple):
+    """A file: ``output`` is where stdout goes, None if the command does not say."""
+
+    situations: tuple[str, ...]
+    program: str
+    arguments: tuple[str, ...]
+    output: str | None
+    answer: str
 
 
 def parsed(path):
-    """Name of the set-up or None, arguments, and the answer."""
     *comment, typed, answer = path.read_text().splitlines()
-    program, *arguments = shlex.split(typed.removeprefix("$ "))[:1] + shlex.split(typed.removeprefix("$ "))[3:]
-    assert program == "python"
-    subprocess.run(["bash", "-nc", typed.removeprefix("$ ")], check=True)  # as a shell reads it, too
-    return comment[0].removeprefix("# ") if comment else None, arguments, answer
+    typed = typed.removeprefix("$ ")
+    subprocess.run(["bash", "-nc", typed], check=True)  # as a shell reads it, too
+    python, *words = shlex.split(typed)
+    assert python == "python"
+    output = None
+    if words[-2:-1] == [">"]:
+        *words, _, output = words
+    program, arguments = (words[1], words[2:]) if words[0] == "-m" else (words[0], words[1:])
+    situations = tuple(comment[0].removeprefix("# ").split()) if comment else ()
+    return Typed(situations, program, tuple(arguments), output, answer)
 
 
-def broken_configs(folder, monkeypatch, stack):
-    (folder / "wrong.py").write_text("def get_config(:\n")
-    (folder / "fails.py").write_text("def get_config():\n    return {}['dataset']\n")
+def main_of(program):
+    """The function that the program consists of."""
+    if program in MODULES:
+        name = program if program == "dsb_jax.data.prepare" else f"{program}.__main__"
+        return importlib.import_module(name).main
+    script = pathlib.PurePath(program)
+    assert script.parent.name == "launch"
+    assert script.stem in SCRIPTS
+    return importlib.import_module(script.stem).main
 
 
-def a_file_in_the_way(folder, monkeypatch, stack):
-    (folder / "run").write_text("mine")
-
-
-def another_run(folder, monkeypatch, stack):
-    with workdir.Workdir(folder / "run", config_of(f"{SMALL},seed=3,loss=focal")) as files:
-        files.begin()
-
-
-def config_of(arguments):
-    return runpy.run_path(str(CONFIGS / "digits_lt.py"))["get_config"](arguments)
-
-
-def a_run_at_work(folder, monkeypatch, stack):
-    (folder / "run").mkdir()
-    lock = stack.enter_context((folder / "run" / ".lock").open("w"))
-    lock.write("process 4711 on somewhere\n")
-    lock.flush()
-    fcntl.flock(lock, fcntl.LOCK_EX)
-
-
-def a_full_disk(folder, monkeypatch, stack):
-    (folder / "run").mkdir()
-    (folder / "run" / "metrics.jsonl").symlink_to("/dev/full")
-
-
-def a_read_only_disk(folder, monkeypatch, stack):
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
-
-
-def a_corrupt_image(folder, monkeypatch, stack):
-    """The first training image ends after a few bytes."""
-    prepared = pathlib.Path(data.datasets.prepare("digits")[0])
-    copy = folder / "data" / "digits" / prepared.name
-    shutil.copytree(prepared, copy)
-    (file,) = copy.glob("*-train.array_record*")
-    reader = array_record_module.ArrayRecordReader(str(file))
-    records = [tf_example_pb2.Example.FromString(record) for record in reader.read_all()]
-    reader.close()
-    image = records[0].features.feature["image"].bytes_list
-    image.value[0] = image.value[0][:20]
-    writer = array_record_module.ArrayRecordWriter(str(file), "group_size:1")
-    for record in records:
-        writer.write(record.SerializeToString())
-    writer.close()
-
-
-def damaged_checkpoints(folder, monkeypatch, stack):
-    with workdir.Workdir(folder / "run", config_of(SMALL)) as files:
-        files.begin()
-    with checkpoints.Checkpoints(folder / "run" / "checkpoints") as saved:
-        saved.save(8, {"params": np.zeros(3, np.float32)}, {})
-    with (folder / "run" / "checkpoints" / "8" / "checkpoint.json").open("r+b") as file:
-        file.write(b"?")
-
-
-SETUPS = {
-    setup.__name__: setup
-    for setup in (
-        broken_configs,
-        a_file_in_the_way,
-        another_run,
-        a_run_at_work,
-        a_full_disk,
-        a_read_only_disk,
-        a_corrupt_image,
-        damaged_checkpoints,
-    )
-}
-
-
-@pytest.mark.parametrize("path", ERRORS, ids=lambda path: path.stem)
-def test_the_answer_is_one_line(path, trains, tmp_path, monkeypatch, capsys):
-    setup, arguments, answer = parsed(path)
-    data.load("digits", "test")  # prepared, so that nothing but the line is to be seen
-    (tmp_path / "configs").symlink_to(CONFIGS)
+def answered(typed, folder, trains, monkeypatch, capsys):
+    """The exit code and what there is on stdout and stderr."""
+    (folder / "configs").symlink_to(ROOT / "configs")
+    monkeypatch.syspath_prepend(str(ROOT / "launch"))
+    for word in (*typed.situations, *typed.arguments):
+        write(word.removeprefix("./"), folder)
+    if typed.program == MAIN or "digits" in typed.arguments:
+        data.load("digits", "test")  # prepared, so that nothing but the line is to be seen
     with contextlib.ExitStack() as stack:
-        if setup:
-            SETUPS[setup](tmp_path, monkeypatch, stack)
+        for name in typed.situations:
+            if name in SITUATIONS:
+                SITUATIONS[name](folder, monkeypatch, stack)
+        if typed.output is not None:
+            monkeypatch.setattr(sys, "stdout", stack.enter_context(open(typed.output, "w")))
         capsys.readouterr()
-        before = {file: file.read_bytes() for file in tmp_path.glob("run/**/*") if file.is_file()}
-        with pytest.raises(SystemExit) as raised:
-            trains(*arguments)
-    message = raised.value.code  # 1; or a text, which Python prints on stderr before it exits with status 1
-    if message == 1:
-        message = capsys.readouterr().err.splitlines()[-1]
-    assert message.replace(f"{tmp_path}/", "") == answer
-    lost = [file for file, content in before.items() if not kept(tmp_path / "run", file, content)]
-    assert lost == []
+        before = {file: file.read_bytes() for file in folder.glob("run/**/*") if file.is_file()}
+        try:
+            code = trains(*typed.arguments) if typed.program == MAIN else main_of(typed.program)(typed.arguments)
+        except SystemExit as end:
+            code = end.code
+        lost = [file for file, content in before.items() if not kept(folder / "run", file, content)]
+        assert lost == []
+        out, err = capsys.readouterr()
+    if isinstance(code, str):  # which Python prints on stderr before it exits with status 1
+        code, err = 1, f"{err}{code}\n"
+    return code, out, err.replace(f"{folder}/", "")
+
+
+@pytest.mark.parametrize("path", ERRORS, ids=lambda path: str(path.relative_to(FOLDER).with_suffix("")))
+def test_the_answer_is_one_line(path, trains, tmp_path, monkeypatch, capsys):
+    typed = parsed(path)
+    code, out, err = answered(typed, tmp_path, trains, monkeypatch, capsys)
+    if typed.program in (MAIN, "dsb_jax.data.prepare"):  # which may have begun, and show how far they are
+        out, err = "", f"{err.splitlines()[-1]}\n"
+    expected = 1 if typed.program == MAIN else 130 if "ctrl_c" in typed.situations else 2
+    assert (code, out, err) == (expected, "", f"{typed.answer}\n")
 
 
 def kept(folder, file, content):
@@ -140,5 +110,58 @@ def kept(folder, file, content):
     return any(other.read_bytes() == content for other in folder.rglob(file.name))
 
 
-def test_there_are_the_likeliest_twenty():
-    assert len(ERRORS) >= 20
+def test_every_program_has_errors():
+    programs = {parsed(path).program for path in ERRORS}
+    assert programs == {*MODULES, *(f"launch/{script}.py" for script in SCRIPTS)}
+
+
+def test_every_command_of_the_toolkit_has_errors():
+    typed = [parsed(path).arguments[:1] for path in FOLDER.glob("toolkit/*.txt")]
+    for command in ("scales", "marginal", "collect", "select", "hierarchy", "correlate", "drift", "geometry", "report"):
+        assert (command,) in typed
+
+
+@contextlib.contextmanager
+def nobody_reads(monkeypatch):
+    """Stdout is a pipe whose other end is closed, as that to ``head`` when it has seen enough."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w") as shut:
+        monkeypatch.setattr(sys, "stdout", shut)
+        yield
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments"),
+    [
+        ("dsb_jax.toolkit", ["scales", "bugs.npz"]),
+        ("dsb_jax.models", ["lenet"]),
+        ("launch/plan.py", ["toolkit", "1000", "10", "64"]),
+    ],
+)
+def test_a_reader_that_has_seen_enough_ends_a_program_quietly(
+    program, arguments, tmp_path, monkeypatch, capsys, logging_as_before
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(ROOT / "launch"))
+    write("bugs.npz", tmp_path)
+    with nobody_reads(monkeypatch):
+        assert main_of(program)(arguments) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_run_goes_on_when_nobody_reads_what_it_says(trains, tmp_path, monkeypatch, capsys):
+    steps = []
+
+    def train(config, workdir, resume):
+        for step in range(3):
+            logging.getLogger("dsb_jax").info("step %d", step)
+            steps.append(step)
+        raise ValueError("the end")
+
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    monkeypatch.setattr(main, "train", train)
+    with nobody_reads(monkeypatch), pytest.raises(SystemExit):
+        trains("--config=configs/digits_lt.py")
+    assert steps == [0, 1, 2]
+    assert capsys.readouterr().err == "stdout: Broken pipe; the run goes on without it\nerror: the end\n"

@@ -15,6 +15,7 @@ PACKAGE = pathlib.Path(dsb_jax.__file__).parent
 # From the bottom up; packages of one line import neither each other nor what is above.
 LAYERS = (
     ("validation",),
+    ("command_line",),
     ("semantic_scale",),
     ("feature_pool", "interference", "losses"),
     ("balancers",),

@@ -166,24 +166,3 @@ def test_when_nobody_reads_the_processes_are_told_to_end():
         launcher.stdout.readline()
         launcher.stdout.close()
         assert launcher.wait(timeout=30) == 128 + signal.SIGTERM
-
-
-@pytest.mark.parametrize(
-    ("arguments", "answer"),
-    [
-        (["--", "true"], "error: the following arguments are required: --processes"),
-        (["--processes=0", "--", "true"], "error: --processes must be at least 1, got 0"),
-        (["--processes=two", "--", "true"], "error: argument --processes: invalid int value: 'two'"),
-        (["--processes=2", "--devices=0", "--", "true"], "error: --devices must be at least 1, got 0"),
-        (["--processes=2", "--grace=-1", "--", "true"], "error: --grace must be at least 0, got -1"),
-        (["--processes=2", "--grace=nan", "--", "true"], "error: --grace must be at least 0, got nan"),
-        (["--processes=2"], "error: the command is missing; it stands behind --"),
-        (["--processes=2", "--"], "error: the command is missing; it stands behind --"),
-        (["--processes=2", "true"], "error: unrecognized arguments: true"),
-        (["--processes=2", "--device=4", "--", "true"], "error: unrecognized arguments: --device=4"),
-        (["--processes=2", "--", "no-such-command"], "error: no-such-command: No such file or directory"),
-    ],
-)
-def test_bad_arguments_are_answered_in_one_line(arguments, answer):
-    done = subprocess.run([sys.executable, LAUNCHER, *arguments], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"{answer}\n")

@@ -335,11 +335,11 @@ def test_the_list_tells_all_targets_and_what_they_need(small, tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "error: which table or figure? table1, table2, "),
-        (["figure2"], "error: figure2 is several: figure2-left, figure2-right"),
+        ([], "error: TARGET is missing: one of table1, table2, "),
+        (["figure2"], "error: 'figure2' is several; choose one of figure2-left, figure2-right"),
         (["table13"], "error: unknown table or figure 'table13'; "),
         (["figure9"], "error: figure9 (eight fundus images): an illustration, which has no numbers"),
-        (["table4", "--scale=cpu"], "error: table4 is offered at the scales paper, got 'cpu'"),
+        (["table4", "--scale=cpu"], "error: unknown scale of table4 'cpu'. Valid names: paper"),
         (
             ["table5", "--scale=cpu", "--methods", "DSB-NMS"],
             "unknown method of table5 'DSB-NMS'; did you mean 'DSB-NSM'",

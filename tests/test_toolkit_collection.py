@@ -155,7 +155,7 @@ def test_samples_of_another_dimension():
     [
         ({"dim": 0}, "dim must be an integer >= 1, got 0"),
         ({"dim": 3, "tolerance": 0}, "tolerance must be a finite number > 0, got 0"),
-        ({"dim": 3, "tolerance": 1}, "tolerance is a fraction of the volume, such as 0.01 for 1%, and below 1, got 1"),
+        ({"dim": 3, "tolerance": 1}, "tolerance must be a fraction of the volume below 1, such as 0.01 for 1%, got 1"),
         ({"dim": 3, "epsilon": -1.0}, "epsilon must be a finite number > 0, got -1.0"),
     ],
 )

@@ -161,38 +161,6 @@ def test_the_report_is_one_page_of_all_findings(embeddings):
     assert "<script src" not in text
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("scales", "bugs.npy"), "bugs.npz"),
-        (("scales", "cifar11"), "did you mean 'cifar10'"),
-        (("scales", "bugs.npz", "--space", "sample"), "has no images that could be measured in sample space"),
-        (("scales", "bugs.npz", "--space", "pixels"), "unknown space 'pixels'"),
-        (("scales", "bugs.npz", "--features", "featurs"), "'features'"),
-        (("scales", "digits", "--space", "feature"), "give a model and weights"),
-        (("scales", "digits", "--model", "resnet18"), "needs weights too"),
-        (("scales", "bugs.npz", "--alpha", "0.5"), "alpha must be a finite number >= 1"),
-        (("scales", "bugs.npz", "--dim", "0"), "dim must be an integer >= 1"),
-        (("scales", "empty.npz"), "0 bytes"),
-        (("scales", "nan.npz"), "row 1 (class b)"),
-        (("select", "bugs.npz", "--keep", "1.5"), "keep"),
-        (("correlate", "bugs.npz"), "--accuracy is missing"),
-        (("drift", "bugs.npz", "bugs.npz", "--epochs", "1"), "--epochs must be one for each of 2 snapshots, got 1"),
-        (("drift", "bugs.npz"), "workdir of a run"),
-    ],
-)
-def test_what_is_wrong_is_one_line(embeddings, capsys, arguments, message):
-    pathlib.Path("empty.npz").touch()
-    np.savez("nan.npz", features=np.array([[1.0], [np.nan]]), labels=np.array(["a", "b"]))
-    rows("digits")  # is prepared beforehand
-    capsys.readouterr()
-    code, out, err = run(capsys, *arguments)
-    assert (code, out) == (2, "")
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    assert message in err
-
-
 def test_an_unwritable_folder_is_named(embeddings, capsys):
     pathlib.Path("taken").write_text("")
     code, _, err = run(capsys, "scales", "bugs.npz", "--out", "taken/here")
@@ -240,26 +208,6 @@ def test_plots_of_another_input_are_removed(embeddings, capsys):
     left = sorted(path.name for path in pathlib.Path("results").iterdir())
     assert left == ["scales.json", "scales.png", "scalesman.png"]
     assert "radar" not in out
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("scales", "bugs.npz", "--split", "test"), "bugs.npz is files of rows, for which split has no effect"),
-        (("scales", "bugs.npz", "--model", "resnet18", "--weights", "x"), "for which model has no effect"),
-        (("scales", "digits", "--features", "x"), "digits is a dataset, for which features has no effect"),
-        (("scales", "bugs.npz", "--beam-args=--x=1"), "are for --runner=beam"),
-        (("hierarchy", "bugs.npz", "--parents", "bugs.npz", "--siblings"), "does not go with --parents"),
-        (("hierarchy", "bugs.npz", "--siblings"), "--siblings needs --map"),
-        (("collect", "bugs.npz", "--state", "s.npz", "--batch-size", "9"), "--batch-size is for JSON lines"),
-        (("drift", "bugs.npz", "--epochs", "1"), "is a run, for which epochs has no effect"),
-        (("scales", "bugs.npz", "--epsilon", "1e200"), "a number is too large to be squared"),
-    ],
-)
-def test_options_without_effect_are_refused(embeddings, capsys, arguments, message):
-    code, out, err = run(capsys, *arguments)
-    assert (code, out) == (2, "")
-    assert message in err
 
 
 def test_integers_keep_their_digits(embeddings, capsys):

@@ -140,8 +140,8 @@ def test_a_mesh_has_the_devices_in_their_order():
     [
         (9, 1, "devices must be at most the 8 that are here, got 9"),
         (0, 1, "devices must be"),
-        (8, 3, "model_devices must divide the 8 of a process, got 3"),
-        (6, 4, "model_devices must divide the 6 of a process, got 4"),
+        (8, 3, "model_devices must divide the 8 devices of a process, got 3"),
+        (6, 4, "model_devices must divide the 6 devices of a process, got 4"),
     ],
 )
 def test_numbers_that_do_not_fit_the_devices(devices, model_devices, message):

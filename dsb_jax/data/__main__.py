@@ -1,11 +1,10 @@
 """Lists all datasets: ``python -m dsb_jax.data``."""
 
-import argparse
 import errno
-import os
 import sys
 from collections.abc import Sequence
 
+from dsb_jax import command_line
 from dsb_jax.data import datasets
 from dsb_jax.data.builders import SPECS
 from dsb_jax.data.specs import Spec
@@ -22,7 +21,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
       The exit code: 0, or 2 after one line on stderr about what is wrong with the input.
     """
-    parser = argparse.ArgumentParser(
+    return command_line.answer(lambda: _run(arguments))
+
+
+def _run(arguments: Sequence[str] | None) -> None:
+    parser = command_line.Parser(
         prog="python -m dsb_jax.data",
         description="Lists the datasets: their sizes, licences, and whether they are prepared here.",
         epilog="A dataset is prepared by python -m dsb_jax.data.prepare NAME --archive DIR.",
@@ -30,22 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("name", nargs="?", help="a dataset, of which all that is known is printed")
     parser.add_argument("--data-dir", metavar="DIR", help="$TFDS_DATA_DIR or ~/tensorflow_datasets by default")
     options = parser.parse_args(arguments)
-    try:
-        text = _described(options.name, options.data_dir) if options.name else _listed(options.data_dir)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    _print(text)
-    return 0
-
-
-def _print(text: str) -> None:
-    """Writes to a reader that may have seen enough, as ``head`` has."""
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        # What is left in the buffer would be complained of when Python ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    print(_listed(options.data_dir) if options.name is None else _described(options.name, options.data_dir))
 
 
 def _listed(data_dir: str | None) -> str:

@@ -290,7 +290,9 @@ def prepare(
     """
     folder = _folder(name, data_dir)
     wanted = _builder(name).MANUAL_DOWNLOAD_INSTRUCTIONS
-    if wanted and archive is not None and not _is_complete(folder):
+    if archive is not None and not wanted:
+        raise ValueError(f"{name} needs no archive, got {os.fspath(archive)!r}")
+    if archive is not None and not _is_complete(folder):
         _require_archive(name, archive, wanted)
     if _is_complete(folder):
         _refuse_other_images(name, folder, archive)
@@ -300,7 +302,7 @@ def prepare(
         if _is_complete(by_tfds := _data_dir(data_dir) / stored.folder):
             _prepared(name, by_tfds, stored.label)
             return by_tfds, False
-        raise ValueError(f"{name} needs an archive: {wanted}")
+        raise ValueError(f"{name} needs --archive: {wanted}")
     with locked(folder.parent):
         if _is_complete(folder):
             _refuse_other_images(name, folder, archive)
@@ -344,11 +346,15 @@ def _require_archive(name, archive, wanted):
         if not os.path.isfile(archive):
             raise FileNotFoundError(f"archive {os.fspath(archive)!r} is no file; wanted is {wanted}")
     elif not (os.path.isdir(archive) and os.listdir(archive)):
-        raise FileNotFoundError(f"archive {os.fspath(archive)!r} is no folder, or empty; wanted is {wanted}")
+        what = "is empty" if os.path.isdir(archive) else "is a file" if os.path.isfile(archive) else "is not there"
+        raise FileNotFoundError(f"archive {os.fspath(archive)!r} {what}; wanted is {wanted}")
 
 
 def _data_dir(data_dir: PathLike | None) -> pathlib.Path:
-    return pathlib.Path(data_dir or constants.get_default_data_dir()).expanduser()
+    folder = pathlib.Path(data_dir or constants.get_default_data_dir()).expanduser()
+    if folder.is_file():
+        raise ValueError(f"data_dir must be a folder, got the file {str(folder)!r}")
+    return folder
 
 
 def _builder(name: str) -> type[tfds.core.DatasetBuilder]:
@@ -413,7 +419,7 @@ def _command(name: str, data_dir: PathLike | None) -> str:
     """The command line that prepares a dataset, and what its archive is."""
     where = f" --data-dir {shlex.quote(os.fspath(data_dir))}" if data_dir else ""
     command = f"python -m dsb_jax.data.prepare {name} --archive DIR{where}"
-    return f"{command}  (DIR is {_builder(name).MANUAL_DOWNLOAD_INSTRUCTIONS})"
+    return f"{command} (DIR is {_builder(name).MANUAL_DOWNLOAD_INSTRUCTIONS})"
 
 
 @contextlib.contextmanager

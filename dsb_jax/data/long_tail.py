@@ -52,7 +52,9 @@ def subset_counts(
         raise validation.unknown_name("long_tail", kind, KINDS)
     if kind == "none":
         return available
-    largest = int(available.min()) if images_per_class is None else images_per_class
+    largest = int(available.min())
+    if images_per_class is not None:
+        largest = validation.positive_int("images_per_class", images_per_class)
     match kind:
         case "exponential":
             return exponential_counts(largest, len(available), imbalance)
@@ -117,7 +119,7 @@ def exponential_counts(largest: int, num_classes: int, imbalance: float) -> np.n
     if imbalance < 1:
         raise ValueError(f"imbalance is the largest class over the smallest and must be >= 1, got {imbalance!r}")
     if largest < imbalance:
-        raise ValueError(f"imbalance {imbalance} leaves the smallest class without images: largest is {largest}")
+        raise ValueError(f"imbalance must be at most the images of the largest class, {largest}, got {imbalance!r}")
     last = max(num_classes - 1, 1)
     # One division per class: multiplying by 1/imbalance would round 4900/49 down to 99.
     return np.array([int(largest / imbalance ** (i / last)) for i in range(num_classes)], np.int64)
@@ -156,7 +158,7 @@ def subset(labels: np.ndarray, counts: Sequence[int] | np.ndarray, *, seed: int)
     available = np.bincount(labels, minlength=len(counts))
     if (short := np.flatnonzero(counts > available)).size:
         label = short[0]
-        raise ValueError(f"counts asks for {counts[label]} samples of class {label}, but labels has {available[label]}")
+        raise ValueError(f"class {label} has {available[label]} samples, but {counts[label]} are wanted of it")
     kept = [
         np.random.default_rng([seed, label]).permutation(np.flatnonzero(labels == label))[:count]
         for label, count in enumerate(counts.tolist())

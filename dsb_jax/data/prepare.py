@@ -4,13 +4,13 @@ Own images are a dataset ``folder/NAME``, those that a CSV or Parquet table list
 ``listing`` alone take the name of the directory or file. A preparation that was stopped goes on by the same command.
 """
 
-import argparse
 import pathlib
 import sys
 from collections.abc import Sequence
 
 import tensorflow_datasets as tfds
 
+from dsb_jax import command_line
 from dsb_jax.data import datasets
 from dsb_jax.data.builders.from_files import number_skipped
 
@@ -28,8 +28,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
       >>> main(["mnits"])  # error: unknown dataset 'mnits'; did you mean 'mnist'? Valid names: cifar10, …
       2
     """
-    parser = argparse.ArgumentParser(prog="python -m dsb_jax.data.prepare", description=__doc__)
-    parser.add_argument("name", help=f"the dataset: {', '.join(datasets.names())}; folder/NAME for own images")
+    return command_line.answer(lambda: _run(arguments), interrupted="interrupted; the same command goes on")
+
+
+def _run(arguments: Sequence[str] | None) -> None:
+    parser = command_line.Parser(prog="python -m dsb_jax.data.prepare", description=__doc__)
+    parser.add_argument(
+        "name", metavar="NAME", help=f"the dataset: {', '.join(datasets.names())}; folder/NAME for own images"
+    )
     parser.add_argument(
         "--archive", metavar="DIR", help="folder of the original files, as they were published; of listing the table"
     )
@@ -44,23 +50,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name in ("folder", "listing") and options.archive:
         path = pathlib.Path(options.archive).resolve()
         name = f"{name}/{path.name if name == 'folder' else path.stem}"
-    try:
-        folder, written = datasets.prepare(
-            name, archive=options.archive, data_dir=options.data_dir, skip_bad=options.skip_bad
-        )
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
-        return 130
+    folder, written = datasets.prepare(
+        name, archive=options.archive, data_dir=options.data_dir, skip_bad=options.skip_bad
+    )
     info = tfds.builder_from_directory(folder).info
     examples = ", ".join(f"{part.num_examples} {split}" for split, part in info.splits.items())
     print(f"{name} is {'now' if written else 'already'} in {folder}: {examples}")
     if skipped := (info.metadata or {}).get("skipped"):
         number = number_skipped(skipped)
         print(f"without {number} files that are missing or damaged: {folder / 'metadata.json'} lists them")
-    return 0
 
 
 if __name__ == "__main__":

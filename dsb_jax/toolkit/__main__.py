@@ -1,8 +1,8 @@
 """Measures data: ``python -m dsb_jax.toolkit COMMAND INPUT``."""
 
 import argparse
+import contextlib
 import logging
-import os
 import pathlib
 import shlex
 import sys
@@ -11,6 +11,7 @@ from typing import Any
 
 import tqdm
 
+from dsb_jax import command_line
 from dsb_jax.data import datasets
 from dsb_jax.toolkit import (
     agglomeration,
@@ -37,7 +38,7 @@ _EPILOG = """INPUT is a dataset (python -m dsb_jax.data lists them), a folder of
 embeddings, images or points in .npz, .npy, .parquet, .ply, .obj or .xyz files: one, a folder of them, or a pattern in
 quotes. What is found is printed, or with --json written to stdout as JSON; plots and JSON files go to --out."""
 
-_SECONDS_WITHOUT_A_BAR = 2
+_DELAY = 2  # seconds
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,24 +50,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
       The exit code: 0; 2 after one line on stderr about what is wrong with the input; 130 when it was interrupted.
     """
+    return command_line.answer(lambda: _run(arguments))
+
+
+def _run(arguments: Sequence[str] | None) -> None:
     options = _parser().parse_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr, force=True)
     logging.getLogger("dsb_jax").setLevel(logging.INFO)
     options.out = pathlib.Path(options.out or pathlib.Path("toolkit", _stem(options)))
+    if options.out.exists() and not options.out.is_dir():
+        raise ValueError(f"--out must be a folder, got the file {str(options.out)!r}")
     try:
         found = options.run(options)
         written = output.write(found, options.out, options.command)
-    except (ValueError, OSError, ImportError, OverflowError) as error:
-        print(f"error: {_one_line(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    except OverflowError:
+        raise ValueError("a number is too large to be squared; is epsilon what it should be?") from None
     files = [file for file in sorted(options.out.glob(f"{options.command}*")) if file not in written]
     listed = ", ".join(file.name for file in [*written, *files])
     text = f"{output.text(found)}\n\nIn {options.out}: {listed}\n"
-    _print(output.as_json(found, options.command) if options.json else text)
-    return 0
+    print(output.as_json(found, options.command) if options.json else text, end="")
 
 
 def _scales(options: argparse.Namespace) -> Finding:
@@ -120,6 +122,10 @@ def _hierarchy(options: argparse.Namespace) -> Finding:
     parent_of = None
     if options.map is not None:
         parent_of = class_tables.by_class(options.map, ("child", "parent"))
+        if options.parents is None:
+            parents = set(class_tables.in_order(parent_of, children.class_names, source=options.map))
+            if len(parents) < 2:
+                raise ValueError(f"{options.map} must have two parents or more, got {parents.pop()}")
     settings = {"epsilon": options.epsilon, "progress": _bar("Matching")}
     if options.siblings and options.parents is not None:
         raise ValueError("--siblings makes parents of the children, and does not go with --parents")
@@ -152,6 +158,8 @@ def _correlate(options: argparse.Namespace) -> Finding:
 
 def _collect(options: argparse.Namespace) -> Finding:
     state = pathlib.Path(options.state)
+    if state.is_dir():
+        raise ValueError(f"--state must be a file, got the folder {options.state!r}")
     with datasets.locked(state.parent):  # or of two calls at once the later one would undo the other
         gathered = _collected(options, state)
     return collection.judge(gathered, progress=_bar("Forecasts"))
@@ -174,7 +182,7 @@ def _collected(options: argparse.Namespace, state: pathlib.Path) -> collection.C
         kept = f"; {saved} batches before it are in {state}" if saved else ""
         raise ValueError(f"{error}{kept}") from None
     if gathered is None:
-        raise ValueError(f"{options.input} has no samples")
+        raise ValueError(f"{'stdin' if options.input == '-' else options.input} has no samples")
     return gathered
 
 
@@ -259,10 +267,10 @@ def _points(options: argparse.Namespace, name: str | None = None) -> Points:
 
 
 def _bar(what: str) -> Callable[..., Iterable[Any]]:
-    """A progress bar on stderr, for what takes longer than two seconds."""
+    """A progress bar on a terminal's stderr, for what takes longer than two seconds."""
 
     def bar(items: Iterable[Any], total: int | None = None) -> Iterable[Any]:
-        return tqdm.tqdm(items, what, total, leave=False, delay=_SECONDS_WITHOUT_A_BAR, dynamic_ncols=True)
+        return tqdm.tqdm(items, what, total, leave=False, delay=_DELAY, disable=None, dynamic_ncols=True)
 
     return bar
 
@@ -274,25 +282,8 @@ def _stem(options: argparse.Namespace) -> str:
     return "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in stem) or "input"
 
 
-def _one_line(error: BaseException) -> str:
-    if isinstance(error, OverflowError):
-        return "a number is too large to be squared; is epsilon what it should be?"
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _print(text: str) -> None:
-    """Writes to a reader that may have seen enough, as ``head`` has."""
-    try:
-        print(text, end="", flush=True)
-    except BrokenPipeError:
-        # What is left in the buffer would be complained of when Python ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> command_line.Parser:
+    parser = command_line.Parser(
         prog="python -m dsb_jax.toolkit",
         description="Tells what semantic scale says of data, without training.",
         epilog=_EPILOG,
@@ -326,7 +317,7 @@ def _add_scales(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stream", action="store_true", help="read in blocks what does not fit into memory")
     parser.add_argument("--runner", choices=("local", "beam"), default="local", help="beam: Apache Beam over files")
     beam = "of Beam, such as '--runner=DataflowRunner'"
-    parser.add_argument("--beam-args", type=shlex.split, default=[], metavar="TEXT", help=beam)
+    parser.add_argument("--beam-args", type=_words, default=[], metavar="TEXT", help=beam)
     parser.add_argument("--beam-dir", metavar="DIR", help="where workers of another machine leave results")
 
 
@@ -433,10 +424,17 @@ def _add_accuracy(parser: argparse.ArgumentParser) -> None:
 
 
 def _number(text: str) -> int | float:
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    raise argparse.ArgumentTypeError(f"must be a number of samples or a share, got {text!r}")
+
+
+def _words(text: str) -> list[str]:
     try:
-        return int(text)
+        return shlex.split(text)
     except ValueError:
-        return float(text)
+        raise argparse.ArgumentTypeError(f"must have its quotation marks closed, got {text!r}") from None
 
 
 if __name__ == "__main__":

@@ -107,7 +107,7 @@ def start(dim: int, *, tolerance: float = 0.01, epsilon: float = 1.0) -> Collect
     """
     tolerance = validation.positive("tolerance", tolerance)
     if tolerance >= 1:
-        raise ValueError(f"tolerance is a fraction of the volume, such as 0.01 for 1%, and below 1, got {tolerance:g}")
+        raise ValueError(f"tolerance must be a fraction of the volume below 1, such as 0.01 for 1%, got {tolerance:g}")
     return Collection(
         validation.positive_int("dim", dim), tolerance, validation.positive("epsilon", epsilon), classes={}
     )
@@ -365,6 +365,9 @@ def load(path: str | os.PathLike[str]) -> Collection:
     path = pathlib.Path(path)
     with path.open("rb") as file:
         try:
+            if not zipfile.is_zipfile(file):
+                raise ValueError("it is no .npz file, or was cut short")
+            file.seek(0)
             with np.load(file, allow_pickle=False) as archive:  # zip files have checksums
                 arrays = dict(archive)
             header = json.loads(arrays["header"].tobytes())
@@ -379,7 +382,7 @@ def load(path: str | os.PathLike[str]) -> Collection:
             }
             return Collection(header["dim"], header["tolerance"], header["epsilon"], classes)
         except _DAMAGE as error:
-            reason = str(error).partition("\n")[0] or type(error).__name__
+            reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0]
             raise ValueError(f"{path} is not the state of a collection, or it is damaged: {reason}") from None
 
 
@@ -407,7 +410,7 @@ def read_jsonl(lines: Iterable[str | bytes], *, size: int | None = None, name: s
       (('cat', 'dog'), [[1.0, 2.0], [3.0, 4.0]])
     """
     if size is not None:
-        validation.positive_int("size", size)
+        validation.positive_int("batch size", size)
     samples = _parsed(lines, name)
     while batch := list(itertools.islice(samples, size)):
         names = list(dict.fromkeys(label for label, _ in batch))

@@ -356,6 +356,12 @@ def read_accuracies(
         found = dict(zip(run.class_names, run.scores.tolist(), strict=True))
     else:
         texts = class_tables.by_class(path, ("class", "accuracy"), columns)
+        first, value = next(iter(texts.items()))
+        if first not in class_names and not set("0123456789") & set(value):  # it is not of a class, but a heading
+            raise ValueError(
+                f"{path} must have the columns class and accuracy, or two columns without a heading, got a first row "
+                f"{first}, {value}"
+            )
         found = {name: _fraction(text, f"{path}: the accuracy of {name!r}") for name, text in texts.items()}
     return np.array(class_tables.in_order(found, class_names, source=str(path)), np.float64)
 

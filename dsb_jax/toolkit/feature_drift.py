@@ -381,6 +381,9 @@ def of_points(snapshots: Iterable[Points], epochs: ArrayLike, **options: Any) ->
     def features() -> Iterator[np.ndarray]:
         yield first.points
         for each in iterator:
+            shapes = [list(points.points.shape) for points in (first, each)]
+            if shapes[0] != shapes[1]:
+                raise ValueError(f"{each.name} must have the shape of {first.name}, {shapes[0]}, got {shapes[1]}")
             if not np.array_equal(each.labels, first.labels):
                 raise ValueError(f"{each.name} must have the labels of {first.name} in the same order: got others")
             yield each.points

@@ -51,7 +51,9 @@ def at(workdir: str | os.PathLike[str], *, setting: str) -> EarlierRun:
         for key, value in parameters.flat(settings).items():
             put(config, key.replace("/", "."), value)
     except (OSError, ValueError, TypeError) as error:
-        reason = "there is no config.json" if isinstance(error, FileNotFoundError) else error
+        reason = f"its config.json is no JSON: {error}" if isinstance(error, json.JSONDecodeError) else str(error)
+        if isinstance(error, FileNotFoundError | NotADirectoryError):
+            reason = "it is a file" if workdir.is_file() else "there is no config.json"
         raise ValueError(f"{setting} must be the workdir of a run, got {str(workdir)!r}: {reason}") from None
     return EarlierRun(workdir, config)
 

@@ -253,7 +253,7 @@ def _splits(config):
     spec = data.spec(config.dataset)
     evaluation = config.eval_split or ("test" if spec is None else spec.protocol(config.protocol).evaluation)
     if evaluation == "train":
-        raise ValueError("eval_split must be another one than train")
+        raise ValueError("eval_split must be another split than 'train', on which the model learns")
     if spec is not None:
         spec.part(evaluation, config.protocol)  # raises for a split that it has not, before anything is read
     if config.task not in _TASKS:

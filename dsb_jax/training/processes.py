@@ -65,6 +65,8 @@ def _join_given(**numbers):
         raise ValueError(f"coordinator, processes and process belong together: {lacking[0]} is missing")
     coordinator, processes, process = numbers.values()
     processes, process = int(processes), int(process)
+    if processes < 1:
+        raise ValueError(f"processes must be an integer >= 1, got {processes}")
     if not 0 <= process < processes:
         raise ValueError(f"process must lie in [0, {processes}), the number of processes, got {process}")
     if not coordinator.rpartition(":")[2].isdecimal():

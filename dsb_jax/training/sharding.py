@@ -44,8 +44,9 @@ def make_mesh(devices: int | None = None, *, model_devices: int = 1) -> Mesh | N
         raise ValueError(f"devices must be at most the {here} that are here, got {devices}")
     if jax.process_count() > 1 and devices != here:
         raise ValueError(f"devices must be all {here} in a run of {jax.process_count()} processes, got {devices}")
-    if min(devices, of_process) % model_devices:
-        raise ValueError(f"model_devices must divide the {min(devices, of_process)} of a process, got {model_devices}")
+    of_process = min(devices, of_process)
+    if of_process % model_devices:
+        raise ValueError(f"model_devices must divide the {of_process} devices of a process, got {model_devices}")
     if devices == 1:
         return None
     in_order = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))[:devices]

@@ -17,6 +17,7 @@ from dsb_jax.data.archive import Archive
 from dsb_jax.data.builders.from_files import FromFiles, held_out
 from dsb_jax.data.builders.index import Index, Item, shown
 
+_COLUMNS = ("path", "label", "split")
 _SPLITS = {"train": "train", "test": "test", "val": "val", "validation": "val"}
 
 
@@ -125,11 +126,10 @@ def _parquet_columns(where: pathlib.Path, content: bytes) -> dict[str, list[str]
     try:
         table = parquet.read_table(io.BytesIO(content))
     except pa.ArrowException as error:
-        raise ValueError(f"{where} is no Parquet file: {error}") from error
-    return {
-        name.lower(): [_text(value) for value in table.column(name).to_pylist()]
+        raise ValueError(f"{where} is no Parquet file, or was cut short") from error
+    return {  # of others the name alone, for errors
+        name.lower(): [_text(value) for value in table.column(name).to_pylist()] if name.lower() in _COLUMNS else []
         for name in table.column_names
-        if name.lower() in ("path", "label", "split")
     }
 
 

@@ -70,6 +70,8 @@ class Options:
             raise ValueError(f"{given}={getattr(self, given)!r} needs {lacking} too")
         if self.space == "sample" and self.model is not None:
             raise ValueError(f"space='sample' is of images themselves, got model={self.model!r}")
+        validation.positive_int("image_size", self.image_size)
+        validation.positive_int("min_side", self.min_side)
         if self.dim is not None:
             validation.positive_int("dim", self.dim)
 
@@ -173,7 +175,7 @@ def _require_for(name: str, path: pathlib.Path, options: Options) -> None:
     elif (path / "config.json").is_file():
         kind, takes = "a run", {"split", "data_dir", "image_size"}
     elif _is_of_files(name, path):
-        kind, takes = "files of rows", {"features", "labels", "image_size"}
+        kind, takes = "a file of rows" if path.is_file() else "files of rows", {"features", "labels", "image_size"}
     elif path.is_dir():
         kind, takes = "a folder of CLASS/IMAGE", {"model", "weights", "image_size"}
     else:

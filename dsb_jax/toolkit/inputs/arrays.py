@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import io
 import math
 import zipfile
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import dsb_jax
 from dsb_jax.toolkit import points
 from dsb_jax.toolkit.inputs import sources
 
+_SMALL = 2**10  # bytes
 _READ_HEADER = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
@@ -190,7 +192,7 @@ def open_npz(path: str, *, features: str | None, labels: str | None, image_size:
     Raises:
       ValueError: the file is damaged, or has no arrays of these names.
     """
-    with sources.reading(path), sources.opened(path) as file, zipfile.ZipFile(file) as archive:
+    with sources.reading(path), sources.opened(path) as file, zipfile.ZipFile(_seekable(file)) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
     chosen = sources.chosen("array", features, sources.FEATURES, names, path=path)
     if chosen is None and len(names) == 1:
@@ -203,6 +205,11 @@ def open_npz(path: str, *, features: str | None, labels: str | None, image_size:
     others = [name for name in names if name != chosen]
     target = sources.chosen_labels("array", labels, others, path=path)
     return ArraySource(path, Stored.of(path, chosen), None if target is None else Stored.of(path, target), image_size)
+
+
+def _seekable(file: pa.NativeFile) -> pa.NativeFile | io.BytesIO:
+    """Arrow refuses what zipfile tries, to look before the beginning of a file that is too small to be one."""
+    return io.BytesIO(file.read()) if file.size() < _SMALL else file
 
 
 def open_npy(path: str, *, labels: str | None, image_size: int) -> ArraySource:

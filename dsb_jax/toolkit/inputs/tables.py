@@ -127,12 +127,14 @@ def _features(schema: pa.Schema, wanted: str | None, path: str) -> tuple[str, ..
         usual = [name for name in sources.FEATURES if name in lists] or lists
         if not usual or (len(usual) > 1 and usual[0] not in sources.FEATURES):
             raise ValueError(
-                f"{path}: which columns have the features? {len(lists)} are of lists of numbers; there are "
+                f"{path}: which columns have the features? {len(lists) or 'None'} hold lists of numbers; there are "
                 f"{', '.join(f'{name} ({schema.field(name).type})' for name in schema.names)}; name one, or several "
                 "by a pattern such as 'f*'"
             )
         return (usual[0],)
     chosen = tuple(names.in_order(fnmatch.filter(schema.names, wanted))) or (wanted,)
+    if set("*?[") & set(wanted) and chosen == (wanted,):
+        raise ValueError(f"{path}: no column is called {wanted!r}; there are {', '.join(schema.names)}")
     if wanted in schema.names:
         chosen = (wanted,)
     for name in chosen:
