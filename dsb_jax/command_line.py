@@ -5,7 +5,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 from dsb_jax import validation
@@ -49,7 +49,7 @@ class Parser(argparse.ArgumentParser):
         """Ends the program with status 2, after what argparse or a caller has to say."""
         self.exit(_WRONG, f"error: {self._reworded(message)}\n")
 
-    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:
+    def parse_known_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """As argparse has it, but nothing is left over: that would be reported without the command that it is of."""
         given = list(sys.argv[1:] if args is None else args)
         self._require_known(given)

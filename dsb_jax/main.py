@@ -24,6 +24,7 @@ import re
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import TextIO
 
 import jax
 from absl import app, flags
@@ -85,7 +86,7 @@ class _FileOrName(flags.ArgumentParser[ConfigDict]):
 flags.FLAGS["config"].parser = _FileOrName(flags.FLAGS["config"].parser)
 
 
-class _Lines(logging.StreamHandler):
+class _Lines(logging.StreamHandler[TextIO]):
     """What a run says; who does not read it, as ``head`` after its lines, does not stop it."""
 
     def handleError(self, record: logging.LogRecord) -> None:

@@ -123,9 +123,9 @@ def _hierarchy(options: argparse.Namespace) -> Finding:
     if options.map is not None:
         parent_of = class_tables.by_class(options.map, ("child", "parent"))
         if options.parents is None:
-            parents = set(class_tables.in_order(parent_of, children.class_names, source=options.map))
-            if len(parents) < 2:
-                raise ValueError(f"{options.map} must have two parents or more, got {parents.pop()}")
+            named = set(class_tables.in_order(parent_of, children.class_names, source=options.map))
+            if len(named) < 2:
+                raise ValueError(f"{options.map} must have two parents or more, got {named.pop()}")
     settings = {"epsilon": options.epsilon, "progress": _bar("Matching")}
     if options.siblings and options.parents is not None:
         raise ValueError("--siblings makes parents of the children, and does not go with --parents")
