@@ -5,9 +5,6 @@ import os
 import pathlib
 import sys
 
-# Most of the time is compilation, and most of that LLVM's. JAX_DISABLE_MOST_OPTIMIZATIONS=0 tests what users run.
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-
 import jax
 import numpy as np
 import pytest
@@ -30,6 +27,17 @@ def compilation_cache(tmp_path_factory):
     """What one test compiled, the next one need not."""
     jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compilation_cache")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+# Whose numbers are compared closely, or take longer to compute than to compile.
+OPTIMIZED = {"test_semantic_scale", "test_feature_pool", "test_interference"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation(request):
+    """Most of a test's time is compilation, and most of that LLVM's: without ``-m slow`` it does the least it can."""
+    slow = request.config.getoption("-m") == "slow"
+    jax.config.update("jax_disable_most_optimizations", not slow and request.module.__name__ not in OPTIMIZED)
 
 
 @pytest.fixture(scope="session", autouse=True)
