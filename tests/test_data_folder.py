@@ -8,10 +8,12 @@ import cv2
 import numpy as np
 import PIL.Image
 import pytest
+from small_run import digits
 
 from dsb_jax import data
 from dsb_jax.data import feed, images, prepare
 from dsb_jax.data.builders import folder as folders
+from dsb_jax.training import experiment
 
 FORMATS = {"bmp": "BMP", "jpeg": "JPEG", "JPG": "JPEG", "png": "PNG", "tif": "TIFF", "tiff": "TIFF", "webp": "WEBP"}
 
@@ -224,7 +226,7 @@ def validation_alone(archive):
 def unknown_class(archive):
     fill(archive / "train", {"a": 2, "b": 2})
     fill(archive / "test", {"a": 2, "z": 2})
-    return f"{archive / 'test' / 'z'} is a class that {archive / 'train'} lacks"
+    return f"{archive / 'test' / 'z'} is a class that {archive / 'train'} lacks; to search"
 
 
 def empty_class_of_the_test(archive):
@@ -257,6 +259,22 @@ def test_what_is_wrong_with_a_folder_is_one_line(damage, tmp_path, capfd):
     assert captured.out == ""
     left = {path.name for path in (tmp_path / "data" / "folder" / "images").iterdir()}
     assert left <= {".lock", "unfinished.1.0.0"}
+
+
+def test_classes_may_be_divided_for_retrieval(tmp_path):
+    archive = fill(tmp_path / "birds", dict.fromkeys("abcde", 5))
+    assert run("folder", "--archive", archive, "--data-dir", tmp_path) == 0
+    options = {"protocol": "retrieval", "data_dir": tmp_path, "image_size": 8}
+    train, test = (data.load("folder/birds", name, **options) for name in ("train", "test"))
+    assert (train.class_names, test.class_names) == (("a", "b", "c"), ("d", "e"))
+    assert colours(train) == [(label, number) for label in range(3) for number in range(5)]
+    assert colours(test) == [(label, number) for label in (3, 4) for number in range(5)]
+    assert np.bincount(train.labels).tolist() == [5, 5, 5]
+    assert np.bincount(test.labels).tolist() == [5, 5]
+    with pytest.raises(ValueError, match="unknown protocol of folder/birds 'retrival'; did you mean 'retrieval'"):
+        data.load("folder/birds", "test", **options | {"protocol": "retrival"})
+    with pytest.raises(ValueError, match=r"protocol=retrieval .* needs task=retrieval"):
+        experiment.build(digits(f"dataset=folder/birds,protocol=retrieval,data_dir={tmp_path},image_size=8"))
 
 
 def test_of_two_folders_for_the_test_one_is_taken_and_the_other_named(tmp_path, caplog):

@@ -18,6 +18,7 @@ from small_run import digits, saved_arrays
 
 from dsb_jax import models, training
 from dsb_jax.evaluation import compare
+from dsb_jax.toolkit import __main__ as toolkit
 from dsb_jax.training import experiment, tasks
 
 FAST = {"task": "retrieval", "objective": "norm_softmax", "embedding": 8, "optimizer": "adam", "learning_rate": 0.003}
@@ -87,6 +88,16 @@ def test_classes_are_measured_where_they_are_searched_and_where_they_were_traine
     np.testing.assert_allclose(np.sum([row["weight"] for row in trained]), 6, rtol=1e-5)
     recall, scale = ([row[key] for row in rows] for key in ("recall", "scale"))
     np.testing.assert_allclose(run.results["correlations"]["scale"], pearsonr(recall, scale).statistic, atol=1e-5)
+
+
+def test_the_toolkit_knows_accuracies_of_the_classes_that_were_searched(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert toolkit.main(["correlate", str(run.workdir)]) == 2
+    assert "--split names what is measured, such as test" in capsys.readouterr().err
+    assert toolkit.main(["correlate", str(run.workdir), "--split", "test", "--json"]) == 0
+    accuracies = [row["accuracy"] for row in json.loads(capsys.readouterr().out)["classes"].values()]
+    assert accuracies == pytest.approx([row["recall"] for row in run.results["per_class"].values()])
+    assert toolkit.main(["report", str(run.workdir)]) == 0
 
 
 def test_every_evaluation_has_a_line(run):

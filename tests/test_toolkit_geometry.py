@@ -176,6 +176,15 @@ def test_parallelotopes_of_vectors_that_depend_on_each_other_have_no_volume(scal
     assert manifolds.parallelotope_volume(np.diag([scale, 1.0])) == pytest.approx(math.log2(scale))
 
 
+def test_parallelotopes_of_float32_are_as_flat_as_its_rounding_lets_them_be():
+    flat = (RNG.normal(size=(60, 20)) @ RNG.normal(size=(20, 50))).astype(np.float32)
+    assert manifolds.parallelotope_volume(flat) == -math.inf
+    assert class_geometry.geometry(of(flat), neighbours=5).parallelotope.tolist() == [-math.inf]
+    whole = RNG.normal(size=(60, 50)).astype(np.float32)
+    bits = np.linalg.slogdet(whole.T.astype(np.float64) @ whole)[1] / math.log(4)
+    assert manifolds.parallelotope_volume(whole) == pytest.approx(bits)
+
+
 def test_flat_references_have_the_covariance_and_no_more():
     points = np.abs(RNG.normal(size=(3000, 3))) @ RNG.normal(size=(3, 5))
     flat = manifolds.flat_reference(points, seed=1)
@@ -261,7 +270,7 @@ def test_classes_without_a_measure_are_nan_and_named(found):
     np.testing.assert_array_equal(found.volumes[3:], 0)
     reading = found.reading()
     assert "one, none have no dimension or curvature, which take more than 8 points" in reading
-    said = "same has no separation, dimension or curvature, as none of its points differ by more than epsilon."
+    said = "same has no separation, dimension or curvature, as its points hardly differ beside epsilon."
     assert said in reading
     assert "ship stands apart most" in reading
     assert "\n" not in reading
@@ -320,7 +329,7 @@ def test_points_that_differ_by_less_than_epsilon_are_not_called_equal():
     rng = np.random.default_rng(0)
     rows = np.concatenate([rng.normal(size=(30, 3)), 1e-12 * rng.normal(size=(60, 3))])
     reading = class_geometry.geometry(of(rows, np.repeat([0, 1, 2], 30)), neighbours=8).reading()
-    said = "1, 2 have no separation, dimension or curvature, as none of their points differ by more than epsilon."
+    said = "1, 2 have no separation, dimension or curvature, as their points hardly differ beside epsilon."
     assert said in reading
     assert "equal" not in reading
 

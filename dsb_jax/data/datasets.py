@@ -19,13 +19,14 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import constants
 
 from dsb_jax import validation
+from dsb_jax.data import specs
 from dsb_jax.data.builders import BUILDERS, OWN, SPECS, listing
 from dsb_jax.data.builders import folder as folders
 from dsb_jax.data.builders.from_files import FromFiles, labels_file, number_skipped
 from dsb_jax.data.builders.stock import STOCK, Stored
 from dsb_jax.data.decoding import Decoding
 from dsb_jax.data.records import RecordSource, Selection, Split
-from dsb_jax.data.specs import Part, Spec
+from dsb_jax.data.specs import OTHER_CLASSES, Part, Spec
 
 _logger = logging.getLogger(__name__)
 
@@ -116,7 +117,8 @@ def load(
     Args:
       name: one of ``names()``, or ``folder/NAME`` or ``listing/NAME``.
       split: ``"train"``, or what the dataset is evaluated on, ``"test"`` or ``"val"``.
-      protocol: how the dataset is divided, where there is more than one way; by default the first of its spec's.
+      protocol: how the dataset is divided, where there is more than one way; by default the first of its spec's. Own
+        images have ``"retrieval"`` besides: all of the first half of the classes train, the others are searched.
       data_dir: the folder of TFDS's datasets; by default ``$TFDS_DATA_DIR``, or ``~/tensorflow_datasets``.
       seed: draws the subset of a dataset that is one, such as a long-tailed one.
       image_size: height and width to which images are brought, by :func:`dsb_jax.data.images.decode_square`; by default
@@ -220,11 +222,14 @@ def _part(name, split, protocol, info, stored):
     """Which of the stored examples a split has, and the names of its classes."""
     stored_names = tuple(info.features[stored.label].names)
     if name not in SPECS:
-        if protocol is not None:
-            raise ValueError(f"{name} is divided as it was prepared, and has no protocol {protocol!r}")
         if split not in info.splits:
             raise validation.unknown_name(f"split of {name}", split, info.splits)
-        return Part((split,), np.zeros(0, np.int64)), stored_names
+        if protocol is None:
+            return Part((split,), np.zeros(0, np.int64)), stored_names
+        if protocol != OTHER_CLASSES:
+            raise validation.unknown_name(f"protocol of {name}", protocol, [OTHER_CLASSES])
+        part = specs.half_of_classes(tuple(info.splits), len(stored_names), first=split == "train")
+        return part, part.class_names(stored_names)
     spec = SPECS[name]
     part = spec.part(split, protocol)
     part = dataclasses.replace(

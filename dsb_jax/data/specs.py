@@ -11,6 +11,9 @@ from dsb_jax.data import long_tail
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
+# The protocol that own images have beside their division: half of the classes trains, the others are searched.
+OTHER_CLASSES = "retrieval"
+
 # Of labels, some of them −1, and a seed, the rows that belong to a split, ascending.
 Choice = Callable[[np.ndarray, int], np.ndarray]
 
@@ -173,6 +176,26 @@ def class_range(first: int, last: int, num_classes: int) -> np.ndarray:
     """
     labels = np.arange(num_classes) - first
     return np.where((labels >= 0) & (labels < last - first), labels, -1)
+
+
+def half_of_classes(stored: tuple[str, ...], num_classes: int, *, first: bool) -> Part:
+    """All images of the first half of the classes, the larger one where they are odd, or those of the others.
+
+    Raises:
+      ValueError: halves have fewer than two classes.
+
+    Example:
+      >>> part = half_of_classes(("train", "test"), 5, first=False)
+      >>> part.relabel.tolist(), part.class_names("abcde")
+      ([-1, -1, -1, 0, 1], ('d', 'e'))
+    """
+    if num_classes < 4:
+        raise ValueError(
+            f"protocol={OTHER_CLASSES} divides classes, of which there must be at least 4, got {num_classes}"
+        )
+    half = (num_classes + 1) // 2
+    relabel = class_range(0, half, num_classes) if first else class_range(half, num_classes, num_classes)
+    return Part(stored, np.zeros(0, np.int64), relabel=relabel)
 
 
 def listed(name: str) -> np.ndarray:

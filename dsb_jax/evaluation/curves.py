@@ -75,7 +75,7 @@ def training_curves(
     below.plot(epochs, accuracy, **batches, **dense)
     below.plot(test_epochs, test_accuracy, **tests)
     drawing.percent(below, np.concatenate([accuracy, test_accuracy]))
-    below.set_ylabel("accuracy" if score_name == "accuracy" else f"accuracy; {score_name} of the test set")
+    below.set_ylabel("accuracy" if score_name == "accuracy" else f"accuracy;\n{score_name} (test)")
     for axes in lowest:
         axes.plot(
             epochs, learning_rate, color=INK, **(dense | {"rasterized": False})

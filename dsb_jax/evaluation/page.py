@@ -197,7 +197,7 @@ p { max-width: 46rem; overflow-wrap: anywhere; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(7.5rem, 1fr)); gap: .6rem; }
 .tiles div { background: var(--panel); border: 1px solid var(--line); border-radius: .5rem; padding: .5rem .8rem; }
 .tiles dt, figcaption { color: var(--soft); font-size: .85rem; }
-.tiles dd { margin: 0; font-size: 1.35rem; font-variant-numeric: tabular-nums; }
+.tiles dd { margin: 0; font-size: 1.35rem; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr)); gap: 2rem;
   align-items: start; margin-top: 2rem; }
 figure { margin: 0; min-width: 0; }
@@ -236,7 +236,7 @@ img { display: block; height: 4rem; max-width: 9rem; object-fit: contain; border
 .grid img { height: 6rem; max-width: 100%; }
 .grid figcaption { font-size: .75rem; line-height: 1.25; margin-top: .25rem; overflow-wrap: anywhere; }
 .query img { height: 3rem; }
-.query figure { max-width: 3.2rem; }
+.query figure { max-width: 4.4rem; }
 .query figcaption { font-size: .7rem; line-height: 1.2; overflow-wrap: anywhere; }
 .query > img { outline: 3px solid var(--ink); outline-offset: 1px; margin-right: .5rem; }
 .right img { border: 3px solid #1f78c8; }

@@ -9,10 +9,12 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import tqdm
 
 from dsb_jax import command_line
 from dsb_jax.data import datasets
+from dsb_jax.evaluation import runs
 from dsb_jax.toolkit import (
     agglomeration,
     class_geometry,
@@ -72,6 +74,13 @@ def _run(arguments: Sequence[str] | None) -> None:
 
 
 def _scales(options: argparse.Namespace) -> Finding:
+    found = _scales_of_classes(options)
+    if not (found.volume > 0).any():
+        raise ValueError(f"{options.input}: {found.reading()}")
+    return found
+
+
+def _scales_of_classes(options: argparse.Namespace) -> class_scales.Scales:
     settings = {"alpha": options.alpha, "epsilon": options.epsilon}
     if options.runner != "beam" and (options.beam_args or options.beam_dir):
         raise ValueError("--beam-args and --beam-dir are for --runner=beam")
@@ -145,8 +154,14 @@ def _correlate(options: argparse.Namespace) -> Finding:
     if options.accuracy is None and not _is_run(options.input):
         raise ValueError("--accuracy is missing: a table of class,accuracy, or the workdir of a run")
     points = _points(options)
+    accuracy = _accuracies(options, points)
+    if accuracy is None:
+        raise ValueError(
+            f"{options.input} knows accuracies of the classes that it was tested on, and was trained on others; "
+            "--split names what is measured, such as test"
+        )
     return correlation.correlate(
-        correlation.read_accuracies(options.accuracy or options.input, points.class_names),
+        accuracy,
         points,
         alphas=options.alphas,
         epsilon=options.epsilon,
@@ -229,14 +244,11 @@ def _geometry(options: argparse.Namespace) -> Finding:
 
 def _report(options: argparse.Namespace) -> Finding:
     points = _points(options)
-    of_run = _is_run(options.input)
-    known = options.accuracy is not None or of_run
-    accuracy = correlation.read_accuracies(options.accuracy or options.input, points.class_names) if known else None
-    several = of_run and len(run_features.kept_steps(options.input)) > 1
+    several = _is_run(options.input) and len(run_features.kept_steps(options.input)) > 1
     moved = _drift_of(options) if several else None
     found = summary.report(
         points,
-        accuracy=accuracy,
+        accuracy=_accuracies(options, points),
         drift=moved,
         keep=options.keep,
         alpha=options.alpha,
@@ -246,6 +258,16 @@ def _report(options: argparse.Namespace) -> Finding:
     )
     found.write(options.out / "report.html")
     return found
+
+
+def _accuracies(options: argparse.Namespace, points: Points) -> np.ndarray | None:
+    """Of the classes, where they are known: a run of retrieval knows those that it searched, mostly others."""
+    if options.accuracy is None:
+        if not _is_run(options.input):
+            return None
+        if set(runs.load(options.input).class_names).isdisjoint(points.class_names):
+            return None
+    return correlation.read_accuracies(options.accuracy or options.input, points.class_names)
 
 
 def _drift_of(options: argparse.Namespace) -> feature_drift.Drift:

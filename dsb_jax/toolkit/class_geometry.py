@@ -211,7 +211,7 @@ class Geometry:
         equal &= ~few
         fewer = f"dimension or curvature, which take more than {self.neighbours} points"
         its = "its" if equal.sum() == 1 else "their"
-        alike = f"separation, dimension or curvature, as none of {its} points differ by more than epsilon"
+        alike = f"separation, dimension or curvature, as {its} points hardly differ beside epsilon"
         return " ".join(
             f"{_names(self.class_names, classes)} no {what}."
             for classes, what in ((few, fewer), (equal, alike))
@@ -269,7 +269,7 @@ def geometry(
         neighbourhoods.require_possible(dimension, neighbours, dim)
 
     compared = min(dim, neighbours) if num_classes <= COMPARED_CLASSES else 0
-    whole = functools.partial(_whole, compared=compared, epsilon=epsilon)
+    whole = functools.partial(_whole, compared=compared, epsilon=epsilon, dtype=points.points.dtype)
     wholes = moments.of_classes(points.points, points.labels, num_classes, whole, progress)
     volumes, participation, parallelotope, directions = (list(each) for each in zip(*wholes, strict=True))
     separation = manifolds.separation_degrees(
@@ -308,8 +308,8 @@ def geometry(
     )
 
 
-def _whole(rows: np.ndarray, compared: int, epsilon: float) -> tuple[float, float, float, np.ndarray]:
-    """Volume, participation ratio, volume of the parallelotope and first directions of a class."""
+def _whole(rows: np.ndarray, compared: int, epsilon: float, dtype: np.dtype) -> tuple[float, float, float, np.ndarray]:
+    """Volume, participation ratio, volume of the parallelotope and first directions of a class, given as ``dtype``."""
     count, dim = rows.shape
     directions = np.full((compared, dim), np.nan)
     if not count:
@@ -319,7 +319,7 @@ def _whole(rows: np.ndarray, compared: int, epsilon: float) -> tuple[float, floa
     if count > compared > 0 and gram.any():
         directions[:] = manifolds.principal_directions(centred, compared)
     volume = moments.volume_of_scatter(gram, count, dim, epsilon=epsilon)
-    return volume, manifolds.ratio_of_gram(gram), manifolds.parallelotope_volume(rows), directions
+    return volume, manifolds.ratio_of_gram(gram), manifolds.parallelotope_volume(rows.astype(dtype)), directions
 
 
 def _similarity(directions: np.ndarray) -> np.ndarray:

@@ -19,6 +19,7 @@ from dsb_jax.training.spaces import measures
 
 LONG_TAIL = 2.0  # α is 2 from this ratio of the largest class to the smallest on, as for the paper's long-tailed data
 _NAMED = 3  # classes that the reading names
+_SMALLEST_RADIUS = 1e-100  # whose square float64 has
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,7 +65,8 @@ class Scales:
     def reading(self) -> str:
         """One line."""
         if not (self.volume > 0).any():
-            return f"No class has samples that differ by more than epsilon, {self.epsilon:g}, so none has a volume."
+            why = "two samples" if (self.samples < 2).all() else "samples that differ"
+            return f"No class has {why}, so none has a volume."
         if len(self.class_names) == 1:
             return f"{self.class_names[0]} takes up {self.volume[0]:.1f} bits; of a single class there is no imbalance."
         imbalance = self.imbalance()
@@ -163,7 +165,7 @@ def scales(
 
     Source: Eq. 3 and Sec. 3.4.1 of the paper.
     """
-    space = spaces.space(points, epsilon=epsilon, progress=progress)
+    space = spaces.space(points, epsilon=_radius(epsilon), progress=progress)
     return _scales(points.name, points.space, points.class_names, points.counts, space, alpha, epsilon, beta)
 
 
@@ -193,11 +195,17 @@ def of_moments(
       >>> of_moments([Moments.of(cloud[:2]), Moments.of(cloud[2:])], ["cat", "dog"]).volume.round(4).tolist()
       [0.7925, 1.585]
     """
-    epsilon = validation.positive("epsilon", epsilon)
+    epsilon = _radius(epsilon)
     counts = np.array([one.count for one in of_classes])
     volumes = np.array([one.volume(epsilon=epsilon) for one in of_classes])
     space_of_classes = spaces.of(volumes, np.array([one.mean for one in of_classes]), counts)
     return _scales(name, space, tuple(class_names), counts, space_of_classes, alpha, epsilon, beta)
+
+
+def _radius(epsilon: float) -> float:
+    if validation.positive("epsilon", epsilon) < _SMALLEST_RADIUS:
+        raise ValueError(f"epsilon must be at least {_SMALLEST_RADIUS:g}, or volumes overflow, got {epsilon:g}")
+    return epsilon
 
 
 def _scales(

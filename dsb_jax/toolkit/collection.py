@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from threadpoolctl import threadpool_limits
 
 from dsb_jax import validation
 from dsb_jax.evaluation import drawing
@@ -145,10 +146,11 @@ def add(collection: Collection, batch: Points, progress: Callable[..., Iterable[
     rows = np.split(order, np.cumsum(counts)[:-1])
     classes = dict(collection.classes)
     labels = np.flatnonzero(counts)
-    for label in labels if progress is None else progress(labels, len(labels)):
-        name = batch.class_names[label]
-        samples = batch.points.take(rows[label], axis=0).astype(np.float64)
-        classes[name] = _grown(classes.get(name), samples, collection.epsilon)
+    with threadpool_limits(1):  # of small products several threads wait for each other
+        for label in labels if progress is None else progress(labels, len(labels)):
+            name = batch.class_names[label]
+            samples = batch.points.take(rows[label], axis=0).astype(np.float64)
+            classes[name] = _grown(classes.get(name), samples, collection.epsilon)
     return dataclasses.replace(collection, classes=classes)
 
 

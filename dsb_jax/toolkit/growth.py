@@ -126,6 +126,8 @@ class Growth:
                 f"The first {np.nanmedian(linear):.0f} or so samples add more than in proportion, in part because a "
                 "single one has no volume."
             )
+        elif (first := min(counts[0] for counts in self.counts if len(counts))) > 2:
+            text.append(f"How it begins cannot be said of counts from {first} on.")
         else:
             text.append("Growth is nowhere faster than in proportion to the samples.")
         return " ".join(text)

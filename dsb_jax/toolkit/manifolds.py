@@ -148,11 +148,13 @@ def parallelotope_volume(points: ArrayLike) -> float:
 
     Source: Ma et al., Delving into Semantic Scale Imbalance, 2023, Appendix G.
     """
-    rows = of(points).points.astype(np.float64)
+    given = of(points).points
+    rows = given.astype(np.float64)
     triangle = np.linalg.qr(rows if len(rows) >= rows.shape[1] else rows.T, mode="r")
     # What is left of each edge beside all longer ones: the last is the height of a parallelotope that may have none.
     heights = np.abs(np.diagonal(linalg.qr(triangle, mode="r", pivoting=True)[0]))
-    if heights[-1] <= max(rows.shape) * np.finfo(np.float64).eps * heights[0]:
+    rounding = max(max(rows.shape) * np.finfo(np.float64).eps, np.finfo(given.dtype).eps)  # of this, and of the points
+    if heights[-1] <= rounding * heights[0]:
         return -math.inf
     return float(np.log2(heights).sum())
 

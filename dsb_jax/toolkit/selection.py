@@ -28,6 +28,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.linalg import blas, lapack
 from scipy.spatial.distance import cdist
+from threadpoolctl import threadpool_limits
 
 from dsb_jax import validation
 from dsb_jax.evaluation import drawing
@@ -378,24 +379,25 @@ def select(
     volumes, fractions = np.zeros(len(counts)), {name: np.full(len(counts), np.nan) for name in methods}
     spread, taken, plane = np.full(len(counts), np.nan), ["all"] * len(counts), None
     labels = range(len(counts))
-    for label in labels if progress is None else progress(labels, len(counts)):
-        rows = points.points.take(of_class[label], axis=0).astype(np.float64)
-        volumes[label] = moments.volume(rows, epsilon=epsilon)
-        whole = volumes[label] or np.nan
-        if kept[label] == counts[label]:
+    with threadpool_limits(1):  # of small products several threads wait for each other
+        for label in labels if progress is None else progress(labels, len(counts)):
+            rows = points.points.take(of_class[label], axis=0).astype(np.float64)
+            volumes[label] = moments.volume(rows, epsilon=epsilon)
+            whole = volumes[label] or np.nan
+            if kept[label] == counts[label]:
+                for name in methods:
+                    fractions[name][label] = volumes[label] / whole
+                continue
+            chosen, found, deviation = _subsets(
+                rows, int(kept[label]), methods, subsets=subsets, epsilon=epsilon, seed=[seed, label]
+            )
+            taken[label] = "pizza" if method == "greedy" and found["pizza"] > found["greedy"] else method
+            of_class[label] = of_class[label][chosen[taken[label]]]
+            spread[label] = deviation / whole
             for name in methods:
-                fractions[name][label] = volumes[label] / whole
-            continue
-        chosen, found, deviation = _subsets(
-            rows, int(kept[label]), methods, subsets=subsets, epsilon=epsilon, seed=[seed, label]
-        )
-        taken[label] = "pizza" if method == "greedy" and found["pizza"] > found["greedy"] else method
-        of_class[label] = of_class[label][chosen[taken[label]]]
-        spread[label] = deviation / whole
-        for name in methods:
-            fractions[name][label] = found[name] / whole
-        if label == shown and volumes[label]:
-            plane = _plane(label, rows, chosen)
+                fractions[name][label] = found[name] / whole
+            if label == shown and volumes[label]:
+                plane = _plane(label, rows, chosen)
 
     return Selection(
         indices=np.sort(np.concatenate(of_class)).astype(np.int64),

@@ -18,6 +18,7 @@ from dsb_jax import balancers, data, losses, models, validation
 from dsb_jax.balancers import Balancer
 from dsb_jax.data import long_tail, samplers, synthetic
 from dsb_jax.data.builders import OWN
+from dsb_jax.data.specs import OTHER_CLASSES
 from dsb_jax.objectives import Objective
 from dsb_jax.training import building, earlier_runs, methods, optimizers, parameters, stages
 from dsb_jax.training.config import base_config, section
@@ -265,6 +266,8 @@ def _splits(config):
             f"{config.dataset} tests classes that are not trained, which no classifier does; "
             f"it needs task=retrieval{instead}"
         )
+    if config.task == "classification" and spec is None and config.protocol == OTHER_CLASSES:
+        raise ValueError(f"protocol={OTHER_CLASSES} tests classes that are not trained, which needs task=retrieval")
     seed = config.subset_seed if config.subset_seed is not None else config.seed
     sizes = {name: config[name] for name in ("image_size", "shorter_side")}
     crops = {"random_crop": config.random_crop, "crop_scale": tuple(config.crop_scale)}

@@ -85,7 +85,10 @@ def _find(archive: pathlib.Path) -> dict[str, _Classes]:
         return _drawn(classes)
     splits = {"train": classes, "test": _classes(test)}
     if unknown := splits["test"].keys() - classes.keys():
-        raise ValueError(f"{test / min(unknown)} is a class that {train} lacks")
+        raise ValueError(
+            f"{test / min(unknown)} is a class that {train} lacks; to search classes that are not trained, put all "
+            "side by side, and protocol=retrieval trains the first half of them"
+        )
     if not splits["test"]:
         raise ValueError(f"{test} has no classes")
     return splits
