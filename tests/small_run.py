@@ -49,7 +49,7 @@ def digits(arguments="", **settings):
 
 def saved_arrays(workdir):
     """What the latest checkpoint of a run holds, but for its key."""
-    saved = checkpoints.latest(workdir / "checkpoints", setting="initial")
+    saved = checkpoints.find(workdir / "checkpoints", setting="initial")
     record = json.loads((saved.folder / "checkpoint.json").read_text())["arrays"]
     shapes = {
         path: jax.ShapeDtypeStruct(tuple(of["shape"]), of["dtype"]) for path, of in record.items() if path != "key"
