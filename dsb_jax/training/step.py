@@ -310,16 +310,12 @@ def make_eval_step(
         return {
             "prediction": jnp.argmax(outputs.logits, axis=1),
             "probabilities": probabilities,
-            "probability": _of_label(probabilities, batch["label"]),
+            "probability": jnp.take_along_axis(probabilities, batch["label"][:, None], axis=1)[:, 0],
             "loss": loss(outputs.logits, batch["label"]),
             "features": outputs.features,
         }
 
     return jax.jit(step) if placement is None else jax.jit(step, out_shardings=everywhere(placement.mesh))
-
-
-def _of_label(values, labels):
-    return jnp.take_along_axis(values, labels[:, None], axis=1)[:, 0]
 
 
 class _Outcome(NamedTuple):
