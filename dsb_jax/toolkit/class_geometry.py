@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from dsb_jax import validation
+from dsb_jax.evaluation import paired
 from dsb_jax.toolkit import geometry_plots, manifolds, moments, neighbourhoods
-from dsb_jax.toolkit.neighbourhoods import finite_mean
 from dsb_jax.toolkit.points import Points
 
 Progress = Callable[..., Iterable[Any]] | None
@@ -293,7 +293,7 @@ def geometry(
         separation=separation,
         participation=np.array(participation),
         dimension=by_class(dimensions),
-        curvature=by_class({label: finite_mean(each) for label, each in turned.items()}),
+        curvature=by_class({label: paired.mean(each) for label, each in turned.items()}),
         flat_curvature=by_class(flat),
         parallelotope=np.array(parallelotope),
         similarity=_similarity(np.array(directions)) if compared else None,
@@ -344,7 +344,7 @@ def _dimensions(
     of_classes, of_blocks = _divided(progress, drawn)
     for label, rows in _through(of_classes, drawn):
         near = neighbourhoods.nearest(points[rows], neighbours)
-        dimensions[label] = finite_mean(neighbourhoods.tight_local_estimate(points[rows], near, progress=of_blocks))
+        dimensions[label] = paired.mean(neighbourhoods.tight_local_estimate(points[rows], near, progress=of_blocks))
         spread.append(neighbourhoods.tangent_dimension(points[rows], near))
     return dimensions, spread
 
@@ -367,7 +367,7 @@ def _curvatures(
     found, flat = {}, {}
     for label, rows in _through(of_classes, drawn):
         found[label] = turned(points[rows])
-        flat[label] = finite_mean(turned(manifolds.flat_reference(points[rows], seed=seed)))
+        flat[label] = paired.mean(turned(manifolds.flat_reference(points[rows], seed=seed)))
     return found, flat
 
 
