@@ -6,11 +6,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from dsb_jax.evaluation import drawing, page
+from dsb_jax.evaluation.curves import RUNS
 from dsb_jax.evaluation.drawing import INK, SMALL
 from dsb_jax.evaluation.runs import Run
 
-# As curves of runs, for every kind of colour vision; and with the shapes more classes than there are colours.
-_COLOURS = ("#1f78c8", "#d55e00", "#1b8f6a", "#b0509b", "#8a7a1a", drawing.GREY)
+# With the shapes more classes than there are colours.
 _MARKERS = ("o", "^", "s", "D")
 
 
@@ -53,7 +53,7 @@ def embedding_map(run: Run) -> dict[str, tuple[str, Figure]]:
     axes.grid(visible=False)
     axes.set(xticks=[], yticks=[])
     for number, label in enumerate(shown):
-        style = {"color": _COLOURS[number % len(_COLOURS)], "marker": _MARKERS[number // len(_COLOURS) % len(_MARKERS)]}
+        style = {"color": RUNS[number % len(RUNS)], "marker": _MARKERS[number // len(RUNS) % len(_MARKERS)]}
         name = f"{drawing.short(run.class_names[label])} ({run.scores[label]:.0%})"
         axes.scatter(*points[labels == label].T, s=11, alpha=0.75, linewidths=0, label=name, rasterized=True, **style)
     legend = figure.legend(
