@@ -77,6 +77,13 @@ def in_range(name: str, value: float, lowest: float, highest: float) -> float:
     return float(value)
 
 
+def below_one(name: str, value: float) -> float:
+    """``value`` as a float; raises ValueError unless it is at least zero and less than one."""
+    if not 0 <= value < 1:
+        raise ValueError(f"{name} must lie in [0, 1), got {value!r}")
+    return float(value)
+
+
 def integer(name: str, value: int, *, lowest: int) -> int:
     """``value`` as an int; raises ValueError unless it is an integer of at least ``lowest``."""
     if not _is_number(value, numbers.Integral) or value < lowest:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import traverse_util
 from safetensors.numpy import save_file
 
 from dsb_jax import models, training
@@ -25,12 +26,17 @@ def to_numpy(tree):
     return jax.tree.map(lambda x: np.array(x, np.float64), tree)
 
 
-def flat(tree, prefix=""):
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
+def flat(tree):
+    return traverse_util.flatten_dict(tree, sep=".").items()
+
+
+def strict_json(text):
+    """Python reads NaN and Infinity, which no other reader of JSON does."""
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
 
 
 def slow_but(quick, names):
@@ -49,7 +55,7 @@ def digits(arguments="", **settings):
 
 def saved_arrays(workdir):
     """What the latest checkpoint of a run holds, but for its key."""
-    saved = checkpoints.latest(workdir / "checkpoints", setting="initial")
+    saved = checkpoints.find(workdir / "checkpoints", setting="initial")
     record = json.loads((saved.folder / "checkpoint.json").read_text())["arrays"]
     shapes = {
         path: jax.ShapeDtypeStruct(tuple(of["shape"]), of["dtype"]) for path, of in record.items() if path != "key"

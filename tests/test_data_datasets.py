@@ -3,7 +3,6 @@
 import concurrent.futures
 import dataclasses
 import errno
-import io
 import json
 import logging
 import os
@@ -13,7 +12,6 @@ import sys
 import zlib
 
 import numpy as np
-import PIL.Image
 import pytest
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module
@@ -313,15 +311,3 @@ def prepare(name, data_dir):
 def test_an_index_out_of_range_is_refused(data_dir, index):
     with pytest.raises(IndexError, match=f"digits/test has 400 examples, got index {index}"):
         _ = data.load("digits", "test", data_dir=data_dir).source[index]
-
-
-@pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGB", 3)])
-@pytest.mark.parametrize(("file_format", "tolerance"), [("PNG", 0), ("JPEG", 2)])
-def test_decoding_equals_pillow(mode, channels, file_format, tolerance):
-    smooth = np.linspace(0, 250, 16 * 24 * channels).reshape(16, 24, channels).astype(np.uint8)
-    file = io.BytesIO()
-    PIL.Image.fromarray(smooth.squeeze()).convert(mode).save(file, file_format, quality=95)
-    expected = np.asarray(PIL.Image.open(io.BytesIO(file.getvalue()))).reshape(16, 24, channels)
-    decoded = images.decode(file.getvalue(), (16, 24, channels))
-    assert decoded.dtype == np.uint8
-    np.testing.assert_allclose(decoded.astype(int), expected.astype(int), rtol=0, atol=tolerance)

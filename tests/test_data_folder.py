@@ -1,6 +1,5 @@
 """Own folders of images: which files are taken, how they are split, and what becomes of their sizes."""
 
-import io
 import logging
 import tarfile
 
@@ -140,30 +139,9 @@ def test_a_square_is_the_middle_scaled(size):
         np.testing.assert_allclose(line, wanted, rtol=0, atol=255 * side / 16 / (length - 1) + 1)
 
 
-def test_shrinking_is_the_mean_over_areas():
-    image = np.random.default_rng(1).integers(0, 256, (48, 32, 3), np.uint8)
-    blocks = image[8:40].reshape(16, 2, 16, 2, 3).mean((1, 3))
-    square = images.decode_square(images.encode_png(image), 16, 3)
-    np.testing.assert_allclose(square, blocks, rtol=0, atol=0.51)
-    grey = images.decode_square(images.encode_png(image[..., 0]), 16, 1)
-    np.testing.assert_allclose(grey[..., 0], blocks[..., 0], rtol=0, atol=0.51)
-
-
 def test_the_size_that_is_there_is_kept_to_the_bit():
     image = np.random.default_rng(2).integers(0, 256, (16, 16, 3), np.uint8)
     np.testing.assert_array_equal(images.decode_square(images.encode_png(image), 16, 3), image)
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_photographs_are_turned_upright(orientation):
-    image = PIL.Image.fromarray(cv2.resize(np.eye(4, dtype=np.uint8)[[0, 1, 1, 3]] * 250, (32, 48)))
-    exif = PIL.Image.Exif()
-    exif[0x0112] = orientation
-    file = io.BytesIO()
-    image.convert("RGB").save(file, "JPEG", quality=100, exif=exif)
-    upright = PIL.ImageOps.exif_transpose(PIL.Image.open(io.BytesIO(file.getvalue())))
-    wanted = images.decode_square(images.encode_png(np.asarray(upright)), 16, 3)
-    np.testing.assert_allclose(images.decode_square(file.getvalue(), 16, 3).astype(int), wanted, rtol=0, atol=3)
 
 
 def test_a_dataset_of_one_size_can_be_brought_to_another():

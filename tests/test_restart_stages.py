@@ -60,7 +60,7 @@ def test_ended_in_every_stage_it_ends_the_same(tmp_path, monkeypatch):
         )  # from step 8 of stage 1 to step 3 of stage 2: nothing saved there
     with pytest.raises(Terminated):
         run(workdir, monkeypatch, call=10, end=lambda: os.kill(os.getpid(), signal.SIGTERM))  # step 10 of stage 2
-    assert checkpoints.latest(workdir / "checkpoints", setting="initial").step == 10
+    assert checkpoints.find(workdir / "checkpoints", setting="initial").step == 10
     run(workdir, monkeypatch)
     for mine, whole in ((workdir, tmp_path / "whole"), (workdir / "stages" / "1", tmp_path / "whole" / "stages" / "1")):
         results = (json.loads((folder / "results.json").read_text()) | {"command": ""} for folder in (mine, whole))

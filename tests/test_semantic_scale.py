@@ -33,19 +33,12 @@ def test_volume_equals_float64(dim, offset):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("offset", [0.0, 100.0])
-@pytest.mark.parametrize("dim", DIMS)
-def test_volume_equals_float64_with_many_samples(dim, offset):
-    features = gaussian(0, 50_000, dim, offset)
-    expected = reference.volume(features)
-    np.testing.assert_allclose(dsb_jax.volume(jnp.asarray(features)), expected, rtol=1e-5)
-    labels = jnp.zeros(len(features), jnp.int32)
-    np.testing.assert_allclose(dsb_jax.class_volumes(jnp.asarray(features), labels, 1)[0], expected, rtol=1e-5)
-
-
-@pytest.mark.slow
-def test_volume_equals_float64_with_a_million_samples():
-    features = gaussian(0, 1_000_000, 64, 100.0)
+@pytest.mark.parametrize(
+    ("samples", "dim", "offset"),
+    [*((50_000, dim, offset) for dim in DIMS for offset in (0.0, 100.0)), (1_000_000, 64, 100.0)],
+)
+def test_volume_equals_float64_with_many_samples(samples, dim, offset):
+    features = gaussian(0, samples, dim, offset)
     expected = reference.volume(features)
     np.testing.assert_allclose(dsb_jax.volume(jnp.asarray(features)), expected, rtol=1e-5)
     labels = jnp.zeros(len(features), jnp.int32)

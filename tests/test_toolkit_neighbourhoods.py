@@ -205,7 +205,6 @@ def test_where_there_is_no_tangent_space_there_is_no_curvature():
     same = np.ones((30, 3))
     assert np.isnan(curvature(same, nearest(same, 5))).all()
     assert np.isnan(tight_local_estimate(same, nearest(same, 5))).all()
-    assert np.isnan(neighbourhoods.finite_mean(np.full(3, np.nan)))
 
 
 def test_bad_input_is_one_sentence():

@@ -15,7 +15,7 @@ import pytest
 import reference
 from ml_collections import ConfigDict
 from sklearn.metrics import average_precision_score
-from small_run import COUNTS, EXAMPLES, STEPS, cross_entropies, digits, flat, to_numpy
+from small_run import COUNTS, EXAMPLES, STEPS, cross_entropies, digits, flat, strict_json, to_numpy
 
 from dsb_jax import balancers, data, losses, models, training
 from dsb_jax.data import pipeline
@@ -38,15 +38,6 @@ FILES = {
     "results.json",
     "train_indices.npy",
 }
-
-
-def strict_json(text):
-    """Python reads NaN and Infinity, which no other reader of JSON does."""
-
-    def refuse(constant):
-        raise AssertionError(f"{constant} is no JSON")
-
-    return json.loads(text, parse_constant=refuse)
 
 
 class Finished:

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 import pytest
 from ml_collections import config_dict
-from small_run import digits
+from small_run import digits, strict_json
 
 from dsb_jax import data
 from dsb_jax.training import experiment, loop
@@ -487,15 +487,6 @@ def test_the_commit_is_that_of_the_checkout(tmp_path, monkeypatch):
     assert workdir_module._commit() == f"{head}-dirty"
     monkeypatch.setenv("PATH", "")
     assert workdir_module._commit() is None
-
-
-def strict_json(text):
-    """Python reads NaN and Infinity, which no other reader of JSON does."""
-
-    def refuse(constant):
-        raise AssertionError(f"{constant} is no JSON")
-
-    return json.loads(text, parse_constant=refuse)
 
 
 def test_what_json_has_not_becomes_null(tmp_path):

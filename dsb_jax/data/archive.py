@@ -123,8 +123,7 @@ class Archive:
         return sorted(outer + name for name in found if not name.startswith("."))
 
     def _packed(self):
-        packed = [path for path in self.folder.glob("*") if "".join(path.suffixes[-2:]) in _UNPACK]
-        packed += [path for path in self.folder.glob("*") if path.suffix in _UNPACK and path not in packed]
+        packed = [path for path in self.folder.glob("*") if path.name.endswith(tuple(_UNPACK))]
         if not packed:
             return ""
         path = min(packed)

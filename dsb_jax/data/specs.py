@@ -266,12 +266,12 @@ def drawn(share: float, *, first: bool, seed: int = 0) -> Choice:
     return choose
 
 
-def thinned(counts: np.ndarray) -> Choice:
-    """A random subset of so many images of each class, drawn with the seed that is chosen at load."""
+def thinned(counts: np.ndarray, *, seed: int | None = None) -> Choice:
+    """A random subset of so many images of each class, drawn with ``seed``, or for None with that chosen at load."""
 
     def choose(labels: np.ndarray, subset_seed: int) -> np.ndarray:
         rows = np.flatnonzero(labels >= 0)
-        return rows[long_tail.subset(labels[rows], counts, seed=subset_seed)]
+        return rows[long_tail.subset(labels[rows], counts, seed=subset_seed if seed is None else seed)]
 
     return choose
 

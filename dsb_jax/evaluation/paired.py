@@ -53,15 +53,15 @@ def wilcoxon(differences: ArrayLike) -> float:
     return float(stats.wilcoxon(paired).pvalue) if len(paired) else math.nan
 
 
-def mean(values: np.ndarray) -> np.ndarray:
-    """The mean over the first axis of what is finite; NaN where nothing is.
+def mean(values: np.ndarray, axis: int = 0) -> np.ndarray:
+    """The mean over an axis of what is finite; NaN where nothing is.
 
     Example:
       >>> mean(np.array([[1.0, np.nan], [2.0, np.nan]]))
       array([1.5, nan])
     """
     finite = np.isfinite(values)
-    number, total = finite.sum(axis=0), np.where(finite, values, 0.0).sum(axis=0)
+    number, total = finite.sum(axis=axis), np.where(finite, values, 0.0).sum(axis=axis)
     return np.divide(total, number, out=np.full(np.shape(total), np.nan), where=number > 0)
 
 

@@ -6,11 +6,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from dsb_jax.evaluation import drawing, page
+from dsb_jax.evaluation.curves import RUNS
 from dsb_jax.evaluation.drawing import INK, SMALL
 from dsb_jax.evaluation.runs import Run
 
-# As curves of runs, for every kind of colour vision; and with the shapes more classes than there are colours.
-_COLOURS = ("#1f78c8", "#d55e00", "#1b8f6a", "#b0509b", "#8a7a1a", drawing.GREY)
+# With the shapes more classes than there are colours.
 _MARKERS = ("o", "^", "s", "D")
 
 
@@ -53,7 +53,7 @@ def embedding_map(run: Run) -> dict[str, tuple[str, Figure]]:
     axes.grid(visible=False)
     axes.set(xticks=[], yticks=[])
     for number, label in enumerate(shown):
-        colour, marker = _COLOURS[number % len(_COLOURS)], _MARKERS[number // len(_COLOURS) % len(_MARKERS)]
+        colour, marker = RUNS[number % len(RUNS)], _MARKERS[number // len(RUNS) % len(_MARKERS)]
         name = f"{drawing.short(run.class_names[label])} ({run.scores[label]:.0%})"
         x, y = points[labels == label].T
         axes.scatter(x, y, s=11, color=colour, marker=marker, alpha=0.75, linewidths=0, label=name, rasterized=True)

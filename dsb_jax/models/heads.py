@@ -213,11 +213,6 @@ def create(name: str, num_classes: int, *, scale: float = 1.0, **options: Any) -
     return head(num_classes, **options)
 
 
-def _below_1(name: str, value: float) -> None:
-    if not 0 <= value < 1:
-        raise ValueError(f"{name} must lie in [0, 1), got {value!r}")
-
-
 def _not_negative(name: str, value: float) -> None:
     validation.at_least(name, value, 0)
 
@@ -233,7 +228,7 @@ _HEADS: dict[str, Any] = {
             "tau": validation.positive,
             "alpha": _not_negative,
             "gamma": _not_negative,
-            "mu": _below_1,
+            "mu": validation.below_one,
         },
     ),
     "scaled": (ScaledHead, {}),

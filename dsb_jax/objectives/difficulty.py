@@ -11,13 +11,13 @@ from dsb_jax import losses, validation
 from dsb_jax.losses.inputs import LARGEST_MARGIN
 from dsb_jax.objectives.metric import class_weights, require_cosines
 from dsb_jax.objectives.supervised import Supervised
-from dsb_jax.objectives.terms import Result, majority_labels
+from dsb_jax.objectives.terms import Result, Unmoved, majority_labels
 
 _LEAST_SCORE = 1e-30  # the logarithm of a class that is never right must stay finite
 
 
 @dataclasses.dataclass(frozen=True)
-class Loce:
+class Loce(Unmoved):
     """LOCE as classification: cross-entropy with margins that follow the classes' mean scores.
 
     The state is the mean score of every class. As in the original code they take in a batch before its loss is
@@ -68,14 +68,9 @@ class Loce:
 
         return Supervised(loss)(lambda images: outputs, batch, state, rng)
 
-    def after_update(self, state: Any, params: Any) -> Any:
-        """Nothing follows the parameters."""
-        del params
-        return state
-
 
 @dataclasses.dataclass(frozen=True)
-class DomainBalancing:
+class DomainBalancing(Unmoved):
     """Domain balancing: CosFace with a larger margin for classes of rare domains.
 
     How rare they are is read from the class weights of the same step, without gradient. It needs them,
@@ -139,11 +134,6 @@ class DomainBalancing:
         # Of the logits a balancer may ask, and softmax makes scores of these.
         seen = outputs._replace(logits=self.scale * outputs.logits)
         return Supervised(loss)(lambda images: seen, batch, state, rng)
-
-    def after_update(self, state: Any, params: Any) -> Any:
-        """Nothing follows the parameters."""
-        del params
-        return state
 
     def _frequency(self, outputs):
         return losses.domain_frequency(

@@ -11,11 +11,11 @@ from dsb_jax import losses, validation
 from dsb_jax.losses.embeddings import normalized
 from dsb_jax.losses.inputs import LARGEST_MARGIN
 from dsb_jax.objectives.supervised import Supervised
-from dsb_jax.objectives.terms import Result, Term, result_of
+from dsb_jax.objectives.terms import Result, Term, Unmoved, result_of
 
 
 @dataclasses.dataclass(frozen=True)
-class NormSoftmax:
+class NormSoftmax(Unmoved):
     """Normalised softmax: cross-entropy of the cosines of features and class weights, divided by ``temperature``.
 
     It needs the class weights, ``outputs.classifier``, and that the model's logits are cosines: those are what
@@ -68,14 +68,9 @@ class NormSoftmax:
         seen = outputs._replace(features=features, logits=outputs.logits / self.temperature)
         return Supervised(loss)(lambda images: seen, batch, state, rng)
 
-    def after_update(self, state: Any, params: Any) -> Any:
-        """Nothing follows the parameters."""
-        del params
-        return state
-
 
 @dataclasses.dataclass(frozen=True)
-class ProxyAnchor:
+class ProxyAnchor(Unmoved):
     """Proxy Anchor: the class weights, as proxies, pull the batch's examples of their class and push the others.
 
     It needs the class weights, ``outputs.classifier``, and that the model's logits are cosines: those are what
@@ -136,14 +131,9 @@ class ProxyAnchor:
         seen = outputs._replace(features=features, logits=self.scale * outputs.logits)
         return result_of([Term(parts, labels)], seen, batch, state)
 
-    def after_update(self, state: Any, params: Any) -> Any:
-        """Nothing follows the parameters."""
-        del params
-        return state
-
 
 @dataclasses.dataclass(frozen=True)
-class SoftTriple:
+class SoftTriple(Unmoved):
     """SoftTriple: cross-entropy of the similarities to classes of several centres, and what merges centres.
 
     It needs the centres, ``outputs.classifier [classes, centers, dim]``, and that the model's logits are the
@@ -209,11 +199,6 @@ class SoftTriple:
             return result
         regularizer = jnp.broadcast_to(losses.soft_triple_regularizer(centers), result.labels.shape)
         return result._replace(terms=[*result.terms, Term(regularizer, None, self.tau)])
-
-    def after_update(self, state: Any, params: Any) -> Any:
-        """Nothing follows the parameters."""
-        del params
-        return state
 
     @staticmethod
     def _centers(outputs):

@@ -12,7 +12,8 @@ from jax.sharding import PartitionSpec as P
 from dsb_jax import validation
 from dsb_jax.objectives import key_queue
 from dsb_jax.objectives.key_queue import KeyQueue
-from dsb_jax.objectives.terms import Result, Term, result_of
+from dsb_jax.objectives.metric import require_one_class
+from dsb_jax.objectives.terms import Result, Term, Unmoved, result_of
 
 
 @jax.tree_util.register_dataclass
@@ -123,7 +124,7 @@ class Paco:
 
 
 @dataclasses.dataclass(frozen=True)
-class GPaco:
+class GPaco(Unmoved):
     """GPaCo: PaCo without a key encoder. Both views of an image are queries of the one model.
 
     Each is told from the classes, the others of both views and the queue, and the gradient flows through both. What
@@ -192,11 +193,6 @@ class GPaco:
         terms = [Term(of_view, labels, 0.5) for of_view in jnp.split(losses, 2)]
         return result_of(terms, views[0], batch, key_queue.enqueue(state, views[1].projected, labels, mask=mask))
 
-    def after_update(self, state: KeyQueue, params: Any) -> KeyQueue:
-        """Nothing follows the parameters."""
-        del params
-        return state
-
     def state_shardings(self, mesh: Mesh) -> KeyQueue:
         """The queue is divided as batches are."""
         return key_queue.shardings(mesh)
@@ -215,8 +211,7 @@ def _queue_for(outputs, objective):
 
 def _check(batch, objective):
     name = type(objective).__name__
-    if "share" in batch:
-        raise ValueError(f"{name} compares images by their class, and mixed ones have two: mixup and cutmix must be 0")
+    require_one_class(name, batch)
     if len(batch["label"]) != objective.batch_size:
         raise ValueError(
             f"{name} was made for batches of {objective.batch_size}, got one of {len(batch['label'])}; "

@@ -10,11 +10,11 @@ from dsb_jax import losses, validation
 from dsb_jax.losses.embeddings import normalized
 from dsb_jax.objectives.extension import Extension
 from dsb_jax.objectives.metric import require_one_class
-from dsb_jax.objectives.terms import Result, Term, result_of
+from dsb_jax.objectives.terms import Result, Term, Unmoved, result_of
 
 
 @dataclasses.dataclass(frozen=True)
-class Circle:
+class Circle(Unmoved):
     """Circle loss alone: features of one class come together and others part, and there is no classifier.
 
     An anchor's loss has the weight of its class. The batch should hold several examples of several classes: ``pk`` and
@@ -49,11 +49,6 @@ class Circle:
         validation.in_range("margin", self.margin, 0, 1)
         validation.positive("scale", self.scale)
 
-    def init(self, rng: jax.Array, variables: Any, outputs: Any) -> Any:
-        """It has no state."""
-        del rng, variables, outputs
-        return ()
-
     def __call__(self, forward: Callable[..., Any], batch: dict[str, Any], state: Any, rng: jax.Array) -> Result:
         """One term."""
         del rng
@@ -66,11 +61,6 @@ class Circle:
         """The loss of every anchor among the features of a result, with a factor."""
         hyper = {"margin": self.margin, "scale": self.scale}
         return Term(losses.circle(result.features, result.labels, mask=result.mask, **hyper), result.labels, scale)
-
-    def after_update(self, state: Any, params: Any) -> Any:
-        """Nothing follows the parameters."""
-        del params
-        return state
 
 
 @dataclasses.dataclass(frozen=True)

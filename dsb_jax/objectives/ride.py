@@ -148,8 +148,7 @@ def class_temperatures(counts: np.ndarray, factor: float) -> np.ndarray:
 
     Source: the official code of Wang et al., 2021.
     """
-    if not 0 <= factor < 1:
-        raise ValueError(f"reweight_factor must lie in [0, 1), got {factor!r}")
+    validation.below_one("reweight_factor", factor)
     counts = np.asarray(counts, np.float64)
     temperatures = len(counts) * counts / counts.sum() * factor + 1 - factor
     return temperatures / temperatures.max()

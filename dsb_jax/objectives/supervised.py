@@ -6,13 +6,13 @@ from typing import Any
 
 import jax
 
-from dsb_jax.objectives.terms import Result, Term, result_of
+from dsb_jax.objectives.terms import Result, Term, Unmoved, result_of
 
 AUXILIARY = 0.3  # what the loss of a classifier halfway counts (Szegedy et al., 2015)
 
 
 @dataclasses.dataclass(frozen=True)
-class Supervised:
+class Supervised(Unmoved):
     """``mean(weights[label]·loss(logits, label))``, and of mixed images the mean over both labels by their shares.
 
     Classifiers halfway through the model, as GoogLeNet may have, add 0.3 of the same each.
@@ -30,11 +30,6 @@ class Supervised:
     loss: Callable[[jax.Array, jax.Array], jax.Array]
     views: int = 1
     samplers: tuple[str, ...] = ("plain",)
-
-    def init(self, rng: jax.Array, variables: Any, outputs: Any) -> Any:
-        """It has no state."""
-        del rng, variables, outputs
-        return ()
 
     def __call__(self, forward: Callable[..., Any], batch: dict[str, Any], state: Any, rng: jax.Array) -> Result:
         """A term for each label of an image. Features enter the pool as of the class that has the larger share."""
@@ -55,8 +50,3 @@ class Supervised:
             Term(share * self.loss(logits, labels), labels, scale),
             Term((1 - share) * self.loss(logits, others), others, scale),
         ]
-
-    def after_update(self, state: Any, params: Any) -> Any:
-        """Nothing follows the parameters."""
-        del params
-        return state

@@ -94,6 +94,20 @@ class Objective(Protocol):
     # them, says by it how its state lies on the devices of a mesh.
 
 
+class Unmoved:
+    """What most objectives have: no state, or one that only their calls change."""
+
+    def init(self, rng: jax.Array, variables: Any, outputs: Any) -> Any:
+        """It has no state."""
+        del rng, variables, outputs
+        return ()
+
+    def after_update(self, state: Any, params: Any) -> Any:
+        """Nothing follows the parameters."""
+        del params
+        return state
+
+
 def state_shardings(objective: Objective, mesh: Mesh) -> Any:
     """How the state of an objective lies on a mesh: as the objective says, else whole on every device.
 

@@ -78,8 +78,7 @@ class ClassTree:
         """The nearest pairs, and how the tree divides at its root."""
         text = self._of_the_tree()
         if self.left_out:
-            more = f" and {len(self.left_out) - _LISTED} more" if len(self.left_out) > _LISTED else ""
-            text += f" Left out, with fewer than two samples: {', '.join(self.left_out[:_LISTED])}{more}."
+            text += f" Left out, with fewer than two samples: {_listed(self.left_out)}."
         if self.counts.max() > _UNEQUAL * self.counts.min():
             text += (
                 f" Classes have {self.counts.min():,} to {self.counts.max():,} samples; few span less than they would "
@@ -133,16 +132,16 @@ class ClassTree:
             f"{self.class_names[first[i]]} and {self.class_names[second[i]]} ({apart[i]:.3g})"
             for i in np.argsort(apart, kind="stable")[:_LISTED]
         ]
-        sides = [self._named(self.groups(2) == side) for side in (0, 1)]
+        sides = [_listed(np.array(self.class_names)[self.groups(2) == side]) for side in (0, 1)]
         return (
             f"Most alike, by the bits that a sample costs more if both are one class: {', '.join(nearest)}. At its "
             f"root the tree divides {sides[0]} from {sides[1]}; it knows of volumes alone, and what the members of a "
             "branch have in common is for you to say."
         )
 
-    def _named(self, members: np.ndarray) -> str:
-        names = [self.class_names[number] for number in np.flatnonzero(members)]
-        return ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
 
 
 def of(

@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from dsb_jax import validation
+from dsb_jax.evaluation import paired
 from dsb_jax.toolkit import geometry_plots, manifolds, moments, neighbourhoods
-from dsb_jax.toolkit.neighbourhoods import finite_mean
 from dsb_jax.toolkit.points import Points
 
 Progress = Callable[..., Iterable[Any]] | None
@@ -294,7 +294,7 @@ def geometry(
         separation=separation,
         participation=np.array(participation),
         dimension=by_class(dimensions),
-        curvature=by_class({label: float(finite_mean(each)) for label, each in turned.items()}),
+        curvature=by_class({label: float(paired.mean(each)) for label, each in turned.items()}),
         flat_curvature=by_class(flat),
         parallelotope=np.array(parallelotope),
         similarity=_similarity(np.array(directions)) if compared else None,
@@ -345,8 +345,9 @@ def _dimensions(
     of_classes, of_blocks = _divided(progress, drawn)
     for label, rows in _through(of_classes, drawn):
         near = neighbourhoods.nearest(points[rows], neighbours)
-        estimate = neighbourhoods.tight_local_estimate(points[rows], near, progress=of_blocks)
-        dimensions[label] = float(finite_mean(estimate))
+        dimensions[label] = float(
+            paired.mean(neighbourhoods.tight_local_estimate(points[rows], near, progress=of_blocks))
+        )
         spread.append(neighbourhoods.tangent_dimension(points[rows], near))
     return dimensions, spread
 
@@ -369,7 +370,7 @@ def _curvatures(
     found, flat = {}, {}
     for label, rows in _through(of_classes, drawn):
         found[label] = turned(points[rows])
-        flat[label] = float(finite_mean(turned(manifolds.flat_reference(points[rows], seed=seed))))
+        flat[label] = float(paired.mean(turned(manifolds.flat_reference(points[rows], seed=seed))))
     return found, flat
 
 

@@ -16,6 +16,7 @@ from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
 from dsb_jax import validation
+from dsb_jax.evaluation import paired
 from dsb_jax.toolkit import moments
 from dsb_jax.toolkit.points import of
 
@@ -134,7 +135,7 @@ def tangent_dimension(points: ArrayLike, near: np.ndarray) -> int:
             return np.trace(gram, axis1=1, axis2=2) ** 2 / np.square(gram).sum(axis=(1, 2))
 
     ratios = _by_blocks(of_block, len(points), near.shape[1] * points.shape[1])
-    return max(round(float(np.nan_to_num(finite_mean(ratios), nan=1.0))), 1)
+    return max(round(float(np.nan_to_num(paired.mean(ratios), nan=1.0))), 1)
 
 
 def tangent_spaces(
@@ -237,21 +238,9 @@ def curvature(
         theirs = spaces[near[rows]].reshape(-1, k * dimension, dim)
         products = (theirs @ spaces[rows].swapaxes(1, 2)).reshape(-1, k, dimension**2)
         cosines = np.sqrt(np.square(products).sum(axis=2) / dimension)
-        return finite_mean(np.arccos(np.minimum(cosines, 1.0)), axis=1)
+        return paired.mean(np.arccos(np.minimum(cosines, 1.0)), axis=1)
 
     return _by_blocks(of_block, len(points), k * dimension * dim, progress)
-
-
-def finite_mean(values: np.ndarray, axis: int | None = None) -> np.ndarray:
-    """The mean of those that are finite; NaN where none is.
-
-    Example:
-      >>> finite_mean(np.array([[1.0, np.nan, 3.0], [np.nan, np.inf, np.nan]]), axis=1)
-      array([ 2., nan])
-    """
-    finite = np.isfinite(values)
-    with np.errstate(invalid="ignore"):
-        return np.where(finite, values, 0.0).sum(axis=axis) / np.float64(finite.sum(axis=axis))
 
 
 def _from_within(between: np.ndarray, ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:

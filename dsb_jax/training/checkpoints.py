@@ -130,7 +130,7 @@ class Checkpoints:
         }
         arrays = {path: _plain(leaf) for path, leaf in named.items()}
         # A copy on the devices: the step that comes next may write over the state before it is on the disk.
-        copies = jax.device_put(arrays, _shardings(arrays), may_alias=False)
+        copies = jax.device_put(arrays, jax.tree.map(_sharding, arrays), may_alias=False)
         self._writing = self._writer.submit(self._write, step, copies, json.dumps(record, indent=2))
 
     def restore(self, like: Any) -> Restored | None:
@@ -254,7 +254,7 @@ class Checkpoints:
 
 
 class Saved(NamedTuple):
-    """A checkpoint of a folder, as :func:`latest` and :func:`of_step` find it.
+    """A checkpoint of a folder, as :func:`find` finds it.
 
     Attributes:
       folder: its own.
@@ -267,11 +267,12 @@ class Saved(NamedTuple):
     arrays: dict[str, str]
 
 
-def latest(folder: str | os.PathLike[str], *, setting: str) -> Saved:
-    """The latest checkpoint of another run, of which nothing is changed and which must be whole.
+def find(folder: str | os.PathLike[str], step: int | None = None, *, setting: str) -> Saved:
+    """A checkpoint of another run, of which nothing is changed and which must be whole.
 
     Args:
       folder: the run's ``checkpoints``.
+      step: updates before it was saved; None for the latest.
       setting: which names the run, for the error.
 
     Raises:
@@ -279,33 +280,14 @@ def latest(folder: str | os.PathLike[str], *, setting: str) -> Saved:
     """
     folder = pathlib.Path(folder).absolute()
     with Checkpoints(folder) as checkpoints:
-        path = checkpoints._latest()
-    if path is None:
-        raise ValueError(f"{setting} must be the workdir of a run with a checkpoint: there is none in {folder}")
-    return _found(path, setting)
-
-
-def of_step(folder: str | os.PathLike[str], step: int, *, setting: str) -> Saved:
-    """The checkpoint of another run at a step, likewise.
-
-    Args:
-      folder: the run's ``checkpoints``.
-      step: updates before it was saved.
-      setting: which names the run, for the error.
-
-    Raises:
-      ValueError: if there is none of this step, or it is damaged.
-    """
-    folder = pathlib.Path(folder).absolute()
-    with Checkpoints(folder) as checkpoints:
         paths = {_step(path): path for path in checkpoints._saved()}  # of each step the last
+    if step is None and not paths:
+        raise ValueError(f"{setting} must be the workdir of a run with a checkpoint: there is none in {folder}")
+    step = max(paths) if step is None else step
     if step not in paths:
         kept = ", ".join(map(str, paths)) or "none"
         raise ValueError(f"{setting} has no checkpoint of step {step} in {folder}, of steps there are {kept}")
-    return _found(paths[step], setting)
-
-
-def _found(path: pathlib.Path, setting: str) -> Saved:
+    path = paths[step]
     try:
         record = _checked_record(path)
     except ValueError as error:
@@ -320,14 +302,14 @@ def read(
     """Some arrays of a checkpoint, by path.
 
     Args:
-      saved: as :func:`latest` or :func:`of_step` finds it.
+      saved: as :func:`find` finds it.
       wanted: shapes by path, which are those that were saved.
       sharding: of all of them; one device by default.
     """
-    sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    wanted = {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding) for path, leaf in wanted.items()}
     if not wanted:
         return {}
+    sharding = sharding or _one_device()
+    wanted = {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding) for path, leaf in wanted.items()}
     processes.everywhere(lambda: _require_shared(saved.folder))
     return processes.everywhere(lambda: _read(saved.folder, wanted, partial=True))
 
@@ -430,9 +412,8 @@ def _plain(leaf):
 
 
 def _plain_shape(leaf):
-    sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     plain = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
-    return jax.ShapeDtypeStruct(plain.shape, plain.dtype, sharding=sharding)
+    return jax.ShapeDtypeStruct(plain.shape, plain.dtype, sharding=_sharding(leaf))
 
 
 def _like(array, leaf):
@@ -445,9 +426,12 @@ def _describe(arrays):
     return {path: {"shape": list(leaf.shape), "dtype": str(leaf.dtype)} for path, leaf in arrays.items()}
 
 
-def _shardings(arrays):
-    default = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return {path: getattr(leaf, "sharding", None) or default for path, leaf in arrays.items()}
+def _one_device():
+    return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+
+def _sharding(leaf):
+    return getattr(leaf, "sharding", None) or _one_device()
 
 
 def _refuse_others(folder, saved, wanted, *, shown=3):

@@ -10,6 +10,7 @@ import functools
 import operator
 from collections.abc import Iterator
 
+from flax import traverse_util
 from ml_collections import ConfigDict, config_dict
 
 from dsb_jax import validation
@@ -315,16 +316,14 @@ def section(config: ConfigDict, *names: str) -> Iterator[None]:
 
 def put(config: ConfigDict, key: str, value: object) -> None:
     """Sets what a config.json has for a setting, where tuples are lists; one that is not known any more is left out."""
-    if key not in set(_keys(config)):
+    if key not in _keys(config):
         return
-    *path, name = key.split(".")
-    node = functools.reduce(operator.getitem, path, config)
-    node[name] = tuple(value) if isinstance(value, list) else value
+    config.update_from_flattened_dict({key: tuple(value) if isinstance(value, list) else value})
 
 
 def check_setting(config: ConfigDict, key: str) -> None:
     """Raises ValueError unless ``config`` has the setting ``key``, dotted where it is nested."""
-    keys = set(_keys(config))
+    keys = _keys(config)
     if key not in keys:
         raise validation.unknown_name("setting", key, keys)
 
@@ -341,9 +340,5 @@ def _set(config, key, text):
         raise ValueError(f"{key} must be of type {wanted.__name__}, got {text!r}") from None
 
 
-def _keys(config, prefix=""):
-    for key, value in config.items():
-        if isinstance(value, ConfigDict):
-            yield from _keys(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key
+def _keys(config):
+    return traverse_util.flatten_dict(config.to_dict(), sep=".").keys()

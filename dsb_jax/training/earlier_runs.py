@@ -1,6 +1,5 @@
 """What an earlier run left, for one that begins with its parameters or learns from its model."""
 
-import functools
 import json
 import logging
 import os
@@ -105,8 +104,7 @@ def variables(
     Raises:
       ValueError: if there is no checkpoint, a damaged one, or one that lacks an array or has it in another shape.
     """
-    find = checkpoints.latest if step is None else functools.partial(checkpoints.of_step, step=step)
-    saved = processes.of_first(functools.partial(find, workdir / "checkpoints", setting=setting))
+    saved = processes.of_first(lambda: checkpoints.find(workdir / "checkpoints", step, setting=setting))
     root = "average/" if any(path.startswith("average/") for path in saved.arrays) else ""
     found: dict[str, Any] = {}
     shapes: dict[str, jax.ShapeDtypeStruct] = {}

@@ -272,8 +272,10 @@ class _Run:
                 self.step += 1
                 self._record(outputs)
         except Terminated:
-            with _logged(OSError):  # of the save before: there may be room by now
+            try:
                 self.checkpoints.wait()
+            except OSError as error:  # of the save before: there may be room by now
+                _logger.warning("%s", error)
             self._save()
             self.checkpoints.close()
             _logger.info("saved at step %d/%d; the same command goes on from there", self.step, self.experiment.steps)
@@ -417,15 +419,6 @@ def _mean(window):
     """Of every metric that has one."""
     names = [name for name in window[0] if name not in diagnosis.NAMES]
     return {name: float(np.mean([outputs[name] for outputs in window])) for name in names}
-
-
-@contextlib.contextmanager
-def _logged(kind):
-    """An error of this kind becomes a line."""
-    try:
-        yield
-    except kind as error:
-        _logger.warning("%s", error)
 
 
 def _fetched(window):

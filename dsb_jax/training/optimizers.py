@@ -149,7 +149,8 @@ def optimizer(
     ):
         if value not in valid:
             raise validation.unknown_name(kind, value, valid)
-    momentum, adam_beta2 = _below_one("momentum", momentum), _below_one("adam_beta2", adam_beta2)
+    momentum = validation.below_one("momentum", momentum)
+    adam_beta2 = validation.below_one("adam_beta2", adam_beta2)
     weight_decay = validation.at_least("weight_decay", weight_decay, 0)
     clip_norm = validation.at_least("clip_norm", clip_norm, 0)
     clipped = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
@@ -200,12 +201,6 @@ def _parts(params):
     return jax.tree_util.tree_map_with_path(
         lambda path, _: "head" if any(getattr(key, "key", None) == HEAD for key in path) else "others", params
     )
-
-
-def _below_one(name, value):
-    if not 0.0 <= value < 1.0:
-        raise ValueError(f"{name} must lie in [0, 1), got {value!r}")
-    return float(value)
 
 
 def _factor(name, value):

@@ -23,6 +23,8 @@ In the named lists the balancer acts in the last stage, on the classifier that i
 """
 
 import copy
+import functools
+import operator
 import re
 from typing import NamedTuple
 
@@ -208,7 +210,7 @@ def _apply(stage, pair, config):
     key, _, text = (part.strip() for part in pair.partition("="))
     if text.endswith("%"):
         check_setting(base_config(), key)
-        own = _value(config, key)
+        own = functools.reduce(operator.getitem, key.split("."), config)
         if isinstance(own, bool) or not isinstance(own, int | float):
             raise ValueError(f"{key} is no number that {text} could be a part of, but {own!r}")
         try:
@@ -224,12 +226,5 @@ def _apply(stage, pair, config):
 
 
 def _text(stage, key):
-    value = _value(stage, key)
+    value = functools.reduce(operator.getitem, key.split("."), stage)
     return value if isinstance(value, str) else repr(value)
-
-
-def _value(config, key):
-    node = config
-    for name in key.split("."):
-        node = node[name]
-    return node

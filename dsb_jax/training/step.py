@@ -97,7 +97,7 @@ def init_state(
     Raises:
       ValueError: if ``ema_decay`` is outside [0, 1).
     """
-    _check_ema_decay(ema_decay)
+    validation.below_one("ema_decay", ema_decay)
     key, params_key, objective_key = jax.random.split(jax.random.key(seed), 3)
 
     def init(given):
@@ -195,7 +195,7 @@ def make_train_step(
 
     Source: Algorithm 2 of the paper.
     """
-    _check_ema_decay(ema_decay)
+    validation.below_one("ema_decay", ema_decay)
     validation.positive_int("accumulate", accumulate)
     differentiate = _of_whole(model, objective, balancer, trainable)
     if accumulate > 1:
@@ -310,16 +310,12 @@ def make_eval_step(
         return {
             "prediction": jnp.argmax(outputs.logits, axis=1),
             "probabilities": probabilities,
-            "probability": _of_label(probabilities, batch["label"]),
+            "probability": jnp.take_along_axis(probabilities, batch["label"][:, None], axis=1)[:, 0],
             "loss": loss(outputs.logits, batch["label"]),
             "features": outputs.features,
         }
 
     return jax.jit(step) if placement is None else jax.jit(step, out_shardings=everywhere(placement.mesh))
-
-
-def _of_label(values, labels):
-    return jnp.take_along_axis(values, labels[:, None], axis=1)[:, 0]
 
 
 class _Outcome(NamedTuple):
@@ -565,8 +561,3 @@ def _out_shardings(objective, balancer, mesh):
     fields |= {"balancing": balancers.state_shardings(balancer, mesh)} | dict.fromkeys(_PARAMETERS)
     fields["objective"] = state_shardings(objective, mesh)
     return TrainState(**fields)
-
-
-def _check_ema_decay(value):
-    if not 0.0 <= value < 1.0:
-        raise ValueError(f"ema_decay must lie in [0, 1), got {value!r}")

@@ -29,6 +29,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 import dsb_jax
@@ -73,7 +74,7 @@ class Workdir:
         self.path = pathlib.Path(path)
         self._settings = _finite(config.to_dict())
         self._resume, self._neutral = resume, frozenset(neutral)
-        self._defaults = dict(_flat(_finite(defaults.to_dict()))) if defaults is not None else {}
+        self._defaults = flatten_dict(_finite(defaults.to_dict()), sep=".") if defaults is not None else {}
         self._dataset: dict[str, Any] | None = None  # not known yet
         self.lines = 0  # of metrics.jsonl since it was cut back
         if self.path.exists() and not self.path.is_dir():
@@ -227,9 +228,9 @@ class Workdir:
             left = [name for name in ("results.json", "checkpoints") if (self.path / name).exists()]
             return f"{left[0]} without a config.json" if left else ""
         try:
-            before = self._defaults | dict(_flat(self._read_json("config.json")))
-            now = dict(_flat(self._settings))
-        except (ValueError, AttributeError):  # no JSON, or no object
+            before = self._defaults | flatten_dict(self._read_json("config.json"), sep=".")
+            now = flatten_dict(self._settings, sep=".")
+        except (ValueError, AssertionError):  # no JSON, or no object
             return "its config.json cannot be read"
         keys = sorted((before | now).keys() - self._neutral)
         differing = [key for key in keys if before.get(key) != now.get(key)]
@@ -385,14 +386,6 @@ def _commit():
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def _flat(tree, prefix=""):
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def _finite(value):

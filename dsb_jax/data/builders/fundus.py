@@ -14,7 +14,7 @@ from dsb_jax.data import specs
 from dsb_jax.data.archive import Archive
 from dsb_jax.data.builders.from_files import FromFiles
 from dsb_jax.data.builders.index import Index, Item
-from dsb_jax.data.specs import IMAGENET_MEAN, IMAGENET_STD, Choice, Part, Protocol, Spec
+from dsb_jax.data.specs import IMAGENET_MEAN, IMAGENET_STD, Part, Protocol, Spec
 
 # By the letters of the annotations; "O", other diseases, is no class (Sec. D.6.1).
 _CLASSES = {
@@ -242,12 +242,6 @@ _TRAIN, _TEST = np.array([2150, 1161, 210, 218, 194, 136, 189]), np.array([945, 
 _BALANCED = {"train": specs.alike(103, 7), "test": specs.alike(46, 7)}
 
 
-def _fixed(counts: np.ndarray) -> Choice:
-    """So many eyes of each class, the same ones whatever seed is chosen at load."""
-    choose = specs.thinned(counts)
-    return lambda labels, seed: choose(labels, 0)
-
-
 def _protocols() -> dict[str, Protocol]:
     everything = ("train", "test")
     official_test = np.rint((_TRAIN + _TEST) * 1500 / 3500).astype(np.int64)
@@ -259,7 +253,10 @@ def _protocols() -> dict[str, Protocol]:
         ),
         "balanced": Protocol(
             "OIA-ODIR-B: 103 eyes of each class and 46 of other patients",
-            {split: Part((split,), counts, choose=_fixed(counts)) for split, counts in _BALANCED.items()},
+            {
+                split: Part((split,), counts, choose=specs.thinned(counts, seed=0))
+                for split, counts in _BALANCED.items()
+            },
         ),
         "official": Protocol(
             "the official training set and both official test sets",
@@ -269,7 +266,7 @@ def _protocols() -> dict[str, Protocol]:
         "official_balanced": Protocol(
             "OIA-ODIR-B of the official sets: 103 eyes of each class and 46",
             {
-                split: Part(stored, counts, choose=_fixed(counts))
+                split: Part(stored, counts, choose=specs.thinned(counts, seed=0))
                 for (split, counts), stored in zip(_BALANCED.items(), (everything, ("official_test",)), strict=True)
             },
         ),

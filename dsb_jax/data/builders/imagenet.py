@@ -167,20 +167,15 @@ def _train_counts() -> np.ndarray:
     return counts
 
 
-def _drawn_once(labels: np.ndarray, subset_seed: int) -> np.ndarray:
-    """A thousand images of each class, always the same."""
-    del subset_seed  # the images are the experiment's, whatever is drawn of them
-    return specs.thinned(specs.alike(1000, int(labels.max()) + 1))(labels, 0)
-
-
 def _regrouped(description: str, groups: dict[str, tuple[int, ...]]) -> Protocol:
     """Some of the classes, put together in groups that have their own names."""
     relabel = np.full(1000, -1)
     for label, classes in enumerate(groups.values()):
         relabel[list(classes)] = label
     val = np.array([50 * len(classes) for classes in groups.values()], np.int64)
+    counts = specs.alike(1000, len(groups))
     splits = {
-        "train": Part(("train",), specs.alike(1000, len(groups)), relabel, choose=_drawn_once),
+        "train": Part(("train",), counts, relabel, choose=specs.thinned(counts, seed=0)),
         "val": Part(("validation",), val, relabel),
     }
     return Protocol(description, splits, evaluation="val", class_names=tuple(groups))
