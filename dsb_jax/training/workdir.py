@@ -228,10 +228,12 @@ class Workdir:
             left = [name for name in ("results.json", "checkpoints") if (self.path / name).exists()]
             return f"{left[0]} without a config.json" if left else ""
         try:
-            before = self._defaults | flatten_dict(self._read_json("config.json"), sep=".")
-            now = flatten_dict(self._settings, sep=".")
-        except (ValueError, AssertionError):  # no JSON, or no object
+            written = self._read_json("config.json")
+            if not isinstance(written, dict):
+                raise ValueError("no object")
+        except ValueError:
             return "its config.json cannot be read"
+        before, now = self._defaults | flatten_dict(written, sep="."), flatten_dict(self._settings, sep=".")
         keys = sorted((before | now).keys() - self._neutral)
         differing = [key for key in keys if before.get(key) != now.get(key)]
         return ", ".join(f"{key}: {_shown.repr(before.get(key))} -> {_shown.repr(now.get(key))}" for key in differing)
