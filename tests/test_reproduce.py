@@ -350,7 +350,6 @@ def test_the_list_tells_all_targets_and_what_they_need(small, tmp_path, monkeypa
             ["figure7", "--pages"],
             "error: figure7 has no page of its own: it runs python -m dsb_jax.toolkit scales cub2011",
         ),
-        (["table2", "--jobs=0"], "error: --jobs must be an integer >= 1, got 0"),
         (["table5", "--pages"], "error: of table5 at scale paper nothing is measured in "),
         (["figure6"], "error: figure6 needs --input: a folder of point clouds"),
     ],

@@ -282,7 +282,7 @@ def test_training_rows_are_drawn_with_the_seed():
         ("schedule=cosin", "unknown schedule 'cosin'; did you mean 'cosine'"),
         ("long_tail=mnist_lt_3", "unknown long_tail 'mnist_lt_3'; did you mean 'mnist_lt_"),
         ("devices=8,model_devices=4", "model_devices must divide the 10 classes, got 4"),
-        ("dsb.dtype=float8", "unknown dsb.dtype 'float8'; did you mean 'float32'"),
+        ("dsb.dtype=float8", "unknown dsb.dtype 'float8'; did you mean 'float16'"),
         ("dsb.normalize=men", "unknown dsb.normalize 'men'; did you mean 'mean'"),
         ("long_tail=mnist_lt_1", "class 0 has .* samples, but 5923 are wanted of it"),
         ("imbalance=0.5", "imbalance .* must be >= 1, got 0.5"),
