@@ -62,7 +62,7 @@ def test_a_model_that_tells_no_image_from_another_gives_equal_weights(kind, prob
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: check_environments("intro", 4.0), "unknown kind of environments 'intro'; did you mean 'intra'"),
+        (lambda: check_environments("intra2", 4.0), "unknown kind of environments 'intra2'; did you mean 'intra'"),
         (lambda: check_environments("intra", 1.0), "scale of environments must be a finite number > 1, got 1.0"),
         (lambda: check_environments("intra", np.nan), "scale of environments must be a finite number > 1, got nan"),
         (lambda: environment_weights([0.5, 1.1], [0, 0]), r"probabilities must lie in \[0, 1\]"),
