@@ -30,7 +30,7 @@ def compilation_cache(tmp_path_factory):
 
 
 # Whose numbers are compared closely, or take longer to compute than to compile.
-OPTIMIZED = {"test_semantic_scale", "test_feature_pool", "test_interference"}
+OPTIMIZED = {"test_semantic_scale", "test_interference"}
 
 
 @pytest.fixture(scope="module", autouse=True)

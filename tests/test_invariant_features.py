@@ -233,7 +233,7 @@ def test_settings(arguments, name, distance):
     [
         ("sampler=class_balanced", "draws environments of its own: sampler must be 'plain', got 'class_balanced'"),
         ("ifl.distance=cosin", "unknown ifl.distance 'cosin'; did you mean 'cosine'"),
-        ("ifl.environments=inside", "unknown kind of environments 'inside'. Valid names: "),
+        ("ifl.environments=inside", "unknown kind of environments 'inside'; did you mean 'inter'"),
         ("ifl.scale=0.5", "scale of environments must be a finite number > 1, got 0.5"),
         ("ifl.milestones=(0.8,0.6)", r"ifl.milestones must be shares of the run in \[0, 1\) that ascend, got"),
         ("ifl.milestones=(60,80)", r"ifl.milestones must be shares of the run in \[0, 1\) that ascend, got"),

@@ -792,7 +792,7 @@ def test_create_refuses(arguments, message):
 
 def test_head_refuses_an_unknown_loss():
     with pytest.raises(ValueError, match="did you mean 'ldam'"):
-        losses.head("ladm")
+        losses.head("ldamm")
 
 
 def test_losses_load_no_layer_library():

@@ -100,6 +100,7 @@ def test_types_of_the_package_hold():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow  # mypy reads all of JAX and of the package
 def test_a_users_program_has_types_and_runs(installed, tmp_path):
     program = str(ROOT / "tests" / "typed_program.py")
     (tmp_path / "wrong.py").write_text(

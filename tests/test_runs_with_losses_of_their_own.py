@@ -151,7 +151,7 @@ def test_heads_are_what_the_objective_needs(arguments, head):
         ("balancer=domain_frequency,domain_frequency.scale=0", "domain_frequency.scale must be .* > 0"),
         ("balancer=class_balanced,class_balanced.beta=2", "class_balanced.beta must "),
         ("balancer=effective_number,class_balanced.beta=2", "class_balanced.beta must "),
-        ("balancer=class_difficulty,class_difficulty.dynamic=foo", "unknown class_difficulty.dynamic 'foo'; did you"),
+        ("balancer=class_difficulty,class_difficulty.dynamic=foo", "unknown class_difficulty.dynamic 'foo'. Valid"),
         ("balancer=class_difficulty,class_difficulty.tau=-1", "class_difficulty.tau must "),
         ("balancer=dsb,dsb.epsilon=-1", "dsb.epsilon must "),
         ("balancer=dsb,dsb.normalize=meen", "unknown dsb.normalize 'meen'; did you mean 'mean'"),

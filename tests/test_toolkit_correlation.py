@@ -323,7 +323,7 @@ def test_columns_may_have_other_names(tmp_path):
             "accuracy.csv must have the columns class and accuracy, or two columns without a heading, got a",
         ),
         ("label,acc,n\ncat,0.5,3\n", "got a first row label, acc, n"),
-        ("label,acc\ncat,0.5\n", "accuracy.csv: the accuracy of 'label' must be a number, got 'acc'"),
+        ("label,acc\ncat,0.5\n", "two columns without a heading, got a first row label, acc"),
         ("cat,0.5\ndog,0.5,3\n", "accuracy.csv: row 2 has 3 cells, and the first one 2"),
         ("cat,0.5\ncat,0.6\ndog,1\n", "accuracy.csv: row 2 is a second one of class 'cat'"),
         ("cat,90\ndog,80\n", "accuracy of 'cat' must be a fraction in [0, 1], or have a % behind it, got 90"),
