@@ -75,7 +75,7 @@ def test_the_sdist_has_what_the_tests_need(built):
         names = {name.partition("/")[2] for name in archive.getnames()}
     wanted = {"README.md", "LICENSE", "pyproject.toml", "requirements.lock", "launch/reproduce.py", "tests/conftest.py"}
     assert names >= wanted | {f"configs/{name}" for name in CONFIGS}
-    assert names >= {path.relative_to(ROOT).as_posix() for path in (ROOT / "launch/results").rglob("*.*")}
+    assert names >= {path.relative_to(ROOT).as_posix() for path in (ROOT / "launch/results").rglob("*.csv")}
 
 
 def test_a_config_by_name_trains_outside_of_the_repository(installed, tmp_path):
