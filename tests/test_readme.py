@@ -20,7 +20,7 @@ from absl.testing import flagsaver
 from small_run import digits, made_up_weights
 
 import dsb_jax
-from dsb_jax import main, training
+from dsb_jax import data, main, models, training
 from dsb_jax.data import prepare
 from dsb_jax.toolkit import __main__ as toolkit
 from dsb_jax.training import experiment
@@ -181,3 +181,22 @@ def test_results_of_methods_are_those_of_the_rows():
     told = re.findall(r"\d\d\.\d\d", " ".join(cells))
     assert len(told) > 50
     assert set(told) <= set(known)
+
+
+def test_the_table_of_datasets_is_what_is_known_of_them():
+    table = README.partition("### Datasets")[2].partition("\n```")[0]
+    rows = {
+        row.split("`")[1]: [cell.strip() for cell in row.split("|")[2:6]] for row in re.findall(r"^\| `.*", table, re.M)
+    }
+    assert sorted(rows) == [name for name in data.names() if name not in ("folder", "listing")]
+    for name, (classes, images, _, config) in rows.items():
+        counts = data.spec(name).train_counts()
+        assert (classes, images) == (f"{len(counts):,}", f"{counts.sum():,}"), name
+        assert not config or (REPOSITORY / "configs" / f"{config.strip('`')}.py").exists(), name
+
+
+def test_the_table_of_models_has_their_parameters():
+    table = README.partition("### Models and weights")[2].partition("\nErrors are")[0]
+    ((name, number),) = re.findall(r"^\| `(resnet32)` \| ([\d,]+)", table, re.M)
+    assert models.size(name, 10).parameters == int(number.replace(",", ""))
+    assert set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| `.*", table, re.M)))) <= set(models.names())
