@@ -16,6 +16,7 @@ import tomllib
 
 import pytest
 from absl import flags
+from small_run import slow_but
 
 import dsb_jax
 from dsb_jax import main
@@ -344,7 +345,7 @@ def shell(command, monkeypatch, tmp_path):
     return Shell(command)
 
 
-@pytest.mark.parametrize("name", WITH_CODE)
+@pytest.mark.parametrize("name", slow_but({*WITH_CODE} - {"tutorials/tpu_pod"}, WITH_CODE))
 def test_code_of_a_page_runs_and_prints_what_it_says(name, shell):
     blocks, inline = code_of(name)
     output, names = None, {}
