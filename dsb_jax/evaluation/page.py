@@ -76,9 +76,19 @@ def plots(figures: dict[str, tuple[str, Figure]]) -> str:
     return f'<div class="plots">\n{drawn}\n</div>' if figures else ""
 
 
+def breakable(name: str) -> str:
+    """A name that a narrow line may break behind its underscores, rather than anywhere.
+
+    Example:
+      >>> breakable("norm_softmax")
+      'norm_<wbr>softmax'
+    """
+    return escape(name).replace("_", "_<wbr>")
+
+
 def tiles(facts: dict[str, str]) -> str:
     """Short facts in boxes."""
-    boxes = (f"<div><dt>{escape(label)}</dt><dd>{escape(value)}</dd></div>" for label, value in facts.items())
+    boxes = (f"<div><dt>{escape(label)}</dt><dd>{breakable(value)}</dd></div>" for label, value in facts.items())
     return f'<dl class="tiles">{"".join(boxes)}</dl>'
 
 
@@ -236,7 +246,9 @@ img { display: block; height: 4rem; max-width: 9rem; object-fit: contain; border
 .grid img { height: 6rem; max-width: 100%; }
 .grid figcaption { font-size: .75rem; line-height: 1.25; margin-top: .25rem; overflow-wrap: anywhere; }
 .query img { height: 3rem; }
-.query figure { max-width: 4.4rem; }
+.queries { grid-template-columns: repeat(auto-fit, minmax(min(100%, 29rem), 1fr)); }
+.query { flex-wrap: nowrap; }
+.query figure { flex: 1; max-width: 4.4rem; }
 .query figcaption { font-size: .7rem; line-height: 1.2; overflow-wrap: anywhere; }
 .query > img { outline: 3px solid var(--ink); outline-offset: 1px; margin-right: .5rem; }
 .right img { border: 3px solid #1f78c8; }

@@ -23,7 +23,7 @@ def queries(run: Run) -> str:
     return f"""<p>Images that were looked up, each with the others nearest to it, the nearest first. ✓ is of the same
 class, ✗ of another. They were chosen so that for {right} of these {len(run.queries.labels)} the nearest is right,
 whatever the share among all.</p>
-<div class="pairs">{"".join(_query(run, *row) for row in rows)}</div>"""
+<div class="pairs queries">{"".join(_query(run, *row) for row in rows)}</div>"""
 
 
 def _query(run: Run, labels: np.ndarray, images: np.ndarray) -> str:
@@ -36,7 +36,7 @@ def _query(run: Run, labels: np.ndarray, images: np.ndarray) -> str:
 
 def _neighbor(image: np.ndarray, name: str, own: str) -> str:
     right = name == own
-    caption = f"{'✓' if right else '✗'} {escape(drawing.short(name, 14))}"
+    caption = f"{'✓' if right else '✗'} {page.breakable(drawing.short(name, 14))}"
     kind = "right" if right else "wrong"
     return f'<figure class="{kind}">{page.picture(image, f"{kind}: {name}")}<figcaption>{caption}</figcaption></figure>'
 
