@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 
-VOID = {"meta", "br", "hr", "img", "link", "input"}
+VOID = {"meta", "br", "wbr", "hr", "img", "link", "input"}
 AWKWARD = [
     "<script>alert(1)</script>",
     'quo"te\' onload="x"',
