@@ -38,10 +38,11 @@ def of_counts(counts, dim, dtype=np.float64):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
 @pytest.mark.parametrize("dim", [1, 3, 40])
-@pytest.mark.parametrize("block", [1, 60, 2**18])
-def test_volumes_are_those_of_the_definition(dim, dtype, block, monkeypatch):
+@pytest.mark.parametrize(("block", "large"), [(1, 2**15), (60, 60), (2**18, 2**15), (2**18, 0)])
+def test_volumes_are_those_of_the_definition(dim, dtype, block, large, monkeypatch):
     """Of classes without points, with one, two, fewer and more than dimensions, however many are taken together."""
     monkeypatch.setattr(moments, "_BLOCK", block)
+    monkeypatch.setattr(moments, "_LARGE", large)
     points, labels = of_counts([5, 0, 1, 2, 30, 90, 3, 30], dim, dtype)
     points[labels == 6] = points[labels == 6][0]
     for epsilon in (1.0, 0.3):
@@ -55,18 +56,26 @@ def test_volumes_are_those_of_the_definition(dim, dtype, block, monkeypatch):
     assert found[[1, 2, 6, 8]].tolist() == [0.0] * 4  # none, one, all equal, none
 
 
+def test_equal_points_are_no_volume_however_large(monkeypatch):
+    """Their squares are more than float64 holds."""
+    monkeypatch.setattr(moments, "_LARGE", 0)
+    assert moments.volumes(np.full((9, 3), 1e200), np.repeat([0, 1], [2, 7]), 2).tolist() == [0.0, 0.0]
+
+
 def test_volumes_are_those_of_the_core():
     points, labels = of_counts([20, 1, 0, 7, 100], 12, np.float32)
     core = jax.jit(dsb_jax.class_volumes, static_argnums=2)(points, labels, 5)
     np.testing.assert_allclose(moments.volumes(points, labels, 5), core, rtol=1e-5)
 
 
+@pytest.mark.parametrize("large", [0, 2**15])
 @pytest.mark.parametrize("dim", [2, 30])
-def test_where_points_lie_costs_no_digit(dim):
+def test_where_points_lie_costs_no_digit(dim, large, monkeypatch):
     """Whole numbers are moved without rounding."""
+    monkeypatch.setattr(moments, "_LARGE", large)
     points, labels = of_counts([10, 25, 2], dim)
     points = np.round(100 * points)
-    for offset in (1e6, 2.0**40):
+    for offset in (300.0, 1e6, 2.0**40):
         moved = moments.volumes(points + offset, labels, 3)
         np.testing.assert_allclose(moved, moments.volumes(points, labels, 3), rtol=1e-11)
     apart = Moments.of(points[:15]) + Moments.of(points[15:])

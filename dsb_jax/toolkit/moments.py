@@ -28,6 +28,7 @@ from dsb_jax import validation
 _LOST = 1e6  # times that a pivot may be less than its diagonal entry before it is looked at for rounding
 _ROUNDING = 100 * np.finfo(np.float64).eps  # of a diagonal entry: what is left of less is rounding
 _BLOCK = 2**18  # numbers of the classes that are measured together: 2 MiB
+_LARGE = 2**15  # numbers of a class whose rows are gathered on their own, in blocks of four times as many
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -185,8 +186,9 @@ def sorted_by_class(labels: np.ndarray, num_classes: int) -> tuple[np.ndarray, n
       ([1, 0, 2], [1, 2, 0])
     """
     # SciPy turns rows into columns by counting, which is linear where a sort is not.
-    row_starts = np.arange(len(labels) + 1, dtype=np.promote_types(labels.dtype, np.int32))
-    each = sparse.csr_array((np.ones(len(labels), bool), labels, row_starts), shape=(len(labels), num_classes)).tocsc()
+    index = np.int32 if len(labels) < 2**31 else np.int64
+    columns, row_starts = labels.astype(index), np.arange(len(labels) + 1, dtype=index)
+    each = sparse.csr_array((np.ones(len(labels), bool), columns, row_starts), shape=(len(labels), num_classes)).tocsc()
     return each.indices, np.diff(each.indptr)
 
 
@@ -227,18 +229,10 @@ def volumes_and_means(
     starts, dim = np.cumsum(counts) - counts, points.shape[1]
 
     def of_block(classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        own = counts[classes, None]
-        place = np.arange(own.max())
-        filled_up = place >= own  # with the class's first row, which, subtracted, adds nothing to its mean
-        rows = order.take(starts[classes, None] + np.where(filled_up, 0, place))
-        relative = points.take(rows, axis=0).astype(np.float64)
-        first = relative[:, :1].copy()
-        relative -= first
-        offset = np.ones((1, len(place))) @ relative / own[:, None]
-        relative -= offset
-        relative[filled_up] = 0.0
-        measured = _volumes_of_scatters(smaller_gram(relative), counts[classes], dim, epsilon)
-        return measured, (first + offset)[:, 0]
+        own = counts[classes]
+        grams_of = _grams_one_by_one if own[0] * dim > _LARGE else _grams_together
+        grams, means = grams_of(points, order, starts[classes], own)
+        return _volumes_of_scatters(grams, own, dim, epsilon), means
 
     volumes, means, blocks = np.zeros(num_classes), np.zeros((num_classes, dim)), _blocks(counts, dim)
     alone = np.flatnonzero(counts == 1)
@@ -248,15 +242,59 @@ def volumes_and_means(
     return volumes, means
 
 
+def _grams_together(
+    points: np.ndarray, order: np.ndarray, starts: np.ndarray, counts: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The smaller Gram matrix of rows about their mean, and the mean, of classes of about as many rows each."""
+    place, counts = np.arange(counts.max()), counts[:, None]
+    filled_up = place >= counts  # with the class's first row, which, subtracted, adds nothing to its mean
+    rows = order.take(starts[:, None] + np.where(filled_up, 0, place))
+    relative = points.take(rows, axis=0).astype(np.float64)
+    first = relative[:, :1].copy()
+    relative -= first
+    offset = np.ones((1, len(place))) @ relative / counts[..., None]
+    relative -= offset
+    relative[filled_up] = 0.0
+    return smaller_gram(relative), (first + offset)[:, 0]
+
+
+def _grams_one_by_one(
+    points: np.ndarray, order: np.ndarray, starts: np.ndarray, counts: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """As :func:`_grams_together`, of classes that each fill a core's cache; what is less than another is zeros."""
+    dim = points.shape[1]
+    size = min(int(counts.max()), dim)
+    grams, means = np.zeros((len(counts), size, size)), np.empty((len(counts), dim))
+    for place, (start, count) in enumerate(zip(starts, counts, strict=True)):
+        rows = points.take(order[start : start + count], axis=0).astype(np.float64)
+        means[place], gram = _mean_and_gram(rows)
+        grams[place, : len(gram), : len(gram)] = gram
+    return grams, means
+
+
+def _mean_and_gram(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of rows ``[m, d]``: ``XᵀX - m·μμᵀ``, for which rows need not be centred, where that cancels at most four bits."""
+    count, dim = rows.shape
+    if count >= dim:
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is centred
+            mean, squares = np.full(count, 1 / count) @ rows, rows.T @ rows
+            gram = squares - count * mean[:, None] * mean
+        if (squares.diagonal() <= 16 * gram.diagonal()).all():
+            return mean, gram
+    mean, relative = centred(rows)
+    return mean, smaller_gram(relative)
+
+
 def _blocks(counts: np.ndarray, dim: int) -> list[np.ndarray]:
-    """Classes of two rows or more, in blocks of nearly equal sizes that stay in a core's cache.
+    """Classes of two rows or more, in blocks of nearly equal sizes, what is in use of which stays in a core's cache.
 
     A call for each class would leave threads waiting for each other: between its calls NumPy holds Python's lock.
     """
     classes = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts > 1)]
     blocks, start = [], 0
     while start < len(classes):
-        stop = start + max(_BLOCK // (int(counts[classes[start]]) * dim), 1)
+        numbers = int(counts[classes[start]]) * dim
+        stop = start + max((4 * _BLOCK if numbers > _LARGE else _BLOCK) // numbers, 1)
         blocks.append(classes[start:stop])
         start = stop
     return blocks
