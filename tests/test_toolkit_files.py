@@ -225,6 +225,8 @@ def test_pooling_is_that_of_training(tmp_path):
     assert pooled.dim == 4
     np.testing.assert_allclose(pooled.load().points, dsb_jax.pool_features(points, 4), rtol=1e-6)
     assert rows.pooled(10) is rows
+    with pytest.raises(ValueError, match=r"dim must be at most 10, the numbers of a row of a\.npy, got 11"):
+        rows.pooled(11)
 
 
 def test_no_more_than_blocks_is_held(tmp_path):

@@ -260,6 +260,13 @@ def test_measures_are_those_of_the_functions(found):
     assert again.scaled is None
 
 
+@pytest.mark.parametrize("space", ["cloud", "feature"])
+def test_point_clouds_do_not_stand_apart(space):
+    """Their coordinates have nothing to do with each other's."""
+    points = of(RNG.normal(size=(60, 3)), np.repeat([0, 1], 30), space=space, name="models")
+    assert ("stands apart" in class_geometry.geometry(points).reading()) == (space == "feature")
+
+
 def test_classes_without_a_measure_are_nan_and_named(found):
     for name in ("dimension", "curvature", "flat_curvature"):
         values = getattr(found, name)

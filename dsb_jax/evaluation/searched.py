@@ -30,7 +30,8 @@ def _query(run: Run, labels: np.ndarray, images: np.ndarray) -> str:
     own, *near = (run.class_names[label] for label in labels)
     cells = "".join(_neighbor(image, name, own) for image, name in zip(images[1:], near, strict=True))
     right = sum(name == own for name in near)
-    return f"""<div class="pair"><p><b>{escape(own)}</b>: {right} of {len(near)} right</p>
+    possible = min(len(near), int(run.sizes[labels[0]]) - 1)  # its class may have fewer images than are shown
+    return f"""<div class="pair"><p><b>{escape(own)}</b>: {right} of {possible} found</p>
 <div class="images query">{page.picture(images[0], f"query: {own}")}{cells}</div></div>"""
 
 

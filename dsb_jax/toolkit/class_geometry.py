@@ -145,8 +145,8 @@ class Geometry:
         return self.class_names[at], float(measure[at])
 
     def _of_separation(self) -> str:
-        if np.isfinite(self.separation).sum() < 2:
-            return ""
+        if np.isfinite(self.separation).sum() < 2 or self.scaled is not None:
+            return ""  # point clouds have coordinates of their own each
         (most, adds), (least, fewest) = (self._at(self.separation, each) for each in (np.nanargmax, np.nanargmin))
         return (
             f"{most} stands apart most, adding {_number(adds, '.1%')} of its own volume to that of the other classes, "

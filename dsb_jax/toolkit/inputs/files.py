@@ -142,9 +142,11 @@ class Rows:
         """The same with d reduced to ``dim`` by :func:`dsb_jax.pool_features`, in float32 as in training.
 
         Raises:
-          ValueError: ``dim`` is not positive.
+          ValueError: ``dim`` is not positive, or more than there are.
         """
-        if self.dim <= validation.positive_int("dim", dim):
+        if validation.positive_int("dim", dim) > self.dim:
+            raise ValueError(f"dim must be at most {self.dim}, the numbers of a row of {self.name}, got {dim}")
+        if dim == self.dim:
             return self
         return dataclasses.replace(self, dim=dim, parts=tuple(Pooled(part, dim) for part in self.parts))
 
