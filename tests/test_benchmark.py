@@ -11,13 +11,13 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "launch"))
 import benchmark
-import rivals
+from benchmarking import rivals, updates
 
 from dsb_jax import models
 
 COUNTS = np.array([50, 30, 10, 5, 1])
-BALANCER = benchmark.balancer_of(COUNTS, 8, dim=4)
-BATCHES = benchmark.random_batches(COUNTS, 8, 4, number=16)
+BALANCER = updates.balancer_of(COUNTS, 8, dim=4)
+BATCHES = updates.random_batches(COUNTS, 8, 4, number=16)
 
 
 def output_of(*arguments):
@@ -30,7 +30,7 @@ def output_of(*arguments):
 def test_a_filled_pool_is_as_after_a_pass_of_batches():
     """And stays so: in the pass that follows, all its rows leave."""
     update = jax.jit(BALANCER.update)
-    filled, entered = benchmark.filled(BALANCER, COUNTS), BALANCER.init()
+    filled, entered = updates.filled(BALANCER, COUNTS), BALANCER.init()
     for rows, labels in zip(filled.pool.rows, filled.pool.labels, strict=True):
         _, entered = update(entered, rows, labels)
     for batch in [None, *BATCHES]:
@@ -47,15 +47,15 @@ def test_a_filled_pool_is_as_after_a_pass_of_batches():
 
 @pytest.mark.slow
 def test_the_parts_of_an_update_are_all_of_it():
-    state = benchmark.filled(BALANCER, COUNTS)
-    whole = benchmark.Update(BALANCER, BATCHES, benchmark.copied(state))
+    state = updates.filled(BALANCER, COUNTS)
+    whole = updates.Update(BALANCER, BATCHES, updates.copied(state))
     unchanged = []
-    for number, part in enumerate(benchmark.PARTS, start=1):
-        update = benchmark.Update(BALANCER, BATCHES, benchmark.copied(state), number)  # it has made a step
+    for number, part in enumerate(updates.PARTS, start=1):
+        update = updates.Update(BALANCER, BATCHES, updates.copied(state), number)  # it has made a step
         same = jax.tree.map(lambda a, b: bool(np.array_equal(a, b)), update.state, whole.state)
         unchanged.append(sum(not each for each in jax.tree.leaves(same)))
         factorizes = "cholesky" in update.update.as_text().lower() or "potrf" in update.update.as_text()
-        assert factorizes == (number >= 1 + list(benchmark.PARTS).index("factorizations")), part
+        assert factorizes == (number >= 1 + list(updates.PARTS).index("factorizations")), part
     assert unchanged == sorted(unchanged, reverse=True)
     assert unchanged[0] > 0
     assert unchanged[-1] == 0
@@ -64,7 +64,7 @@ def test_the_parts_of_an_update_are_all_of_it():
 @pytest.mark.slow
 def test_overhead_runs():
     printed = output_of("overhead", "--model=resnet8", "--image-size=16", "--batch-size=8")
-    for name in ("balancer=dsb", "update alone, interference off", "recompute from the whole pool", *benchmark.PARTS):
+    for name in ("balancer=dsb", "update alone, interference off", "recompute from the whole pool", *updates.PARTS):
         assert len(re.findall(rf"^{re.escape(name)}", printed, re.MULTILINE)) == 2, name  # 10 and 100 classes
     assert "were not finite" not in printed
 

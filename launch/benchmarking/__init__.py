@@ -1,0 +1,1 @@
+"""What launch/benchmark.py times, a module for each thing that is timed."""
