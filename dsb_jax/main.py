@@ -257,8 +257,19 @@ def _one_line(error: BaseException) -> str:
             )
         return str(validation.unknown_name("config file", str(path), map(str, others)))
     if not isinstance(error, ValueError | OSError | ArithmeticError | flags.Error):  # a mistake in the config file
-        text = f"config file: {type(error).__name__}: {text}"
+        text = f"{_place(error)}: {type(error).__name__}: {text}"
     return re.sub(r"^\w+Error: ", "", text.strip().splitlines()[-1].strip())
+
+
+def _place(error: BaseException) -> str:
+    """The line of the config file that raised it, or that called what did."""
+    frames = [each for each in traceback.extract_tb(error.__traceback__) if not each.filename.startswith("<frozen")]
+    loaded = [number for number, each in enumerate(frames) if each.filename == config_flags.config_flags.__file__]
+    called = frames[loaded[-1] + 1 :] if loaded else []
+    if not called:  # it cannot be parsed, and the error says where
+        return "config file"
+    line = [each.lineno for each in called if each.filename == called[0].filename][-1]
+    return f"{called[0].filename}, line {line}"
 
 
 if __name__ == "__main__":
