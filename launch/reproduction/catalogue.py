@@ -70,7 +70,8 @@ PEARSON = {"r_N": "N", "r_En": "E_n", "r_W": "W", "r_Sprime": "S′"} | {
 }
 
 # The study in little: minutes for a run, on one core.
-_SMALL = "model=resnet8,epochs=15,schedule=linear,warmup_epochs=1"
+_LITTLE = "model=resnet8,image_size=16,epochs=15,eval_every=5"
+_SMALL = f"{_LITTLE},crop_padding=2,schedule=linear,warmup_epochs=1"
 _SMALL_RETRIEVAL = (
     "image_size=None,shorter_side=None,random_crop=none,crop_padding=4,model=resnet8,stem=cifar,frozen_norm=False,"
     "learning_rate=0.001,adam_epsilon=1e-8,epochs=20,milestones=(12,17),eval_every=20,eval_batch_size=500"
@@ -79,8 +80,8 @@ _SAME_START = "CB's weights begin after epoch 5, as DSB's do; as published, they
 _WEIGHTS = f"Begins with ImageNet's weights (--set init_from=FILE). {_SAME_START}"
 _RANDOM = "Begins with random weights unless --set init_from=FILE says otherwise; the paper's begin with ImageNet's."
 _SMALL_NOTE = (
-    "Not the paper's: ResNet-8 and 15 epochs, on long-tailed CIFAR; what weights do in 15 epochs they may not do in "
-    "200, for they begin after five."
+    "Not the paper's: ResNet-8, 15 epochs and images of 16x16, of long-tailed CIFAR; what weights do in 15 epochs they "
+    "may not do in 200, for they begin after five."
 )
 _HELD_OUT = "CDB holds out a tenth of the training images, to know how difficult classes are."
 _CIFAR_NOTE = "Not the paper's dataset: long-tailed CIFAR by the field's recipe, 200 epochs (configs/cifar10_lt.py)."
@@ -169,10 +170,9 @@ def _table1() -> dict[str, tuple[Cell, ...]]:
         for dataset, settings in (("CIFAR-10-LT", tail), ("CIFAR-10", "balancer=uniform"))
         for name, model in (("ResNet-18", "resnet18"), ("ResNet-34", "resnet34"))
     ]
-    small = "model=resnet8,epochs=15"
     little = [
-        Cell("CE", "CIFAR-10-LT, ResNet-8", "cifar10", join(small, tail)),
-        Cell("CE", "CIFAR-10, ResNet-8", "cifar10", join(small, "balancer=uniform")),
+        Cell("CE", "CIFAR-10-LT, ResNet-8", "cifar10", join(_LITTLE, tail)),
+        Cell("CE", "CIFAR-10, ResNet-8", "cifar10", join(_LITTLE, "balancer=uniform")),
     ]
     return {"paper": tuple(full), "gpu": tuple(full), "cpu": tuple(little)}
 
@@ -279,7 +279,7 @@ def _subsets() -> dict[str, tuple[Cell, ...]]:
                 if key != "mini_imagenet" and network == "ResNet-18":
                     cells["gpu"].append(cell)
             if (key == "cifar10" and images <= 1000) or (key == "cifar100" and images <= 50):
-                settings = f"model=resnet8,epochs=15,balancer=uniform,long_tail=balanced,images_per_class={images}"
+                settings = f"{_LITTLE},balancer=uniform,long_tail=balanced,images_per_class={images}"
                 cells["cpu"].append(Cell("CE", f"{name}, {images} of each, ResNet-8", config, settings))
     return {scale: tuple(of_scale) for scale, of_scale in cells.items()}
 
@@ -299,7 +299,7 @@ def _figure3() -> dict[str, tuple[Cell, ...]]:
         for name, config in (("CIFAR-10-LT", "cifar10"), ("CIFAR-100-LT", "cifar100"))
         for network, model in (("ResNet-18", "resnet18"), ("ResNet-34", "resnet34"))
     ]
-    little = Cell("CE", "CIFAR-10-LT, ResNet-8", "cifar10", join("model=resnet8,epochs=15", tail))
+    little = Cell("CE", "CIFAR-10-LT, ResNet-8", "cifar10", join(_LITTLE, tail))
     return {"paper": (*_mnist(), *full), "gpu": (*_mnist(), *full), "cpu": (*_mnist(), little)}
 
 
@@ -319,12 +319,12 @@ def _figure4() -> dict[str, tuple[Cell, ...]]:
         )
         for m in (500, 1000, 2000)
     ]
-    small = "balancer=uniform,long_tail=balanced,epochs=15"
+    small = f"{_LITTLE},balancer=uniform,long_tail=balanced"
     little = [
         Cell("CE", f"CIFAR-10, {m} of each, {name}", "cifar10", join(small, f"images_per_class={m}", network))
         for m in (500, 1000)
         # At Adam's 0.01 LeNet, which has no normalisation, dies.
-        for name, network in (("ResNet-8", "model=resnet8"), ("LeNet", "model=lenet,learning_rate=0.001"))
+        for name, network in (("ResNet-8", ""), ("LeNet", "model=lenet,learning_rate=0.001"))
     ]
     return {"paper": tuple(full), "gpu": tuple(full), "cpu": tuple(little)}
 
@@ -439,7 +439,10 @@ def _targets() -> dict[str, Target]:
         "405-445, 1038-1075, 2001-2034",
         _subsets(),
         {"top1": "top-1", "sum_of_volumes": "sum of S′"},
-        notes={"cpu": "ResNet-8 and 15 epochs, of the smaller subsets.", "gpu": "Without Mini-ImageNet and ResNet-34."},
+        notes={
+            "cpu": "ResNet-8, 15 epochs and images of 16x16, of the smaller subsets.",
+            "gpu": "Without Mini-ImageNet and ResNet-34.",
+        },
     )
     curves = Target("volume by number of samples", "397-440, 1331-1373", commands=marginal, needs=BALANCED_SETS)
     return {
@@ -448,7 +451,7 @@ def _targets() -> dict[str, Target]:
             "419-497, 1045-1075",
             _table1(),
             PEARSON,
-            notes={"cpu": "ResNet-8 and 15 epochs in the place of ResNet-18 and ResNet-34."},
+            notes={"cpu": "ResNet-8, 15 epochs and images of 16x16 in the place of ResNet-18, ResNet-34 and 32x32."},
         ),
         "table2": Target("long-tailed recognition", "643-690", _table2(), SHOTS, notes=of_cifar),
         "table3": Target(
@@ -457,7 +460,7 @@ def _targets() -> dict[str, Target]:
             _table3(),
             TOP1,
             notes={
-                "cpu": "Not the paper's: ResNet-8, 15 epochs of SGD, balanced subsets, no mixing.",
+                "cpu": "Not the paper's: ResNet-8, 15 epochs of SGD, images of 16x16, balanced subsets, no mixing.",
                 "gpu": "CIFAR-100 alone.",
             },
         ),
@@ -519,14 +522,16 @@ def _targets() -> dict[str, Target]:
             "499-530, 1077-1101",
             _figure3(),
             TOP1 | PEARSON,
-            notes={"cpu": "MNIST as configs/mnist.py has it; ResNet-8 and 15 epochs on CIFAR-10-LT, no CIFAR-100-LT."},
+            notes={
+                "cpu": "MNIST as configs/mnist.py has it; CIFAR-10-LT with ResNet-8, 15 epochs, 16x16; no CIFAR-100-LT."
+            },
         ),
         "figure4": Target(
             "the same weak classes in all models",
             "506-546",
             _figure4(),
             TOP1 | PEARSON,
-            notes={"cpu": "ResNet-8 and LeNet, 15 epochs, on balanced subsets of CIFAR-10."},
+            notes={"cpu": "ResNet-8 and LeNet, 15 epochs and images of 16x16, of balanced subsets of CIFAR-10."},
         ),
         "figure5": Target(
             "when weights begin",
