@@ -17,7 +17,7 @@ from scipy import stats
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "launch"))
 import reproduce
-from reproduction import catalogue, claims, pages, runs, states, targets
+from reproduction import claims, pages, runs, states, studies, targets
 from reproduction.catalogue import TARGETS
 from reproduction.runs import Job
 from reproduction.targets import Cell, Target
@@ -165,7 +165,7 @@ def test_the_papers_deltas_are_those_of_the_printed_numbers():
 SMALL = Target(
     "digits",
     "1-2",
-    {"cpu": catalogue.grid("digits", "digits_lt", ("CE", "DSB-CE", "CB-CE"), "model=lenet,epochs=1")},
+    {"cpu": studies.grid("digits", "digits_lt", ("CE", "DSB-CE", "CB-CE"), "model=lenet,epochs=1")},
     {"top1": "top-1", "tail": "tail", "r_N": "N"},
     notes={"cpu": "Digits, <not> the paper's."},
 )
@@ -298,7 +298,7 @@ def test_commits_are_short():
 
 
 def test_runs_on_other_subsets_are_told_from_those_on_the_same():
-    cells = catalogue.grid("A", "digits_lt", ("CE", "CB-CE", "DSB-CE"))
+    cells = studies.grid("A", "digits_lt", ("CE", "CB-CE", "DSB-CE"))
     measured, _ = study(cells, "top1")
     facts = {"hardware": "h", "commit": "c", "settings": "", "numbers": "true"}
     rows = [row | facts | {"subset": "other" if row["method"] == "CB-CE" else row["seed"]} for row in measured.rows]
@@ -394,7 +394,7 @@ def study(cells, *measures):
 
 SHOTS = ("head", "middle", "tail")
 ON_TWO = [
-    cell for on in ("A, 1", "B, 2") for cell in catalogue.grid(on, "digits_lt", ("CE", "CB-CE", "DSB-CE", "DSB-CE-1"))
+    cell for on in ("A, 1", "B, 2") for cell in studies.grid(on, "digits_lt", ("CE", "CB-CE", "DSB-CE", "DSB-CE-1"))
 ]
 
 
@@ -428,7 +428,7 @@ def test_a_gain_is_averaged_over_the_comparisons_of_a_seed():
 
 
 def test_the_tail_is_compared_with_the_better_one_of_middle_and_head():
-    cells = catalogue.grid("A", "digits_lt", ("CE", "DSB-CE"))
+    cells = studies.grid("A", "digits_lt", ("CE", "DSB-CE"))
     measured, values = study(cells, "head", "middle", "tail")
     gains = {(seed, m): values["A", "DSB-CE", seed, m] - values["A", "CE", seed, m] for seed in "012" for m in SHOTS}
     wanted = {seed: gains[seed, "tail"] - max(gains[seed, "middle"], gains[seed, "head"]) for seed in "012"}
@@ -502,7 +502,7 @@ def test_weak_classes_are_the_same_where_accuracies_are_ranked_alike():
 
 
 def test_the_smallest_third_is_that_of_the_base():
-    cells = catalogue.grid("A", "digits_lt", ("CE", "DSB-CE"))
+    cells = studies.grid("A", "digits_lt", ("CE", "DSB-CE"))
     rows = classes_of(
         cells,
         score=[[0.1, 0.2, 0.3, 0.4, 0.5, 0.6], [0.3, 0.2, 0.4, 0.9, 0.5, 0.6]],
