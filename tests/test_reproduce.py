@@ -551,10 +551,12 @@ def test_the_page_of_claims_has_all_of_them_and_what_is_measured(tmp_path, capsy
     assert line in text
     assert text.count("not measured") == len(claims.CLAIMS) - 3
     assert "toolkit" not in text
-    recorded = "claim,lines,command,found,verdict\nit saturates,1,toolkit marginal,by 2 %,holds\n"
+    recorded = "target,claim,lines,command,found,verdict\nfigure6,it saturates,1,toolkit marginal,by 2 %,holds\n"
     (tmp_path / "toolkit.csv").write_text(recorded)
     assert reproduce.main(["--claims", f"--results={tmp_path}"]) == 0
     assert "| it saturates | 1 | toolkit marginal | by 2 % | holds |" in (tmp_path / "claims.md").read_text()
+    assert states.state("figure6", TARGETS["figure6"], None, tmp_path).startswith("measured here, see claims.md; ready")
+    assert "measured" not in states.state("figure20", TARGETS["figure20"], None, tmp_path)
 
 
 @pytest.mark.slow
