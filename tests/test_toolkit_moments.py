@@ -56,9 +56,10 @@ def test_volumes_are_those_of_the_definition(dim, dtype, block, large, monkeypat
     assert found[[1, 2, 6, 8]].tolist() == [0.0] * 4  # none, one, all equal, none
 
 
-def test_equal_points_are_no_volume_however_large(monkeypatch):
+@pytest.mark.parametrize("large", [0, 2**15])
+def test_equal_points_are_no_volume_however_large(large, monkeypatch):
     """Their squares are more than float64 holds."""
-    monkeypatch.setattr(moments, "_LARGE", 0)
+    monkeypatch.setattr(moments, "_LARGE", large)
     assert moments.volumes(np.full((9, 3), 1e200), np.repeat([0, 1], [2, 7]), 2).tolist() == [0.0, 0.0]
 
 
@@ -103,14 +104,28 @@ def volume_by_svd(rows):
     return np.log2(np.hypot(1, math.sqrt(rows.shape[1] / len(rows)) * widths)).sum()
 
 
+@pytest.mark.parametrize("large", [0, 2**15])
 @pytest.mark.parametrize("scale", [1.0, 1e3, 1e5, 1e7, 1e9, 1e20])
 @pytest.mark.parametrize(
     ("count", "rank", "dim"),
-    [(500, 4, 64), (2, 1, 64), (5, 3, 64), (40, 40, 64), (64, 64, 64), (500, 64, 64), (3, 2, 2), (9000, 1, 3)],
+    [
+        (500, 4, 64),
+        (2, 1, 64),
+        (5, 3, 64),
+        (40, 40, 64),
+        (64, 64, 64),
+        (500, 64, 64),
+        (3, 2, 2),
+        (9000, 1, 3),
+        (9000, 3, 6),
+    ],
 )
-def test_volumes_of_low_rank_at_any_scale(count, rank, dim, scale):
+def test_volumes_of_low_rank_at_any_scale(count, rank, dim, scale, large, monkeypatch):
+    """And away from 0, where squares less those of the mean would leave rounding in more directions."""
+    monkeypatch.setattr(moments, "_LARGE", large)
     rng = np.random.default_rng(count)
-    points = scale * rng.normal(size=(count, rank)) @ rng.normal(size=(rank, dim))
+    points = rng.normal(size=(count, rank)) @ rng.normal(size=(rank, dim))
+    points = scale * (points + 3 * points.std(axis=0))
     expected = pytest.approx(volume_by_svd(points), rel=1e-6)
     assert moments.volume(points) == expected
     assert Moments.of(points).volume() == expected

@@ -28,7 +28,7 @@ from dsb_jax import validation
 _LOST = 1e6  # times that a pivot may be less than its diagonal entry before it is looked at for rounding
 _ROUNDING = 100 * np.finfo(np.float64).eps  # of a diagonal entry: what is left of less is rounding
 _BLOCK = 2**18  # numbers of the classes that are measured together: 2 MiB
-_LARGE = 2**15  # numbers of a class whose rows are gathered on their own, in blocks of four times as many
+_LARGE = 2**15  # numbers of a class whose rows are gathered by themselves; four such blocks are measured together
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -230,7 +230,7 @@ def volumes_and_means(
 
     def of_block(classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         own = counts[classes]
-        grams_of = _grams_one_by_one if own[0] * dim > _LARGE else _grams_together
+        grams_of = _grams_one_by_one if int(own[0]) * dim > _LARGE else _grams_together
         grams, means = grams_of(points, order, starts[classes], own)
         return _volumes_of_scatters(grams, own, dim, epsilon), means
 
@@ -261,28 +261,16 @@ def _grams_together(
 def _grams_one_by_one(
     points: np.ndarray, order: np.ndarray, starts: np.ndarray, counts: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As :func:`_grams_together`, of classes that each fill a core's cache; what is less than another is zeros."""
+    """As :func:`_grams_together`, of classes that fill a core's cache by themselves; zeros fill up smaller matrices."""
     dim = points.shape[1]
     size = min(int(counts.max()), dim)
     grams, means = np.zeros((len(counts), size, size)), np.empty((len(counts), dim))
     for place, (start, count) in enumerate(zip(starts, counts, strict=True)):
         rows = points.take(order[start : start + count], axis=0).astype(np.float64)
-        means[place], gram = _mean_and_gram(rows)
+        means[place], relative = centred(rows)
+        gram = smaller_gram(relative)
         grams[place, : len(gram), : len(gram)] = gram
     return grams, means
-
-
-def _mean_and_gram(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of rows ``[m, d]``: ``XᵀX - m·μμᵀ``, for which rows need not be centred, where that cancels at most four bits."""
-    count, dim = rows.shape
-    if count >= dim:
-        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is centred
-            mean, squares = np.full(count, 1 / count) @ rows, rows.T @ rows
-            gram = squares - count * mean[:, None] * mean
-        if (squares.diagonal() <= 16 * gram.diagonal()).all():
-            return mean, gram
-    mean, relative = centred(rows)
-    return mean, smaller_gram(relative)
 
 
 def _blocks(counts: np.ndarray, dim: int) -> list[np.ndarray]:
