@@ -228,6 +228,8 @@ def _of_flag(error: flags.Error) -> str:
     if not (illegal := re.search(r"flag --([^=\s]+)=(.*?): (.*)", text, re.DOTALL)):
         return _one_line(error)
     name, value, reason = illegal.groups()
+    if name == "config" and isinstance(error.__context__, TypeError):
+        return f"{_place(error.__context__)}: TypeError: {_one_line(error)}"
     if name.startswith("config."):
         wanted = base_config()
         for part in name.split(".")[1:]:
@@ -261,15 +263,17 @@ def _one_line(error: BaseException) -> str:
     return re.sub(r"^\w+Error: ", "", text.strip().splitlines()[-1].strip())
 
 
-def _place(error: BaseException) -> str:
+def _place(error: BaseException | None) -> str:
     """The line of the config file that raised it, or that called what did."""
-    frames = [each for each in traceback.extract_tb(error.__traceback__) if not each.filename.startswith("<frozen")]
-    loaded = [number for number, each in enumerate(frames) if each.filename == config_flags.config_flags.__file__]
-    called = frames[loaded[-1] + 1 :] if loaded else []
-    if not called:  # it cannot be parsed, and the error says where
-        return "config file"
-    line = [each.lineno for each in called if each.filename == called[0].filename][-1]
-    return f"{called[0].filename}, line {line}"
+    while error is not None:
+        frames = [each for each in traceback.extract_tb(error.__traceback__) if not each.filename.startswith("<frozen")]
+        loaded = [number for number, each in enumerate(frames) if each.filename == config_flags.config_flags.__file__]
+        called = frames[loaded[-1] + 1 :] if loaded else []
+        lines = [each.lineno for each in called if each.filename == called[0].filename]
+        if lines:
+            return f"{called[0].filename}, line {lines[-1]}"
+        error = error.__context__  # config_flags and absl raise others in its place
+    return "config file"  # it cannot be parsed, and the error says where
 
 
 if __name__ == "__main__":

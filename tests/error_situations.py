@@ -176,6 +176,7 @@ def ctrl_c(folder, monkeypatch, stack):
 def broken_configs(folder, monkeypatch, stack):
     (folder / "wrong.py").write_text("def get_config(:\n")
     (folder / "fails.py").write_text("def get_config():\n    return {}['dataset']\n")
+    (folder / "adds.py").write_text("def get_config():\n    return 1 + 'a'\n")
 
 
 def a_file_in_the_way(folder, monkeypatch, stack):

@@ -554,7 +554,7 @@ def test_a_run_of_retrieval_says_what_it_found(tmp_path, num_classes):
 
 
 @pytest.mark.usefixtures("without_plots")
-@pytest.mark.parametrize(("images", "possible"), [(20, 3), (3, 2)])
+@pytest.mark.parametrize(("images", "possible"), [(20, 3), (3, 2), (1, 0)])
 def test_no_more_is_to_be_found_than_a_class_has(tmp_path, images, possible):
     results, metrics, config = a_retrieval_run(10)
     for measures in results["per_class"].values():
@@ -563,7 +563,8 @@ def test_no_more_is_to_be_found_than_a_class_has(tmp_path, images, possible):
     np.savez(tmp_path / "retrieval.npz", **arrays)
     text, _ = write_report(tmp_path, results, metrics, config)
     for own, *near in arrays["labels"]:
-        assert f"<b>{html.escape(class_names(10)[own])}</b>: {near.count(own)} of {possible} found" in text
+        found = f"{near.count(own)} of {possible} found" if possible else "no other of its class"
+        assert f"<b>{html.escape(class_names(10)[own])}</b>: {found}" in text
 
 
 @pytest.mark.usefixtures("without_plots")

@@ -31,7 +31,8 @@ def _query(run: Run, labels: np.ndarray, images: np.ndarray) -> str:
     cells = "".join(_neighbor(image, name, own) for image, name in zip(images[1:], near, strict=True))
     right = sum(name == own for name in near)
     possible = min(len(near), int(run.sizes[labels[0]]) - 1)  # its class may have fewer images than are shown
-    return f"""<div class="pair"><p><b>{escape(own)}</b>: {right} of {possible} found</p>
+    found = f"{right} of {possible} found" if possible else "no other of its class"
+    return f"""<div class="pair"><p><b>{escape(own)}</b>: {found}</p>
 <div class="images query">{page.picture(images[0], f"query: {own}")}{cells}</div></div>"""
 
 

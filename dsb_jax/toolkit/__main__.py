@@ -420,7 +420,12 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", metavar="DIR", help="INPUT is boxes in COCO's format of the images there")
     parser.add_argument("--min-side", type=int, default=8, metavar="N", help="pixels that a box must have (8)")
     parser.add_argument("--image-size", type=int, default=16, metavar="N", help="of images in sample space (16)")
-    parser.add_argument("--dim", type=int, metavar="D", help="channels to which rows are pooled; all by default")
+    parser.add_argument(
+        "--dim",
+        type=int,
+        metavar="D",
+        help="channels to which rows are pooled, of those that they have; all by default",
+    )
 
 
 def _add_epsilon(parser: argparse.ArgumentParser, default: float | None = 1.0) -> None:
