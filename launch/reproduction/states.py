@@ -16,7 +16,7 @@ from reproduction.targets import Cell, Target
 # Operations per second that training reaches, and images per second that it is held to where networks are small. Of
 # one GPU the first is ResNet-50's in `launch/benchmark.py overhead` on an H200 (128.7 ms for 512 images); the second
 # is a guess. Of a CPU, a core of ResNet-8.
-_RATES = {"paper": (1e14, 1e4), "gpu": (1e14, 1e4), "cpu": (2e10, math.inf)}
+_RATES = {"paper": (1e14, 1e4), "gpu": (1e14, 1e4), "cpu": (2.7e10, math.inf)}
 _HARDWARE = {"paper": "H200", "gpu": "H200", "cpu": "core"}
 _UNREADABLE = ("no", "incomplete", "as tfrecord", "as riegeli")  # states of a dataset
 _TRAINING = 3  # times the operations of a forward pass
