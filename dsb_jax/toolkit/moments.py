@@ -28,7 +28,7 @@ from dsb_jax import validation
 _LOST = 1e6  # times that a pivot may be less than its diagonal entry before it is looked at for rounding
 _ROUNDING = 100 * np.finfo(np.float64).eps  # of a diagonal entry: what is left of less is rounding
 _BLOCK = 2**18  # numbers of the classes that are measured together: 2 MiB
-_LARGE = 2**15  # numbers of a class whose rows are gathered by themselves; four such blocks are measured together
+_LARGE = 2**15  # numbers of a class whose rows are gathered by themselves, in blocks of 4·_BLOCK
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -274,7 +274,7 @@ def _grams_one_by_one(
 
 
 def _blocks(counts: np.ndarray, dim: int) -> list[np.ndarray]:
-    """Classes of two rows or more, in blocks of nearly equal sizes, what is in use of which stays in a core's cache.
+    """Classes of two rows or more, in blocks of nearly equal sizes; what is in use of one stays in a core's cache.
 
     A call for each class would leave threads waiting for each other: between its calls NumPy holds Python's lock.
     """
