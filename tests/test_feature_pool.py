@@ -274,7 +274,7 @@ def test_as_many_classes_at_once_as_on_an_accelerator_are_the_same(request, monk
     request.getfixturevalue("accelerator")
     monkeypatch.setattr(feature_pool, "_MOMENT_BLOCK", at_once)
     found = pool_after_two_passes()
-    np.testing.assert_allclose(found.volume, expected.volume, rtol=1e-6)  # without its loop XLA rounds it otherwise
+    np.testing.assert_allclose(found.volume, expected.volume, rtol=1e-5)  # without its loop XLA rounds it otherwise
     chex.assert_trees_all_equal(dataclasses.replace(found, volume=expected.volume), expected)
 
 

@@ -260,7 +260,8 @@ def test_circle_leaves_out_what_is_masked_and_refuses_what_is_mixed(golden):
 
     rows = jnp.arange(32)
     masked, alone = of_anchors(rows, mask=jnp.asarray(kept)), of_anchors(rows[:20])
-    np.testing.assert_allclose(masked[:20], alone, rtol=1e-6)
+    # gamma takes a cosine's rounding eighty-fold, and how it is rounded depends on the shape.
+    np.testing.assert_allclose(masked[:20], alone, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(masked[20:], 0.0)
     with pytest.raises(ValueError, match="circle compares images by their class, and mixed ones have two"):
         of_anchors(rows, share=jnp.ones(32), other_label=labels)
