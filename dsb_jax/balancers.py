@@ -103,10 +103,10 @@ def semantic_scale(
       normalize: ``"mean"`` weights sum to C, so the learning rate keeps its meaning; ``"sum"`` they sum to 1, the
         paper's text; ``"expected"`` their mean is 1 under the pool's class frequencies; ``"none"`` raw
         ``S^(−power)``, Eq. 4.
-      logit_adjustment: τ of offsets ``τ·ln Vol`` to the logits, where ``log2 Vol`` is the volume in bits: the volumes
-        take the place that Balanced Softmax gives to counts. 0 is the paper's, which has none; with ``power=0`` they
-        take the place of weights too. Meant for losses that are a softmax of the logits as they come. They are told in
-        the summary, the largest being 0.
+      logit_adjustment: τ of offsets ``τ·ln((m + d)·S')`` to the logits, of a class with ``m`` pooled rows. So many bits
+        tell all of them to within ``epsilon``; they take the place that counts have in Balanced Softmax, whose τ is 1.
+        0 is the paper's, which has none; with ``power=0`` they take the place of weights too. Meant for losses that are
+        a softmax of the logits as they come. They are told in the summary, the largest being 0.
       batch_size: rows of every batch, where fixed; ``capacity`` must then be a multiple of it.
       mesh: devices that share the pool, along their axis ``"data"``; needs ``batch_size``.
       dtype: in which the pool stores its rows; bfloat16 halves them.
@@ -124,7 +124,8 @@ def semantic_scale(
       >>> print(weights)
       [1.5372 0.4628]
 
-    Source: Sec. 4 of the paper; the offsets are ours, in the place of those by counts of Menon et al., 2021.
+    Source: Sec. 4 of the paper. The offsets are ours: the coding length of Ma et al., Segmentation of multivariate
+    mixed data via lossy data coding and compression, 2007, in the place of the counts of Menon et al., 2021.
     """
     num_classes, dim = validation.positive_int("num_classes", num_classes), validation.positive_int("dim", dim)
     alpha, power = validation.at_least("alpha", alpha, 1), validation.at_least("power", power, 0)
@@ -156,10 +157,11 @@ def semantic_scale(
 
     def offsets(state):
         known = measured(state)
-        volumes = jnp.where(known, feature_pool.volumes(state.pool), jnp.inf)
-        volumes = jnp.where(known, volumes, jnp.min(volumes))  # a class too rare to be measured is a small one
-        below = volumes - jnp.max(volumes)  # which no softmax minds
-        return jnp.where(jnp.any(known), logit_adjustment * math.log(2.0) * below, 0.0)
+        rows = feature_pool.counts(state.pool).astype(jnp.float32)
+        bits = jnp.where(known, (rows + dim) * feature_pool.volumes(state.pool), jnp.inf)
+        bits = jnp.where(known, bits, jnp.min(bits))  # a class too rare to be measured takes few
+        below = jnp.log(bits / jnp.max(bits))  # which no softmax minds
+        return jnp.where(jnp.any(known), logit_adjustment * below, 0.0)
 
     def update(state, features, labels, *, logits=None, classifier=None, accuracy=None, mask=None):
         del logits, classifier, accuracy

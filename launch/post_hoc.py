@@ -1,11 +1,14 @@
-"""What volumes tell of the prior: the logits of trained runs less ``τ·ln Vol``, or less ``τ·ln N``, without training.
+"""What volumes tell of the prior: the logits of trained runs less τ times a logarithm, without training.
 
   python launch/post_hoc.py runs/cifar10_lt/ce-seed0 runs/cifar10_lt/ce-seed1
 
-Volumes are of the training images' features, as the last checkpoint has them; test accuracy is the mean over classes.
-A τ that is read off here is chosen by the test split: choose it by other seeds and datasets than those it is used for.
+By volumes it is ``τ·ln Vol``, with ``S' = log2 Vol`` bits; by coding lengths ``τ·ln((m + d)·S')``, as
+``dsb.logit_adjustment`` trains; by counts ``τ·ln m``. Volumes are of the training images' features, as the last
+checkpoint has them; test accuracy is the mean over classes. A τ that is read off here is chosen by the test split:
+choose it by other seeds and datasets than those it is used for.
 
-Source: of counts, Menon et al., Long-tail learning via logit adjustment, 2021; volumes in their place are ours.
+Source: of counts, Menon et al., Long-tail learning via logit adjustment, 2021; coding lengths are those of Ma et al.,
+Segmentation of multivariate mixed data via lossy data coding and compression, 2007; both in their place are ours.
 """
 
 import argparse
@@ -28,7 +31,8 @@ from dsb_jax.toolkit.inputs.run_features import TrainedRun
 from dsb_jax.training import earlier_runs
 
 TAUS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0)
-COLUMNS = ("run", "tau", "volumes", "counts")
+PRIORS = ("volumes", "coding_lengths", "counts")
+COLUMNS = ("run", "tau", *PRIORS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,18 +55,19 @@ def run(arguments: Sequence[str] | None) -> None:
     found = np.array([accuracies(each, options.taus, options.data_dir) for each in options.workdirs])
     if options.csv is not None:
         runs.merge(options.csv, COLUMNS, rows(options.workdirs, options.taus, found), ("run", "tau"))
-    print(f"Mean class accuracy (%) of {len(found)} runs, ± standard error\n{'τ':>5}  {'volumes':>12}  {'counts':>12}")
+    print(f"Mean class accuracy (%) of {len(found)} runs, ± standard error")
+    print(f"{'τ':>5}", *(f"{name.replace('_', ' '):>14}" for name in PRIORS))
     for tau, of_runs in zip(options.taus, 100 * np.moveaxis(found, 2, 0), strict=True):
-        volumes, counts = (_mean_and_error(column) for column in of_runs.T)
-        print(f"{tau:5g}  {volumes:>12}  {counts:>12}")
+        print(f"{tau:5g}", *(f"{_mean_and_error(column):>14}" for column in of_runs.T))
 
 
 def rows(workdirs: Sequence[pathlib.Path], taus: Sequence[float], found: np.ndarray) -> list[dict[str, str]]:
-    """Under ``COLUMNS``; a run is named by the end of its path."""
+    """Under ``COLUMNS``, of ``found [runs, priors, taus]``; a run is named by the end of its path."""
     return [
-        {"run": "/".join(workdir.parts[-4:]), "tau": f"{tau:g}", "volumes": f"{volumes:.4f}", "counts": f"{counts:.4f}"}
+        {"run": "/".join(workdir.parts[-4:]), "tau": f"{tau:g}"}
+        | {name: f"{accuracy:.4f}" for name, accuracy in zip(PRIORS, of_tau, strict=True)}
         for workdir, of_run in zip(workdirs, found, strict=True)
-        for tau, volumes, counts in zip(taus, *of_run, strict=True)
+        for tau, of_tau in zip(taus, of_run.T, strict=True)
     ]
 
 
@@ -72,18 +77,20 @@ def _mean_and_error(values: np.ndarray) -> str:
 
 
 def accuracies(workdir: pathlib.Path, taus: Sequence[float], data_dir: str | None = None) -> np.ndarray:
-    """``[2, taus]``: by volumes, and by counts.
+    """``[priors, taus]``, by each of ``PRIORS``.
 
     Raises:
       ValueError: what :func:`run_features.load` refuses, or a run whose features are constant.
     """
     trained, tested = (run_features.load(workdir, split=split, data_dir=data_dir) for split in ("train", "test"))
     classes = len(trained.experiment.counts)
-    volumes = np.asarray(dsb_jax.class_volumes(trained.points().points, trained.labels, classes))
+    features = trained.points().points
+    volumes = np.asarray(dsb_jax.class_volumes(features, trained.labels, classes))
     if not np.any(volumes > 0):
         raise ValueError(f"no class of {workdir} has a volume: features must not be constant")
     volumes = np.where(volumes > 0, volumes, volumes[volumes > 0].min())  # as the balancer has it
-    priors = np.log(2.0) * volumes, np.log(np.maximum(trained.experiment.counts, 1))
+    counts = np.maximum(trained.experiment.counts, 1)
+    priors = np.log(2.0) * volumes, np.log((counts + features.shape[1]) * volumes), np.log(counts)
     raw = logits(tested)
     return np.array([[class_mean(raw - tau * prior, tested.labels) for tau in taus] for prior in priors])
 

@@ -102,7 +102,7 @@ def test_long_features_are_pooled():
     )
 
 
-def test_offsets_are_logarithms_of_volumes_and_those_of_a_class_too_rare_the_smallest():
+def test_offsets_are_logarithms_of_coding_lengths_and_those_of_a_class_too_rare_the_smallest():
     rng = np.random.default_rng(0)
     labels = np.repeat([0, 1, 2], [20, 11, 1])
     features = rng.normal(size=(32, 4)).astype(np.float32) * np.array([3.0, 1.0, 1.0])[labels][:, None]
@@ -114,9 +114,9 @@ def test_offsets_are_logarithms_of_volumes_and_those_of_a_class_too_rare_the_sma
         np.testing.assert_array_equal(weights, np.ones(4))
         if expected is not None:
             np.testing.assert_array_equal(balancer.summary(state)["offsets"], expected)
-    volumes = [reference.volume(np.tile(features[labels == c].astype(float), (2, 1))) for c in (0, 1)]
-    logs = 0.5 * np.log(2.0) * np.array(volumes)
-    expected = np.array([logs[0], logs[1], logs.min(), logs.min()]) - logs.max()
+    pooled = [np.tile(features[labels == c].astype(float), (2, 1)) for c in (0, 1)]
+    logs = [0.5 * np.log((len(rows) + 4) * reference.volume(rows)) for rows in pooled]
+    expected = np.array([*logs, min(logs), min(logs)]) - max(logs)
     np.testing.assert_allclose(balancer.summary(state)["offsets"], expected, rtol=1e-5, atol=1e-6)
 
 

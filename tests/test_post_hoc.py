@@ -28,20 +28,20 @@ def test_without_a_prior_it_is_the_accuracy_of_the_run(tmp_path, capsys):
     training.train(digits("epochs=2"), tmp_path)
     results = json.loads((tmp_path / "results.json").read_text())
     own = np.mean([each["accuracy"] for each in results["per_class"].values()])
-    by_volumes, by_counts = post_hoc.accuracies(tmp_path, [0.0, 50.0])
-    assert by_volumes[0] == by_counts[0] == pytest.approx(own)
+    by_volumes, by_lengths, by_counts = post_hoc.accuracies(tmp_path, [0.0, 50.0])
+    assert by_volumes[0] == by_lengths[0] == by_counts[0] == pytest.approx(own)
     # What is left of a large τ is the class of the smallest prior, for every image.
     assert by_volumes[1] == pytest.approx(1 / len(results["per_class"]))
     assert post_hoc.main([str(tmp_path), "--taus", "0"]) == 0
-    assert f"    0  {100 * own:12.2f}  {100 * own:12.2f}" in capsys.readouterr().out
+    assert "    0" + 3 * f" {100 * own:14.2f}" in capsys.readouterr().out
 
 
 def test_rows_are_of_a_run_and_a_tau():
-    found = np.array([[[0.1, 0.2], [0.3, 0.4]]])
+    found = np.array([[[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]]])
     rows = post_hoc.rows([pathlib.Path("/a/b/gpu/data/ce/seed0")], [0.0, 1.5], found)
     assert [tuple(row[name] for name in post_hoc.COLUMNS) for row in rows] == [
-        ("gpu/data/ce/seed0", "0", "0.1000", "0.3000"),
-        ("gpu/data/ce/seed0", "1.5", "0.2000", "0.4000"),
+        ("gpu/data/ce/seed0", "0", "0.1000", "0.3000", "0.5000"),
+        ("gpu/data/ce/seed0", "1.5", "0.2000", "0.4000", "0.6000"),
     ]
 
 

@@ -203,7 +203,7 @@ def test_no_gradient_flows_through_the_weights():
 @pytest.mark.parametrize("accumulate", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_offsets_raise_the_logits_of_losses_and_of_no_evaluation(accumulate):
     """By those of the batch before, as constants: as if they belonged to the loss."""
-    tau = 0.3
+    tau = 0.8
     balancer = balancers.semantic_scale(CLASSES, 3 * BATCH, dim=DIM, batch_size=BATCH, power=0.0, logit_adjustment=tau)
     first, second = batches(2)
     state, metrics = make_step(balancer=balancer, accumulate=accumulate)(start(balancer=balancer), first)

@@ -184,7 +184,7 @@ def base_config() -> ConfigDict:
     config.dsb.interclass = True
     config.dsb.power = 1.0
     config.dsb.normalize = "mean"
-    config.dsb.logit_adjustment = 0.0  # of volumes, where Balanced Softmax has counts; power=0 then leaves no weights
+    config.dsb.logit_adjustment = 0.0  # of coding lengths, in the place of counts; power=0 then leaves no weights
     config.class_balanced = ConfigDict({"beta": 0.9999})
     config.loce = ConfigDict({"decay": 0.9, "initial": 0.01})  # of the objective and of the balancer
     config.domain_frequency = ConfigDict({"neighbours": 10, "scale": 30.0})

@@ -362,24 +362,32 @@ ABLATIONS = {
 }
 _PAPERS_START = 5
 STARTS = (1, 8, 12)
-OFFSETS = ("0.1", "0.3", "1.0")  # τ of volumes in the place of counts, and of weights; not the paper's
+OFFSETS = ("0.5", "1.0", "1.5")  # τ of coding lengths in the place of counts, and of weights; not the paper's
 
 
 def ablation() -> dict[str, tuple[Cell, ...]]:
-    """What of DSB matters, on long-tailed CIFAR with imbalance 100."""
+    """What of DSB matters, on long-tailed CIFAR with imbalance 100; of offsets, on balanced CIFAR too."""
 
-    def cells(scale: str, model: str) -> tuple[Cell, ...]:
-        found = list(_studied(scale, (100,), ("CE", "CB-CE", "DSB-CE"), model))
+    def cells(scale: str, model: str) -> list[Cell]:
+        found = list(_studied(scale, (100,), ("CE", "CB-CE", "DSB-CE", "BS"), model))
         for plain in [cell for cell in found if cell.method == "DSB-CE"]:
             varied = {f"{key} = {value}": f"dsb.{key}={value}" for key, values in ABLATIONS.items() for value in values}
             varied |= {f"n = {start}": f"start_epoch={start}" for start in STARTS}
-            varied |= {f"offsets, τ = {tau}": f"dsb.power=0.0,dsb.logit_adjustment={tau}" for tau in OFFSETS}
-            for name, setting in varied.items():
-                method = f"DSB-CE, {name}"
-                found.append(Cell(method, plain.on, plain.config, join(plain.settings, setting), "DSB-CE"))
-        return tuple(found)
+            found += [_varied(plain, name, setting, "DSB-CE") for name, setting in varied.items()]
+            found += [_with_offsets(plain, tau) for tau in OFFSETS]
+        return found
 
-    return {"gpu": cells("gpu", "resnet32"), "cpu": cells("cpu", "")}
+    balanced = list(table3()["cpu"])
+    offsets = [_with_offsets(cell, "1.0") for cell in balanced if cell.method == "DSB-CE"]
+    return {"gpu": tuple(cells("gpu", "resnet32")), "cpu": (*cells("cpu", ""), *balanced, *offsets)}
+
+
+def _varied(plain: Cell, name: str, setting: str, base: str) -> Cell:
+    return Cell(f"{plain.method}, {name}", plain.on, plain.config, join(plain.settings, setting), base)
+
+
+def _with_offsets(plain: Cell, tau: str) -> Cell:
+    return _varied(plain, f"offsets, τ = {tau}", f"dsb.power=0.0,dsb.logit_adjustment={tau}", "CE")
 
 
 def eyes(dataset: str, protocol: str, networks: Mapping[str, str], methods: Sequence[str]) -> tuple[Cell, ...]:
