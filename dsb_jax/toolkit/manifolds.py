@@ -115,7 +115,7 @@ def participation_ratio(points: ArrayLike) -> float:
 
     Source: Gao et al., A Theory of Multineuronal Dimensionality, Dynamics and Measurement, 2017.
     """
-    return ratio_of_gram(moments.smaller_gram(moments.centred(of(points).points.astype(np.float64))[1]))
+    return ratio_of_gram(moments.smaller_gram(moments.centred(of(points).points)[1]))
 
 
 def ratio_of_gram(gram: np.ndarray) -> float:

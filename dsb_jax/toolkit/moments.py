@@ -266,8 +266,7 @@ def _grams_one_by_one(
     size = min(int(counts.max()), dim)
     grams, means = np.zeros((len(counts), size, size)), np.empty((len(counts), dim))
     for place, (start, count) in enumerate(zip(starts, counts, strict=True)):
-        rows = points.take(order[start : start + count], axis=0).astype(np.float64)
-        means[place], relative = centred(rows)
+        means[place], relative = centred(points.take(order[start : start + count], axis=0))
         gram = smaller_gram(relative)
         grams[place, : len(gram), : len(gram)] = gram
     return grams, means
@@ -325,14 +324,14 @@ def _volume_of_rank(matrix: np.ndarray) -> float:
 
 
 def centred(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The mean of rows ``[m, d]``, and rows less it; about the first row, so that equal rows are exactly 0.
+    """The mean of rows ``[m, d]``, and rows less it, in float64; about the first row, so that equal rows are exactly 0.
 
     Example:
       >>> centred(np.array([[1e20, 1.0], [1e20, 3.0]]))[1]
       array([[ 0., -1.],
              [ 0.,  1.]])
     """
-    relative = rows - rows[0]
+    relative = np.subtract(rows, rows[0], dtype=np.float64)
     offset = np.full(len(rows), 1 / len(rows)) @ relative
     relative -= offset
     return rows[0] + offset, relative
