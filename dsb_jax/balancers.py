@@ -156,12 +156,8 @@ def semantic_scale(
         return _inverse_weights(scales(state)[0], measured(state), counts, power, normalize)
 
     def offsets(state):
-        known = measured(state)
         rows = feature_pool.counts(state.pool).astype(jnp.float32)
-        bits = jnp.where(known, (rows + dim) * feature_pool.volumes(state.pool), jnp.inf)
-        bits = jnp.where(known, bits, jnp.min(bits))  # a class too rare to be measured takes few
-        below = jnp.log(bits / jnp.max(bits))  # which no softmax minds
-        return jnp.where(jnp.any(known), logit_adjustment * below, 0.0)
+        return logit_adjustment * _log_shares((rows + dim) * feature_pool.volumes(state.pool), measured(state))
 
     def update(state, features, labels, *, logits=None, classifier=None, accuracy=None, mask=None):
         del logits, classifier, accuracy
@@ -562,6 +558,13 @@ def _inverse_weights(values, measured, counts, power, normalize):
         log_weights += math.log(values.shape[0])
     weights = jnp.exp(jnp.clip(log_weights, -87.0, 88.0))  # the range of float32
     return jnp.where(jnp.any(measured), weights, 1.0)
+
+
+def _log_shares(values, measured):
+    """``ln(values / max)``; one that is not measured is as the smallest, and all are 0 where none is."""
+    values = jnp.where(measured, values, jnp.inf)
+    values = jnp.where(measured, values, jnp.min(values))
+    return jnp.where(jnp.any(measured), jnp.log(values / jnp.max(values)), 0.0)
 
 
 def _check_counts(counts: jax.typing.ArrayLike) -> jax.Array:
