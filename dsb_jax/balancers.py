@@ -104,9 +104,9 @@ def semantic_scale(
         paper's text; ``"expected"`` their mean is 1 under the pool's class frequencies; ``"none"`` raw
         ``S^(−power)``, Eq. 4.
       logit_adjustment: τ of offsets ``τ·ln((m + d)·S')`` to the logits, of a class with ``m`` pooled rows. So many bits
-        tell all of them to within ``epsilon``; they take the place that counts have in Balanced Softmax, whose τ is 1.
-        0 is the paper's, which has none; with ``power=0`` they take the place of weights too. Meant for losses that are
-        a softmax of the logits as they come. They are told in the summary, the largest being 0.
+        tell them, less their mean, to within ``epsilon``; they take the place that counts have in Balanced Softmax,
+        whose τ is 1. 0 is the paper's, which has none; with ``power=0`` they take the place of weights too. Meant for
+        losses that are a softmax of the logits as they come. They are told in the summary, the largest being 0.
       batch_size: rows of every batch, where fixed; ``capacity`` must then be a multiple of it.
       mesh: devices that share the pool, along their axis ``"data"``; needs ``batch_size``.
       dtype: in which the pool stores its rows; bfloat16 halves them.
@@ -562,9 +562,9 @@ def _inverse_weights(values, measured, counts, power, normalize):
 
 def _log_shares(values, measured):
     """``ln(values / max)``; one that is not measured is as the smallest, and all are 0 where none is."""
-    values = jnp.where(measured, values, jnp.inf)
-    values = jnp.where(measured, values, jnp.min(values))
-    return jnp.where(jnp.any(measured), jnp.log(values / jnp.max(values)), 0.0)
+    least = jnp.min(jnp.where(measured, values, jnp.inf))
+    values = jnp.where(measured, values, jnp.where(jnp.any(measured), least, 1.0))
+    return jnp.log(values / jnp.max(values))
 
 
 def _check_counts(counts: jax.typing.ArrayLike) -> jax.Array:

@@ -84,15 +84,23 @@ def accuracies(workdir: pathlib.Path, taus: Sequence[float], data_dir: str | Non
     """
     trained, tested = (run_features.load(workdir, split=split, data_dir=data_dir) for split in ("train", "test"))
     classes = len(trained.experiment.counts)
-    features = trained.points().points
-    volumes = np.asarray(dsb_jax.class_volumes(features, trained.labels, classes))
-    if not np.any(volumes > 0):
+    measured = np.asarray(
+        dsb_jax.class_volumes(trained.points().points, trained.labels, classes, epsilon=trained.config.dsb.epsilon)
+    )
+    if not np.any(measured > 0):
         raise ValueError(f"no class of {workdir} has a volume: features must not be constant")
-    volumes = np.where(volumes > 0, volumes, volumes[volumes > 0].min())  # as the balancer has it
-    counts = np.maximum(trained.experiment.counts, 1)
-    priors = np.log(2.0) * volumes, np.log((counts + features.shape[1]) * volumes), np.log(counts)
+    of_classes = priors(measured, trained.experiment.counts, trained.points().points.shape[1])
     raw = logits(tested)
-    return np.array([[class_mean(raw - tau * prior, tested.labels) for tau in taus] for prior in priors])
+    return np.array([[class_mean(raw - tau * prior, tested.labels) for tau in taus] for prior in of_classes])
+
+
+def priors(volumes: np.ndarray, counts: np.ndarray, dim: int) -> np.ndarray:
+    """Logarithms ``[priors, C]``, each of ``PRIORS``; a class without a volume has the smallest, as in the balancer."""
+    counts = np.maximum(counts, 1)
+    lengths = (counts + dim) * volumes
+    known = volumes > 0
+    volumes, lengths = (np.where(known, values, values[known].min()) for values in (volumes, lengths))
+    return np.stack([np.log(2.0) * volumes, np.log(lengths), np.log(counts)])
 
 
 def logits(run: TrainedRun) -> np.ndarray:

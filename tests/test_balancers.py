@@ -120,6 +120,14 @@ def test_offsets_are_logarithms_of_coding_lengths_and_those_of_a_class_too_rare_
     np.testing.assert_allclose(balancer.summary(state)["offsets"], expected, rtol=1e-5, atol=1e-6)
 
 
+def test_without_any_measured_scale_all_offsets_are_zero():
+    balancer = balancers.semantic_scale(3, 8, dim=2, logit_adjustment=1.0)
+    state = balancer.init()
+    np.testing.assert_array_equal(balancer.summary(state)["offsets"], np.zeros(3))
+    _, state = balancer.update(state, jnp.ones((4, 2)), jnp.array([0, 0, 1, 2]))
+    np.testing.assert_array_equal(balancer.summary(state)["offsets"], np.zeros(3))
+
+
 @pytest.mark.parametrize("normalize", ["mean", "sum", "expected", "none"])
 def test_without_any_measured_scale_all_weights_are_one(normalize):
     balancer = balancers.semantic_scale(3, 8, dim=2, normalize=normalize)

@@ -23,6 +23,12 @@ def test_the_mean_is_over_classes_however_many_examples_they_have():
     assert post_hoc.class_mean(scores - np.array([0.5, 0.0]), labels) == 1.0
 
 
+def test_priors_are_logarithms_of_volumes_of_coding_lengths_and_of_counts():
+    found = post_hoc.priors(np.array([3.0, 2.0, 0.0, 0.0]), np.array([20, 6, 1, 0]), dim=4)
+    expected = np.log([[8, 4, 4, 4], [24 * 3, 10 * 2, 10 * 2, 10 * 2], [20, 6, 1, 1]])
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
 @pytest.mark.slow
 def test_without_a_prior_it_is_the_accuracy_of_the_run(tmp_path, capsys):
     training.train(digits("epochs=2"), tmp_path)
@@ -31,7 +37,8 @@ def test_without_a_prior_it_is_the_accuracy_of_the_run(tmp_path, capsys):
     by_volumes, by_lengths, by_counts = post_hoc.accuracies(tmp_path, [0.0, 50.0])
     assert by_volumes[0] == by_lengths[0] == by_counts[0] == pytest.approx(own)
     # What is left of a large τ is the class of the smallest prior, for every image.
-    assert by_volumes[1] == pytest.approx(1 / len(results["per_class"]))
+    for each in (by_volumes, by_lengths):
+        assert each[1] == pytest.approx(1 / len(results["per_class"]))
     assert post_hoc.main([str(tmp_path), "--taus", "0"]) == 0
     assert "    0" + 3 * f" {100 * own:14.2f}" in capsys.readouterr().out
 
@@ -47,6 +54,7 @@ def test_rows_are_of_a_run_and_a_tau():
 
 def test_features_that_are_constant_are_one_error(monkeypatch, capsys):
     run = SimpleNamespace(
+        config=SimpleNamespace(dsb=SimpleNamespace(epsilon=1.0)),
         experiment=SimpleNamespace(counts=np.array([2, 2])),
         labels=np.array([0, 0, 1, 1]),
         points=lambda: SimpleNamespace(points=np.ones((4, 3), np.float32)),

@@ -375,6 +375,8 @@ def ablation() -> dict[str, tuple[Cell, ...]]:
             varied |= {f"n = {start}": f"start_epoch={start}" for start in STARTS}
             found += [_varied(plain, name, setting, "DSB-CE") for name, setting in varied.items()]
             found += [_with_offsets(plain, tau) for tau in OFFSETS]
+            early = _with_offsets(plain, "1.0")
+            found.append(_varied(early, "n = 1", "start_epoch=1", "CE"))
         return found
 
     balanced = list(table3()["cpu"])
