@@ -476,12 +476,16 @@ def test_the_commit_is_that_of_the_checkout(tmp_path, monkeypatch):
     package = tmp_path / "checkout" / "dsb_jax"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("")
+    found = package.parent / "launch" / "results" / "table.csv"
+    found.parent.mkdir(parents=True)
+    found.write_text("")
     monkeypatch.setattr(workdir_module.dsb_jax, "__file__", str(package / "__init__.py"))
     assert workdir_module._commit() is None  # no checkout, whatever folder it lies in
     git = ["git", "-C", str(package.parent), "-c", "user.name=a", "-c", "user.email=a@b"]
     for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "First"], ["tag", "v1"]):
         subprocess.run([*git, *command], check=True)
     head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    found.write_text("a row\n")
     assert workdir_module._commit() == head
     (package / "__init__.py").write_text("changed = True\n")
     assert workdir_module._commit() == f"{head}-dirty"

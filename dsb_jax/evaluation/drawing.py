@@ -50,6 +50,15 @@ def stacked_axes(number: int) -> tuple[Figure, list[Axes]]:
     return figure, axes
 
 
+def lists_of_axes(lines: Sequence[int]) -> tuple[Figure, list[Axes]]:
+    """A new figure with axes above each other that share x, each with a title and so many names at its left."""
+    figure = Figure(figsize=(WIDTH, 0.8 + sum(0.4 + 0.22 * each for each in lines)), layout="constrained")
+    axes = list(figure.subplots(len(lines), sharex=True, squeeze=False, height_ratios=lines)[:, 0])
+    for each in axes:
+        style(each)
+    return figure, axes
+
+
 def style(axes: Axes) -> None:
     """Two spines, a faint grid and everything in ink."""
     axes.patch.set_visible(False)

@@ -383,9 +383,14 @@ def _commit():
     root = pathlib.Path(dsb_jax.__file__).parents[1]
     if not (root / ".git").exists():
         return None
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
+    code = ["--untracked-files=no", "--", ".", ":(exclude)launch/results"]  # where runs write what they found
+
+    def git(*arguments):
+        command = ["git", "-C", str(root), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", *code) else "")
     except (OSError, subprocess.SubprocessError):
         return None
 

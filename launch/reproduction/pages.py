@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dsb_jax.evaluation import drawing, page, paired
@@ -142,9 +143,25 @@ def figures(measured: Measured) -> dict[str, tuple[str, Figure]]:
     compared = [pair for pair in bases(measured.cells) if len(measured.differences(*pair, measure))]
     if not compared:
         return {}
-    figure, axes = drawing.figure_and_axes(0.8 + 0.22 * len(compared))
-    places = np.arange(len(compared))[::-1]
-    differences = [measured.differences(*pair, measure) for pair in compared]
+    of_datasets = {
+        on: [pair for pair in compared if pair[0].on == on] for on in dict.fromkeys(c.on for c, _ in compared)
+    }
+    figure, every = drawing.lists_of_axes([len(pairs) for pairs in of_datasets.values()])
+    for axes, (on, pairs) in zip(every, of_datasets.items(), strict=True):
+        with_paper = _draw_differences(axes, measured, measure, pairs)
+        first = axes is every[0]
+        drawing.title(axes, on, legend_lines=int(first and with_paper))
+        if first and with_paper:
+            drawing.legend(axes)
+    every[-1].set_xlabel(f"{heading}: points above the base", fontsize=SMALL, color=INK)
+    caption = f"{heading} of each method less that of its base, with the same seeds; bars are standard errors."
+    return {"differences": (caption, figure)}
+
+
+def _draw_differences(axes: Axes, measured: Measured, measure: str, pairs: Sequence[tuple[Cell, Cell]]) -> bool:
+    """A line for each pair; whether the paper has numbers of them too."""
+    places = np.arange(len(pairs))[::-1]
+    differences = [measured.differences(*pair, measure) for pair in pairs]
     axes.axvline(0.0, color=INK, linewidth=0.8)
     axes.errorbar(
         [each.mean() for each in differences],
@@ -155,17 +172,12 @@ def figures(measured: Measured) -> dict[str, tuple[str, Figure]]:
         markersize=4,
         label="measured",
     )
-    paper = [cell.printed.get(measure, math.nan) - base.printed.get(measure, math.nan) for cell, base in compared]
+    axes.set_yticks(places, [cell.method for cell, _ in pairs], fontsize=SMALL, color=INK)
+    axes.set_ylim(-0.6, len(pairs) - 0.4)
+    paper = [cell.printed.get(measure, math.nan) - base.printed.get(measure, math.nan) for cell, base in pairs]
     if np.isfinite(paper).any():
         axes.plot(paper, places, "D", color=SCALE, markersize=4, label="paper")
-    several = len({cell.on for cell, _ in compared}) > 1
-    names = [f"{cell.method}, {cell.on}" if several else cell.method for cell, _ in compared]
-    axes.set_yticks(places, names, fontsize=SMALL, color=INK)
-    axes.set_ylim(-0.6, len(compared) - 0.4)
-    axes.set_xlabel(f"{heading}: points above the base", fontsize=SMALL, color=INK)
-    drawing.legend(axes)
-    caption = f"{heading} of each method less that of its base, with the same seeds; bars are standard errors."
-    return {"differences": (caption, figure)}
+    return bool(np.isfinite(paper).any())
 
 
 def standard_error(values: Iterable[float]) -> float:
