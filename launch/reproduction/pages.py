@@ -59,6 +59,10 @@ class Measured:
             if (row["on"], row["method"]) == (cell.on, cell.method) and row.get(measure)
         }
 
+    def has(self, cell: Cell) -> bool:
+        """Whether a run of the cell found something."""
+        return any(self.values(cell, measure) for measure in self.target.measures)
+
     def differences(self, cell: Cell, base: Cell, measure: str) -> np.ndarray:
         """Those of runs of the same seed."""
         ours, others = self.values(cell, measure), self.values(base, measure)
@@ -73,7 +77,7 @@ def tables(measured: Measured) -> list[Table]:
     made = []
     for on in dict.fromkeys(cell.on for cell in measured.cells):
         cells = [cell for cell in measured.cells if cell.on == on]
-        if any(measured.values(cell, measure) for cell in cells for measure in measured.target.measures):
+        if any(map(measured.has, cells)):
             made.append(_levels(measured, on, cells))
     compared = [pair for pair in bases(measured.cells) if _known(measured, *pair)]
     if compared:
@@ -84,6 +88,7 @@ def tables(measured: Measured) -> list[Table]:
 def _levels(measured: Measured, on: str, cells: Sequence[Cell]) -> Table:
     measures = measured.target.measures
     has_printed = any(cell.printed for cell in cells)
+    cells = [cell for cell in cells if cell.printed or measured.has(cell)]
     headings = ["method", "runs"]
     for heading in measures.values():
         headings += [heading, f"{heading}, paper"] if has_printed else [heading]
@@ -201,6 +206,8 @@ def _remarks(measured: Measured) -> list[str]:
     seeds = ", ".join(sorted({row["seed"] for row in measured.rows}, key=int))
     commits = ", ".join(dict.fromkeys(_short(commit) for row in measured.rows for commit in row["commit"].split()))
     runs = f"{len(measured.rows)} runs, seeds {seeds}; {_all(measured, 'hardware')}; commit {commits}"
+    having = sum(map(measured.has, measured.cells))
+    runs += f"; {having} of {len(measured.cells)} cells" if having < len(measured.cells) else ""
     explained = (
         "Mean ± standard error over seeds, of the last epoch; p is of a paired t-test over seeds, and not corrected "
         "for the number of tests. A method and its base differ in the balancer alone: same subset, order of examples "
