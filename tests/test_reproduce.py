@@ -296,6 +296,19 @@ def test_a_page_says_what_runs_were_told_besides(small, tmp_path, monkeypatch, c
     assert "Trained with other settings than the study's (--set): epochs=3,log_every=9.\n" in page.read_text()
 
 
+def test_a_page_has_what_is_measured_and_says_how_much_that_is(small, tmp_path, monkeypatch, capsys):
+    del small, capsys
+    monkeypatch.setattr(runs, "run", made_up)
+    page = tmp_path / "results" / "table2-cpu.md"
+    assert command(tmp_path, "table2", "--scale=cpu", "--seeds", "0", "--methods", "CE", "CB-CE") == 0
+    assert "; 2 of 3 cells. " in page.read_text()
+    assert "| CB-CE | 1 | 49.0 |" in page.read_text()
+    assert "DSB-CE" not in page.read_text()
+    assert command(tmp_path, "table2", "--scale=cpu", "--seeds", "0") == 0
+    assert "of 3 cells" not in page.read_text()
+    assert "| DSB-CE | 1 | 53.0 |" in page.read_text()
+
+
 def test_commits_are_short():
     assert pages._short("0123456789abcdef-dirty") == "0123456-dirty"
     assert pages._short("unknown") == "unknown"
@@ -315,12 +328,15 @@ def test_runs_on_other_subsets_are_told_from_those_on_the_same():
 def test_numbers_of_the_paper_stand_beside_ours():
     """Of a study by the paper's recipe."""
     target = TARGETS["table5"]
-    cells = [cell for cell in target.cells["paper"] if cell.on == "CIFAR-100-LT, imbalance 10"]
+    cells = [
+        cell for cell in target.cells["paper"] if cell.on == "CIFAR-100-LT, imbalance 10" and "ST" not in cell.method
+    ]
     row = {"seed": "0", "hardware": "h", "commit": "c", "settings": "", "numbers": "a part", "recall_at_2": "0.66"}
     rows = [row | {"on": cell.on, "method": cell.method, "recall_at_1": "0.5"} for cell in cells]
     text = pages.markdown(pages.Measured(target, "table5", "paper", rows))
     assert "| DSB-NSM | 1 | 50.0 | 56.3 | 66.0 | 66.7 | – | 63.5 |" in text
     assert "| DSB-NSM − NormSoftmax | CIFAR-100-LT, imbalance 10 | 1 | 0.0 | – | +1.7 | 0.0 | – | +1.5 |" in text
+    assert "| DSB-ST | 0 | – | 58.8 | – | 69.0 | – | 65.8 |" in text  # not run yet
     assert "Not the whole dataset: a part." in text
 
 
