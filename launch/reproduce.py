@@ -25,6 +25,7 @@ import tqdm
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from reproduction import claims, pages, runs, states
 from reproduction.catalogue import TARGETS
+from reproduction.measured import Measured
 from reproduction.runs import Job
 from reproduction.targets import RESULTS, SCALES, Cell, Target
 
@@ -194,8 +195,7 @@ def show(name: str, target: Target, options: argparse.Namespace) -> list[pathlib
     Raises:
       ValueError: nothing is.
     """
-    rows = runs.read(options.results / f"{name}-{options.scale}.csv")
-    measured = pages.Measured.of(target, name, options.scale, rows)
+    measured = Measured.of(target, name, options.scale, options.results)
     if not measured.rows:
         raise ValueError(f"of {name} at scale {options.scale} nothing is measured in {options.results}")
     return pages.write(measured, options.results)

@@ -17,8 +17,10 @@ from scipy import stats
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "launch"))
 import reproduce
-from reproduction import claims, pages, runs, states, studies, targets
+import reproduction.measured
+from reproduction import claims, pages, plots, runs, states, studies, targets
 from reproduction.catalogue import TARGETS
+from reproduction.measured import Measured
 from reproduction.runs import Job
 from reproduction.targets import Cell, Target
 
@@ -38,7 +40,7 @@ _CALLED = {
 CELLS = [cell for target in TARGETS.values() for of_scale in target.cells.values() for cell in of_scale]
 
 
-@pytest.mark.parametrize("module", [claims, pages, runs, targets], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [claims, reproduction.measured, runs, targets], ids=lambda module: module.__name__)
 def test_examples_run(module):
     failed, tried = doctest.testmod(module)
     assert failed == 0
@@ -333,7 +335,7 @@ def test_numbers_of_the_paper_stand_beside_ours():
     ]
     row = {"seed": "0", "hardware": "h", "commit": "c", "settings": "", "numbers": "a part", "recall_at_2": "0.66"}
     rows = [row | {"on": cell.on, "method": cell.method, "recall_at_1": "0.5"} for cell in cells]
-    text = pages.markdown(pages.Measured(target, "table5", "paper", rows))
+    text = pages.markdown(Measured(target, "table5", "paper", rows))
     assert "| DSB-NSM | 1 | 50.0 | 56.3 | 66.0 | 66.7 | – | 63.5 |" in text
     assert "| DSB-NSM − NormSoftmax | CIFAR-100-LT, imbalance 10 | 1 | 0.0 | – | +1.7 | 0.0 | – | +1.5 |" in text
     assert "| DSB-ST | 0 | – | 58.8 | – | 69.0 | – | 65.8 |" in text  # not run yet
@@ -409,7 +411,7 @@ def study(cells, *measures):
                 {"on": cell.on, "method": cell.method, "seed": seed} | {key: str(v) for key, v in of_run.items()}
             )
             values |= {(cell.on, cell.method, seed, key): 100 * value for key, value in of_run.items()}
-    return pages.Measured(Target("", "", {"cpu": tuple(cells)}), "table2", "cpu", rows), values
+    return Measured(Target("", "", {"cpu": tuple(cells)}), "table2", "cpu", rows), values
 
 
 SHOTS = ("head", "middle", "tail")
@@ -430,21 +432,21 @@ def test_a_gain_is_averaged_over_the_comparisons_of_a_seed():
         return np.mean([values[on, method, seed, "top1"] - values[on, "CE", seed, "top1"] for on in ("A, 1", "B, 2")])
 
     of_dsb = claims.gain("top1", of=claims.is_dsb)
-    assert of_dsb(measured, []) == pytest.approx({seed: difference(seed) for seed in "012"})
-    by_two = claims.gain("top1", of=claims.is_dsb, by=2.0)(measured, [])
+    assert of_dsb(measured) == pytest.approx({seed: difference(seed) for seed in "012"})
+    by_two = claims.gain("top1", of=claims.is_dsb, by=2.0)(measured)
     assert by_two == pytest.approx({seed: difference(seed) - 2 for seed in "012"})
     three = ("CB-CE", "DSB-CE", "DSB-CE-1")
-    of_all = claims.gain("top1", of=lambda cell: True)(measured, [])
+    of_all = claims.gain("top1", of=lambda cell: True)(measured)
     assert of_all == pytest.approx({seed: np.mean([difference(seed, each) for each in three]) for seed in "012"})
     # A seed that lacks a run says nothing.
-    assert of_dsb(without(measured, "B, 2", "CE", "1"), []).keys() == {"0", "2"}
-    assert of_dsb(without(measured, "B, 2", "CB-CE", "1"), []).keys() == {"0", "1", "2"}
+    assert of_dsb(without(measured, "B, 2", "CE", "1")).keys() == {"0", "2"}
+    assert of_dsb(without(measured, "B, 2", "CB-CE", "1")).keys() == {"0", "1", "2"}
     # A comparison that no run is of yet is not waited for.
     begun = functools.reduce(lambda left, seed: without(left, "B, 2", "DSB-CE", seed), "012", measured)
     of_first = {seed: values["A, 1", "DSB-CE", seed, "top1"] - values["A, 1", "CE", seed, "top1"] for seed in "012"}
     one = claims.gain("top1", of=lambda cell: cell.method == "DSB-CE")
-    assert one(begun, []) == pytest.approx(of_first)
-    assert (one(begun, []).part, one(measured, []).part) == (", 1 of 2 comparisons", "")
+    assert one(begun) == pytest.approx(of_first)
+    assert (one(begun).part, one(measured).part) == (", 1 of 2 comparisons", "")
 
 
 def test_the_tail_is_compared_with_the_better_one_of_middle_and_head():
@@ -452,30 +454,30 @@ def test_the_tail_is_compared_with_the_better_one_of_middle_and_head():
     measured, values = study(cells, "head", "middle", "tail")
     gains = {(seed, m): values["A", "DSB-CE", seed, m] - values["A", "CE", seed, m] for seed in "012" for m in SHOTS}
     wanted = {seed: gains[seed, "tail"] - max(gains[seed, "middle"], gains[seed, "head"]) for seed in "012"}
-    assert claims.most_in_tail(measured, []) == pytest.approx(wanted)
+    assert claims.most_in_tail(measured) == pytest.approx(wanted)
     no_middle = dataclasses.replace(measured, rows=[row | {"middle": ""} for row in measured.rows])
     wanted = {seed: gains[seed, "tail"] - gains[seed, "head"] for seed in "012"}
-    assert claims.most_in_tail(no_middle, []) == pytest.approx(wanted)
+    assert claims.most_in_tail(no_middle) == pytest.approx(wanted)
     no_tail = dataclasses.replace(measured, rows=[row | {"tail": ""} for row in measured.rows])
-    assert claims.most_in_tail(no_tail, []) == {}
+    assert claims.most_in_tail(no_tail) == {}
 
 
 def test_a_method_is_compared_with_the_best_of_others():
     measured, values = study(ON_TWO, "top1")
     ahead = claims.above("DSB-CE", ("CE", "CB-CE", "LOCE"), "top1")
-    found = ahead(measured, [])
+    found = ahead(measured)
     for seed in "012":
         rivals = [max(values[on, other, seed, "top1"] for other in ("CE", "CB-CE")) for on in ("A, 1", "B, 2")]
         ours = [values[on, "DSB-CE", seed, "top1"] for on in ("A, 1", "B, 2")]
         assert found[seed] == pytest.approx(np.mean(np.subtract(ours, rivals)))
-    assert ahead(without(measured, "A, 1", "CB-CE", "2"), []).keys() == {"0", "1"}
+    assert ahead(without(measured, "A, 1", "CB-CE", "2")).keys() == {"0", "1"}
 
 
 def test_measures_of_a_run_are_compared():
     measured, values = study(ON_TWO, "r_S_alpha2", "r_N")
     methods_of = ("CE", "CB-CE", "DSB-CE", "DSB-CE-1")
     for second in ("r_N", None):
-        found = claims.excess("r_S_alpha2", second, "B")(measured, [])
+        found = claims.excess("r_S_alpha2", second, "B")(measured)
         for seed in "012":
             of_second = [values["B, 2", m, seed, second] if second else 0 for m in methods_of]
             wanted = np.subtract([values["B, 2", m, seed, "r_S_alpha2"] for m in methods_of], of_second).mean() / 100
@@ -490,7 +492,7 @@ def test_measures_that_rise_together_have_a_rank_correlation():
         for m in (10, 20, 30, 40)
     ]
     measured, values = study(cells, "sum_of_volumes", "top1")
-    found = claims.rise_together("sum_of_volumes", "top1")(measured, [])
+    found = claims.rise_together("sum_of_volumes", "top1")(measured)
     for seed in "012":
         ranks = []
         for start in range(0, 16, 4):
@@ -515,10 +517,56 @@ def test_weak_classes_are_the_same_where_accuracies_are_ranked_alike():
     rows = classes_of(cells, score=[[0.1, 0.2, 0.3, 0.4], [0.2, 0.3, 0.5, 0.9], [0.4, 0.3, 0.2, 0.1]])
     rows.append(rows[0] | {"class": "untested", "score": ""})
     measured, _ = study(cells, "top1")
-    measured = dataclasses.replace(measured, rows=measured.rows[::3])  # seed 0
-    assert claims.same_classes(measured, rows) == pytest.approx({"0": (1 - 1 - 1) / 3})
+    measured = dataclasses.replace(measured, rows=measured.rows[::3], classes=rows)  # seed 0
+    assert claims.same_classes(measured) == pytest.approx({"0": (1 - 1 - 1) / 3})
     same = [row | {"score": "0.5"} for row in rows]
-    assert claims.same_classes(measured, same) == {}  # no rank is defined
+    assert claims.same_classes(dataclasses.replace(measured, classes=same)) == {}  # no rank is defined
+
+
+def lines(axes):
+    """What lines with a name show."""
+    return {line.get_label(): line.get_xydata() for line in axes.get_lines() if not line.get_label().startswith("_")}
+
+
+def test_weak_classes_are_drawn_by_model_from_the_weakest_on():
+    cells = [Cell("CE", on, "cifar10") for on in "AB"]
+    rows = classes_of(cells, score=[[0.9, 0.1, 0.5], [0.6, 0.2, 0.3]])
+    rows += [row | {"seed": "1", "score": str(float(row["score"]) + 0.04)} for row in rows]
+    alone = [row | {"class": "of A alone"} for row in rows[:1]]
+    of_all = dataclasses.replace(study(cells, "top1")[0], classes=rows + alone)
+    _, figure = plots.weak_classes(of_all)
+    (axes,) = figure.axes
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["1", "2", "0"]
+    np.testing.assert_allclose(lines(axes)["A"], [[12, 0], [52, 1], [92, 2]])
+    np.testing.assert_allclose(lines(axes)["B"], [[22, 0], [32, 1], [62, 2]])
+    assert plots.weak_classes(dataclasses.replace(of_all, classes=[row for row in rows if row["on"] == "A"])) is None
+
+
+def test_accuracy_is_drawn_beside_parts_of_the_largest_scale_and_number():
+    cells = [Cell("CE", on, "cifar10") for on in "AB"]
+    columns = {"score": [[0.9, 0.1], [0.6, 0.2]], "scale_of_class": [[4, 1], [2, 3]], "samples": [[50, 5], [9, 9]]}
+    _, figure = plots.beside_scale(dataclasses.replace(study(cells, "top1")[0], classes=classes_of(cells, **columns)))
+    first, second = map(lines, figure.axes)  # of each dataset, its first class above
+    np.testing.assert_allclose(first["accuracy"], [[0.1, 0], [0.9, 1]])
+    np.testing.assert_allclose(first["S / max S"], [[0.25, 0], [1, 1]])
+    np.testing.assert_allclose(first["N / max N"], [[0.1, 0], [1, 1]])
+    np.testing.assert_allclose(second["S / max S"], [[1, 0], [2 / 3, 1]])
+
+
+def test_top_1_and_volumes_are_drawn_by_number_of_images():
+    cells = [cell for cell in studies.subsets()["cpu"] if cell.on.startswith("CIFAR-100,")]
+    of_all, values = study(cells, "top1", "sum_of_volumes")
+    measures = {"top1": "top-1", "sum_of_volumes": "sum"}
+    of_all = dataclasses.replace(of_all, target=dataclasses.replace(of_all.target, measures=measures))
+    _, figure = plots.by_number(of_all)
+    for axes, key, unit in zip(figure.axes, measures, (1, 100), strict=True):
+        drawn = axes.containers[0].lines[0].get_xydata()
+        assert drawn[:, 0].tolist() == [cell.configured().images_per_class for cell in cells]
+        wanted = [np.mean([values[cell.on, "CE", seed, key] for seed in "012"]) / unit for cell in cells]
+        np.testing.assert_allclose(drawn[:, 1], wanted)
+    (name,) = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert name == "CIFAR-100, ResNet-8"
+    assert plots.by_number(dataclasses.replace(of_all, rows=[])) is None
 
 
 def test_the_smallest_third_is_that_of_the_base():
@@ -529,8 +577,8 @@ def test_the_smallest_third_is_that_of_the_base():
         scale_of_class=[[5, 6, 1, 2, 3, 4], [1, 2, 3, 4, 5, 6]],
     )
     measured, _ = study(cells, "top1")
-    measured = dataclasses.replace(measured, rows=measured.rows[::3])
-    assert claims.gain_of_smallest(measured, rows) == pytest.approx({"0": 100 * np.mean([0.1, 0.5])})
+    measured = dataclasses.replace(measured, rows=measured.rows[::3], classes=rows)
+    assert claims.gain_of_smallest(measured) == pytest.approx({"0": 100 * np.mean([0.1, 0.5])})
 
 
 @pytest.mark.parametrize(

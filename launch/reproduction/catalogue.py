@@ -1,6 +1,6 @@
 """All tables and figures of the paper, by name: what each one is, and what makes it."""
 
-from reproduction import studies
+from reproduction import plots, studies
 from reproduction.targets import Cell, Target
 
 _EYES = {"mean_average_precision": "mean AP"} | studies.TOP1
@@ -37,6 +37,7 @@ def _targets() -> dict[str, Target]:
             "cpu": "ResNet-8, 15 epochs and images of 16x16, of the smaller subsets.",
             "gpu": "Without Mini-ImageNet and ResNet-34.",
         },
+        plots=(plots.by_number,),
     )
     curves = Target("volume by number of samples", "397-440, 1331-1373", commands=marginal, needs=studies.BALANCED_SETS)
     return {
@@ -119,6 +120,7 @@ def _targets() -> dict[str, Target]:
             notes={
                 "cpu": "MNIST as configs/mnist.py has it; CIFAR-10-LT with ResNet-8, 15 epochs, 16x16; no CIFAR-100-LT."
             },
+            plots=(plots.beside_scale,),
         ),
         "figure4": Target(
             "the same weak classes in all models",
@@ -126,6 +128,7 @@ def _targets() -> dict[str, Target]:
             studies.figure4(),
             studies.TOP1 | studies.PEARSON,
             notes={"cpu": "ResNet-8 and LeNet, 15 epochs and images of 16x16, of balanced subsets of CIFAR-10."},
+            plots=(plots.weak_classes,),
         ),
         "figure5": Target(
             "when weights begin",

@@ -11,7 +11,7 @@ import math
 import pathlib
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,12 +20,10 @@ from scipy.stats import spearmanr
 from dsb_jax.evaluation import paired
 from reproduction import runs
 from reproduction.catalogue import TARGETS
-from reproduction.pages import Measured, standard_error
+from reproduction.measured import Measured, standard_error
 from reproduction.targets import SCALES, Cell, bases
 
 _LIKELY = 0.05
-
-Rows = Sequence[Mapping[str, str]]
 
 
 class Found(dict[str, float]):
@@ -36,7 +34,7 @@ class Found(dict[str, float]):
         self.part = part
 
 
-Quantity = Callable[[Measured, Rows], Found]
+Quantity = Callable[[Measured], Found]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +45,7 @@ class Claim:
       text: what it says, in our words.
       lines: of the paper's text.
       target: the table or figure that measures it.
-      quantity: ``(runs, their classes) -> {seed: what should be above 0}``; None where no run measures it.
+      quantity: ``runs -> {seed: what should be above 0}``; None where no run measures it.
       unit: of the quantity.
       negligible: it says that the quantity is not below 0, or makes no difference, rather than that it is above.
     """
@@ -81,17 +79,15 @@ def verdict(claim: Claim, values: Sequence[float]) -> str:
 def gain(measure: str, *, of: Callable[[Cell], bool], by: float = 0.0) -> Quantity:
     """How much methods are above their bases in a measure, less ``by``."""
 
-    def quantity(measured: Measured, classes: Rows) -> Found:
-        del classes
+    def quantity(measured: Measured) -> Found:
         pairs = [pair for pair in bases(measured.cells) if of(pair[0])]
         return _of_seeds(measured, pairs, lambda pair, seed: _gain(measured, pair, measure, seed) - by)
 
     return quantity
 
 
-def most_in_tail(measured: Measured, classes: Rows) -> Found:
+def most_in_tail(measured: Measured) -> Found:
     """How much more DSB is above its base in the tail than in the better one of middle and head."""
-    del classes
 
     def beyond(pair: tuple[Cell, Cell], seed: str) -> float:
         tail, *others = (_gain(measured, pair, measure, seed) for measure in ("tail", "middle", "head"))
@@ -103,8 +99,7 @@ def most_in_tail(measured: Measured, classes: Rows) -> Found:
 def above(method: str, others: Sequence[str], measure: str, by: float = 0.0) -> Quantity:
     """How much a method is above the best of others, on each dataset, less ``by``."""
 
-    def quantity(measured: Measured, classes: Rows) -> Found:
-        del classes
+    def quantity(measured: Measured) -> Found:
         by_name = {(cell.on, cell.method): cell for cell in measured.cells}
         rivals = {
             on: [by_name[on, name], *(by_name[on, other] for other in others if (on, other) in by_name)]
@@ -124,9 +119,7 @@ def above(method: str, others: Sequence[str], measure: str, by: float = 0.0) -> 
 def excess(first: str, second: str | None, on: str) -> Quantity:
     """How much one measure of a run is above another, or above 0, of datasets whose name begins with ``on``."""
 
-    def quantity(measured: Measured, classes: Rows) -> Found:
-        del classes
-
+    def quantity(measured: Measured) -> Found:
         def of_run(cells: Sequence[Cell], seed: str) -> float:
             (cell,) = cells
             ours = measured.values(cell, first).get(seed, math.nan)
@@ -140,8 +133,7 @@ def excess(first: str, second: str | None, on: str) -> Quantity:
 def rise_together(first: str, second: str) -> Quantity:
     """Spearman's ρ of two measures over the subsets of a dataset, for each network."""
 
-    def quantity(measured: Measured, classes: Rows) -> Found:
-        del classes
+    def quantity(measured: Measured) -> Found:
         series = defaultdict(list)
         for cell in measured.cells:
             series[re.sub(r", \d+ of each", "", cell.on)].append(cell)
@@ -155,9 +147,9 @@ def rise_together(first: str, second: str) -> Quantity:
     return quantity
 
 
-def same_classes(measured: Measured, classes: Rows) -> Found:
+def same_classes(measured: Measured) -> Found:
     """Spearman's ρ of class accuracies between every two networks or subsets."""
-    scores = _by_class(classes, "score")
+    scores = measured.by_class("score")
 
     def alike(cells: Sequence[Cell], seed: str) -> float:
         one, other = (scores[cell.on, cell.method, seed] for cell in cells)
@@ -167,9 +159,9 @@ def same_classes(measured: Measured, classes: Rows) -> Found:
     return _of_seeds(measured, list(itertools.combinations(measured.cells, 2)), alike)
 
 
-def gain_of_smallest(measured: Measured, classes: Rows) -> Found:
+def gain_of_smallest(measured: Measured) -> Found:
     """How much DSB is above its base in the third of the classes whose scale, under the base, is smallest."""
-    scores, scales = _by_class(classes, "score"), _by_class(classes, "scale_of_class")
+    scores, scales = measured.by_class("score"), measured.by_class("scale_of_class")
 
     def gained(pair: tuple[Cell, Cell], seed: str) -> float:
         ours, others = (scores[each.on, each.method, seed] for each in pair)
@@ -217,14 +209,6 @@ def _spearman(one: Sequence[float], other: Sequence[float]) -> float:
     if len(one) < 3 or np.ptp(one) == 0 or np.ptp(other) == 0:
         return math.nan
     return float(spearmanr(one, other).statistic)
-
-
-def _by_class(classes: Rows, column: str) -> Mapping[tuple[str, str, str], Mapping[str, float]]:
-    found = defaultdict(dict)
-    for row in classes:
-        if row[column]:
-            found[row["on"], row["method"], row["seed"]][row["class"]] = float(row[column])
-    return found
 
 
 _BASES = {"CE": "DSB-CE", "Focal": "DSB-Focal", "LDAM": "DSB-LDAM", "BS": "DSB-BS", "LADE": "DSB-LADE"}
@@ -292,10 +276,9 @@ def rows(results: pathlib.Path) -> list[tuple[str, ...]]:
     for claim in CLAIMS:
         found = []
         for scale in SCALES if claim.quantity is not None else ():
-            measured = Measured.of(TARGETS[claim.target], claim.target, scale, _read(results, claim.target, scale, ""))
+            measured = Measured.of(TARGETS[claim.target], claim.target, scale, results)
             if measured.rows:
-                classes = _read(results, claim.target, scale, "-classes")
-                quantity = claim.quantity(measured, classes)
+                quantity = claim.quantity(measured)
                 if values := list(quantity.values()):
                     found.append((scale, _stated(claim, values) + quantity.part, verdict(claim, values)))
         made += [(claim.text, claim.lines, f"{claim.target} ({scale})", said, what) for scale, said, what in found]
@@ -313,10 +296,6 @@ def _stated(claim: Claim, values: Sequence[float]) -> str:
     sure = "" if math.isnan(p) else f", p = {p:.3f}"
     seeds = f"{len(values)} seed{'s' if len(values) > 1 else ''}"
     return f"{np.mean(values):+.{digits}f}{spread} {claim.unit}, {seeds}{sure}".replace("-", "−", 1)
-
-
-def _read(results: pathlib.Path, target: str, scale: str, kind: str) -> list[dict[str, str]]:
-    return runs.read(results / f"{target}-{scale}{kind}.csv")
 
 
 def markdown(results: pathlib.Path) -> str:

@@ -3,7 +3,6 @@
 The same tables make Markdown, for where the project is read, and HTML, which has plots too.
 """
 
-import dataclasses
 import math
 import pathlib
 import re
@@ -11,63 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dsb_jax.evaluation import drawing, page, paired
-from dsb_jax.evaluation.drawing import ACCURACY, INK, SCALE, SMALL
+from dsb_jax.evaluation import page, paired
 from dsb_jax.toolkit.output import write_figure
-from reproduction.targets import Cell, Target, bases
-
-# How names of measures begin that are no fractions.
-_NO_FRACTIONS = ("r_N", "r_En", "r_W", "r_S", "sum_of_volumes")
-
-
-@dataclasses.dataclass(frozen=True)
-class Measured:
-    """What runs of one target at one scale found.
-
-    Attributes:
-      target: the table or figure.
-      name: its name.
-      scale: at which it was studied.
-      rows: of results, as :mod:`reproduction.runs` writes them.
-    """
-
-    target: Target
-    name: str
-    scale: str
-    rows: Sequence[Mapping[str, str]]
-
-    @property
-    def cells(self) -> tuple[Cell, ...]:
-        """Those of the scale."""
-        return self.target.cells[self.scale]
-
-    @classmethod
-    def of(cls, target: Target, name: str, scale: str, rows: Sequence[Mapping[str, str]]) -> "Measured":
-        """With those rows that are of cells that the target has at this scale."""
-        cells = {(cell.on, cell.method) for cell in target.cells.get(scale, ())}
-        return cls(target, name, scale, [row for row in rows if (row["on"], row["method"]) in cells])
-
-    def values(self, cell: Cell, measure: str) -> dict[str, float]:
-        """A measure of a cell's runs by seed, in the paper's units."""
-        unit = 100 if _in_percent(measure) else 1
-        return {
-            row["seed"]: unit * float(row[measure])
-            for row in self.rows
-            if (row["on"], row["method"]) == (cell.on, cell.method) and row.get(measure)
-        }
-
-    def has(self, cell: Cell) -> bool:
-        """Whether a run of the cell found something."""
-        return any(self.values(cell, measure) for measure in self.target.measures)
-
-    def differences(self, cell: Cell, base: Cell, measure: str) -> np.ndarray:
-        """Those of runs of the same seed."""
-        ours, others = self.values(cell, measure), self.values(base, measure)
-        return np.array([ours[seed] - others[seed] for seed in sorted(ours) if seed in others])
-
+from reproduction import plots
+from reproduction.measured import Measured, in_percent, standard_error
+from reproduction.targets import Cell, bases
 
 Table = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
 
@@ -121,79 +70,25 @@ def _differences(measured: Measured, compared: Sequence[tuple[Cell, Cell]]) -> T
     return "Differences", tuple(headings), rows
 
 
-def markdown(measured: Measured, plots: Mapping[str, str] | None = None) -> str:
-    """The page as Markdown, with plots by file name: their captions."""
+def markdown(measured: Measured, captions: Mapping[str, str] | None = None) -> str:
+    """The page as Markdown, with plots by file name: what they show."""
     parts = [f"# {_title(measured)}", *_remarks(measured)]
     for heading, headings, rows in tables(measured):
         lines = [headings, ("---", *["---:"] * (len(headings) - 1)), *rows]
         parts += [f"## {heading}", "\n".join(f"| {' | '.join(line)} |" for line in lines)]
-    parts += [f"![{caption}]({name})" for name, caption in (plots or {}).items()]
+    parts += [f"![{caption}]({name})" for name, caption in (captions or {}).items()]
     return "\n\n".join(parts) + "\n"
 
 
-def html(measured: Measured, plots: Mapping[str, tuple[str, Figure]]) -> str:
+def html(measured: Measured, drawn: Mapping[str, tuple[str, Figure]]) -> str:
     """The page as HTML, with its plots, which needs no other file."""
     sections = [f'<p class="reading">{escape(remark)}</p>' for remark in _remarks(measured)]
     sections += [page.section(heading, _table(headings, rows)) for heading, headings, rows in tables(measured)]
-    return page.document(_title(measured), "\n".join([*sections, page.section("Plots", page.plots(dict(plots)))]))
+    return page.document(_title(measured), "\n".join([*sections, page.section("Plots", page.plots(dict(drawn)))]))
 
 
 def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return page.table(headings, rows, texts=[place for place, heading in enumerate(headings) if heading == "on"])
-
-
-def figures(measured: Measured) -> dict[str, tuple[str, Figure]]:
-    """Differences from the base in the first measure, those of the paper beside ours."""
-    measure, heading = next(iter(measured.target.measures.items()))
-    compared = [pair for pair in bases(measured.cells) if len(measured.differences(*pair, measure))]
-    if not compared:
-        return {}
-    of_datasets = {
-        on: [pair for pair in compared if pair[0].on == on] for on in dict.fromkeys(c.on for c, _ in compared)
-    }
-    figure, every = drawing.lists_of_axes([len(pairs) for pairs in of_datasets.values()])
-    for axes, (on, pairs) in zip(every, of_datasets.items(), strict=True):
-        with_paper = _draw_differences(axes, measured, measure, pairs)
-        first = axes is every[0]
-        drawing.title(axes, on, legend_lines=int(first and with_paper))
-        if first and with_paper:
-            drawing.legend(axes)
-    every[-1].set_xlabel(f"{heading}: points above the base", fontsize=SMALL, color=INK)
-    caption = f"{heading} of each method less that of its base, with the same seeds; bars are standard errors."
-    return {"differences": (caption, figure)}
-
-
-def _draw_differences(axes: Axes, measured: Measured, measure: str, pairs: Sequence[tuple[Cell, Cell]]) -> bool:
-    """A line for each pair; whether the paper has numbers of them too."""
-    places = np.arange(len(pairs))[::-1]
-    differences = [measured.differences(*pair, measure) for pair in pairs]
-    axes.axvline(0.0, color=INK, linewidth=0.8)
-    axes.errorbar(
-        [each.mean() for each in differences],
-        places,
-        xerr=[np.nan_to_num(standard_error(each)) for each in differences],
-        fmt="o",
-        color=ACCURACY,
-        markersize=4,
-        label="measured",
-    )
-    axes.set_yticks(places, [cell.method for cell, _ in pairs], fontsize=SMALL, color=INK)
-    axes.set_ylim(-0.6, len(pairs) - 0.4)
-    paper = [cell.printed.get(measure, math.nan) - base.printed.get(measure, math.nan) for cell, base in pairs]
-    if np.isfinite(paper).any():
-        axes.plot(paper, places, "D", color=SCALE, markersize=4, label="paper")
-    return bool(np.isfinite(paper).any())
-
-
-def standard_error(values: Iterable[float]) -> float:
-    """Of the mean; NaN for fewer than two.
-
-    Example:
-      >>> round(standard_error([1.0, 2.0, 3.0]), 4)
-      0.5774
-    """
-    values = np.asarray(list(values), float)
-    return float(paired.deviation(values) / np.sqrt(len(values))) if len(values) > 1 else math.nan
 
 
 def _title(measured: Measured) -> str:
@@ -254,12 +149,8 @@ def _known(measured: Measured, cell: Cell, base: Cell) -> bool:
     return any(len(measured.differences(cell, base, measure)) for measure in measured.target.measures)
 
 
-def _in_percent(measure: str) -> bool:
-    return not measure.startswith(_NO_FRACTIONS)
-
-
 def _number(value: float, measure: str, *, sign: bool = False) -> str:
-    digits = 1 if _in_percent(measure) or measure == "sum_of_volumes" else 3
+    digits = 1 if in_percent(measure) or measure == "sum_of_volumes" else 3
     return page.number(value, f"{{:{'+' if sign else ''}.{digits}f}}")
 
 
@@ -280,11 +171,11 @@ def write(measured: Measured, folder: pathlib.Path) -> list[pathlib.Path]:
     """Writes ``<name>-<scale>.md`` with a ``.png`` for each plot, and ``.html``."""
     folder.mkdir(parents=True, exist_ok=True)
     stem = folder / f"{measured.name}-{measured.scale}"
-    plots = figures(measured)
-    drawn = {folder / f"{stem.name}-{name}.png": plot for name, plot in plots.items()}
-    captions = {path.name: caption for path, (caption, _) in drawn.items()}
+    drawn = plots.of(measured)
+    paths = {folder / f"{stem.name}-{name}.png": plot for name, plot in drawn.items()}
+    captions = {path.name: caption for path, (caption, _) in paths.items()}
     return [
         page.write(stem.with_suffix(".md"), markdown(measured, captions)),
-        page.write(stem.with_suffix(".html"), html(measured, plots)),
-        *(write_figure(figure, path) for path, (_, figure) in drawn.items()),
+        page.write(stem.with_suffix(".html"), html(measured, drawn)),
+        *(write_figure(figure, path) for path, (_, figure) in paths.items()),
     ]

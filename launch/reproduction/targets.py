@@ -6,7 +6,7 @@ import functools
 import importlib.util
 import pathlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from ml_collections import ConfigDict
 
@@ -70,6 +70,7 @@ class Target:
       input: files of the user's that the commands read, as ``{input}``, in words; empty where they read none.
       notes: by scale, how it differs from the paper's.
       reason: why there is nothing to run; empty where there is.
+      plots: what its page shows besides differences from bases: functions of :mod:`reproduction.plots`.
     """
 
     title: str
@@ -81,6 +82,7 @@ class Target:
     input: str = ""
     notes: Mapping[str, str] = dataclasses.field(default_factory=dict)
     reason: str = ""
+    plots: tuple[Callable, ...] = ()
 
 
 def join(*settings: str) -> str:
