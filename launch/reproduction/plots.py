@@ -123,11 +123,12 @@ def by_number(measured: Measured) -> Plot | None:
         number = [cell.configured().images_per_class for cell in cells]
         for axes, measure in ((above, "top1"), (below, "sum_of_volumes")):
             found = [list(measured.values(cell, measure).values()) for cell in cells]
-            errors = np.nan_to_num([standard_error(values) for values in found])
+            means, errors = np.array([(np.mean(values), standard_error(values)) for values in found]).T
+            unit = 1 if axes is above else means.max()  # volumes of ten and of a hundred classes have one axis
             style = {"color": colour, "marker": marker, "markersize": 4, "linewidth": 1, "label": name}
-            axes.errorbar(number, [np.mean(values) for values in found], errors, **style)
+            axes.errorbar(number, means / unit, np.nan_to_num(errors) / unit, **style)
     above.set_ylabel("top-1, %")
-    below.set_ylabel("sum of S′, bits")
+    below.set_ylabel("sum of S′ / largest")
     below.set_xlabel("images of each class")
     drawing.logarithmic_if_wide(
         below, "x", np.array([c.configured().images_per_class for cs in series.values() for c in cs])
