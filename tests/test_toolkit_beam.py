@@ -70,8 +70,9 @@ def require_equal(found, rows):
 @pytest.mark.parametrize("dim", [None, 4])
 def test_a_pipeline_finds_what_one_pass_finds(dim, tmp_path):
     shards(tmp_path, 9)
-    found = beam.class_moments(tmp_path, features="embedding", labels="label", dim=dim)
+    space, found = beam.class_moments(tmp_path, features="embedding", labels="label", dim=dim)
     rows = files.rows(tmp_path)
+    assert space == "feature"
     require_equal(found, rows if dim is None else rows.pooled(dim))
 
 
@@ -82,9 +83,10 @@ def test_two_workers_find_what_one_pass_finds(mode, tmp_path):
     (tmp_path / "shards").mkdir()
     shards(tmp_path / "shards", 9)
     arguments = ["--direct_num_workers=2", f"--direct_running_mode={mode}"]
-    found = beam.class_moments(f"{tmp_path}/shards/*", arguments=arguments, folder=str(tmp_path / "found"))
+    space, found = beam.class_moments(f"{tmp_path}/shards/*", arguments=arguments, folder=str(tmp_path / "found"))
+    assert space == "feature"
     require_equal(found, files.rows(tmp_path / "shards"))
-    again = beam.class_moments(
+    _, again = beam.class_moments(
         f"{tmp_path}/shards/8*", folder=str(tmp_path / "found")
     )  # of which the folder has others
     require_equal(again, files.rows(tmp_path / "shards" / "8.parquet"))

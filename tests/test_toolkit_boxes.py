@@ -11,7 +11,7 @@ import pytest
 
 import dsb_jax
 from dsb_jax.data import images
-from dsb_jax.toolkit import moments, streaming
+from dsb_jax.toolkit import inputs, moments, streaming
 from dsb_jax.toolkit.inputs import boxes, pixels
 
 RNG = np.random.default_rng(0)
@@ -137,7 +137,7 @@ def coco(tmp_path):
         (tmp_path / "instances.json").write_text(json.dumps(content))
         return tmp_path / "instances.json", tmp_path / "images"
 
-    write.shown = shown
+    write.shown, write.images = shown, tmp_path / "images"
     return write
 
 
@@ -146,6 +146,8 @@ def test_objects_in_boxes(coco, caplog):
         rows = boxes.rows(*coco(), min_side=5)
     assert (rows.name, rows.space, rows.samples, rows.dim) == ("instances.json", "sample", 3, 768)
     assert rows.class_names == ("cat", "dog")  # by their numbers; of the emu there is no box
+    listed = [path.removeprefix(f"{coco.images}/") for path in inputs.paths(rows)]
+    assert listed == ["a.png\t0,10,21,16", "more/b.png\t1,2,10,20", "more/b.png\t0,25,30,5"]
     loaded = rows.load()
     a, b = coco.shown.values()
     np.testing.assert_array_equal(loaded.labels, [0, 1, 0])  # those of an image side by side

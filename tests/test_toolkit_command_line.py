@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from dsb_jax.data import images
-from dsb_jax.toolkit import __main__, class_scales, points, summary
+from dsb_jax.toolkit import __main__, beam, class_scales, points, summary
 from dsb_jax.toolkit.inputs import Options, held, paths, rows
+from dsb_jax.toolkit.moments import Moments
 
 pytestmark = pytest.mark.usefixtures("logging_as_before")
 
@@ -208,6 +209,81 @@ def test_plots_of_another_input_are_removed(embeddings, capsys):
     left = sorted(path.name for path in pathlib.Path("results").iterdir())
     assert left == ["scales.json", "scales.png", "scalesman.png"]
     assert "radar" not in out
+
+
+def test_files_of_ones_own_are_left_alone_and_not_listed(embeddings, capsys):
+    own = ("scales-of-my-fish.png", "scales_notes.txt", "scales.backup.png")
+    pathlib.Path("results").mkdir()
+    for name in own:
+        pathlib.Path("results", name).write_text("precious")
+    pathlib.Path("results", "scales.json").write_text('{"plots": ["../bugs.npz", "other.png"]}')  # of whatever it is
+    pathlib.Path("results", "other.png").touch()
+    for _ in range(2):
+        code, out, _ = run(capsys, "scales", "bugs.npz", "--out", "results")
+        assert code == 0
+        assert out.splitlines()[-1] == "In results: scales.json, scales.png, scales-radar.png"
+    assert [pathlib.Path("results", name).read_text() for name in own] == ["precious"] * 3
+    assert pathlib.Path("results", "other.png").exists()
+    assert pathlib.Path("bugs.npz").exists()
+    assert found(capsys, "scales", "bugs.npz")["plots"] == ["scales.png", "scales-radar.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("bugs.npz", "--split=test"), "bugs.npz is a file of rows, for which split has no effect, got 'test'"),
+        (("bugs.npz", "--protocol=foo"), "for which protocol has no effect"),
+        (("bugs.npz", "--min-side=9"), "for which min_side has no effect"),
+        (("bugs.npz", "--data-dir=there"), "for which data_dir has no effect"),
+        (("bugs.npz", "--model=resnet50"), "model='resnet50' needs weights too"),
+        (("bugs.npz", "--images=photos"), "bugs.npz must be files of rows, such as a folder of .parquet files"),
+        (("digits",), "digits must be files of rows"),
+        (("bugs.npz", "--stream"), "--stream is for --runner=local"),
+        (("bugs.npz", "--space=sample"), "bugs.npz has no images that could be measured in sample space"),
+    ],
+)
+def test_what_beam_does_not_do_is_refused(embeddings, capsys, monkeypatch, arguments, message):
+    moments = {"ant": Moments.of(embeddings.points)}
+    monkeypatch.setattr(beam, "class_moments", lambda *names, **options: ("feature", moments))
+    code, _, err = run(capsys, "scales", *arguments, "--runner=beam")
+    assert code == 2
+    assert message in err
+    assert found(capsys, "scales", "bugs.npz", "--runner=beam", "--space=feature")["space"] == "feature"
+
+
+@pytest.mark.parametrize("command", ["scales", "marginal", "select"])
+def test_samples_that_are_all_alike_are_refused(embeddings, capsys, command):
+    np.savez("alike.npz", features=np.ones((40, 3)), labels=np.repeat([0, 1], 20))
+    code, _, err = run(capsys, command, "alike.npz", "--out", "results")
+    assert code == 2
+    assert "alike.npz: " in err
+    assert "samples that differ" in err
+    assert not list(pathlib.Path("results").glob("*"))
+
+
+def test_boxes_without_images_ask_for_them(embeddings, capsys):
+    pathlib.Path("boxes.json").write_text("{}")
+    code, _, err = run(capsys, "scales", "boxes.json")
+    assert code == 2
+    assert "boxes.json: boxes in COCO's format need images, the folder of the images that they are of" in err
+
+
+def test_a_class_of_samples_that_are_alike_is_named(embeddings, capsys):
+    features = np.concatenate([embeddings.points, np.ones((9, 8))])
+    np.savez("some.npz", features=features, labels=[*np.array(NAMES)[embeddings.labels], *["dab"] * 9])
+    assert found(capsys, "scales", "some.npz")["reading"].endswith("All samples are alike of dab.")
+
+
+def test_a_heading_of_other_names_is_told_from_a_row(embeddings, capsys):
+    pathlib.Path("map.csv").write_text("child,parents\nant,insect\nbee,insect\ncow,mammal\n")
+    code, _, err = run(capsys, "hierarchy", "bugs.npz", "--map", "map.csv")
+    assert code == 2
+    assert "map.csv must have the columns child and parent, or two columns without a heading" in err
+    pathlib.Path("map.csv").write_text("ant,insect\nbea,insect\ncow,mammal\n")
+    assert (
+        "unknown class in map.csv 'bea'; did you mean 'bee'?"
+        in run(capsys, "hierarchy", "bugs.npz", "--map", "map.csv")[2]
+    )
 
 
 def test_integers_keep_their_digits(embeddings, capsys):

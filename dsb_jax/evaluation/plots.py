@@ -182,7 +182,7 @@ def classes_per_cell(num_classes: int) -> int:
 
 
 def scales_and_samples(scales: ArrayLike, counts: ArrayLike, *, class_names: Sequence[str]) -> Figure:
-    """A radar of the classes' semantic scales and training samples, each relative to its largest.
+    """A radar of the classes' semantic scales and numbers of samples, each relative to its largest.
 
     The paper's Figure 7. Classes go round from most to fewest training samples; of more than `RADAR_CLASSES`, so many
     are shown, at even distances in that order, the first and the last among them.
@@ -217,7 +217,7 @@ def scales_and_samples(scales: ArrayLike, counts: ArrayLike, *, class_names: Seq
     axes.set_theta_zero_location("N")
     axes.set_theta_direction(-1)
     for values, colour, dashes, name in (
-        (counts, ACCURACY, (0, (4, 1.5)), "training samples"),
+        (counts, ACCURACY, (0, (4, 1.5)), "samples"),
         (scales, SCALE, "-", "semantic scale"),
     ):
         radius = _relative(values)[order]
@@ -229,7 +229,7 @@ def scales_and_samples(scales: ArrayLike, counts: ArrayLike, *, class_names: Seq
     axes.set_rlabel_position(np.degrees(angles[1]) / 2 if len(order) > 1 else 0)
     _names_around(axes, angles, [drawing.short(class_names[i], 14) for i in order])
     legend = figure.legend(
-        title="Semantic scale and training samples, relative to the largest",
+        title="Semantic scale and number of samples, relative to the largest",
         alignment="left",
         loc="outside upper left",  # of the figure: above the names, which are above the circle
         ncols=2,

@@ -34,6 +34,7 @@ from dsb_jax.toolkit import (
 from dsb_jax.toolkit.findings import Finding
 from dsb_jax.toolkit.inputs import run_features
 from dsb_jax.toolkit.inputs.files import Rows
+from dsb_jax.toolkit.moments import Moments
 from dsb_jax.toolkit.points import Points
 
 _EPILOG = """INPUT is a dataset (python -m dsb_jax.data lists them), a folder of CLASS/IMAGE, the workdir of a run, or
@@ -67,10 +68,10 @@ def _run(arguments: Sequence[str] | None) -> None:
         written = output.write(found, options.out, options.command)
     except OverflowError:
         raise ValueError("a number is too large to be squared; is epsilon what it should be?") from None
-    files = [file for file in sorted(options.out.glob(f"{options.command}*")) if file not in written]
-    listed = ", ".join(file.name for file in [*written, *files])
+    besides = [options.out / f"{options.command}{suffix}" for suffix in (".txt", ".html")]
+    listed = ", ".join(file.name for file in [*written, *filter(pathlib.Path.exists, besides)])
     text = f"{output.text(found)}\n\nIn {options.out}: {listed}\n"
-    print(output.as_json(found, options.command) if options.json else text, end="")
+    print(output.as_json(found, options.command, output.plots(written)) if options.json else text, end="")
 
 
 def _scales(options: argparse.Namespace) -> Finding:
@@ -85,12 +86,8 @@ def _scales_of_classes(options: argparse.Namespace) -> class_scales.Scales:
     if options.runner != "beam" and (options.beam_args or options.beam_dir):
         raise ValueError("--beam-args and --beam-dir are for --runner=beam")
     if options.runner == "beam":
-        from dsb_jax.toolkit import beam  # which loads Beam, and that takes seconds
-
-        reading = {key: getattr(options, key) for key in ("features", "labels", "image_size", "dim")}
-        found = beam.class_moments(options.input, arguments=options.beam_args, folder=options.beam_dir, **reading)
-        moments = list(found.values())
-        return class_scales.of_moments(moments, tuple(found), name=options.input, **settings)
+        space, found = _by_beam(options)
+        return class_scales.of_moments(list(found.values()), tuple(found), space=space, name=options.input, **settings)
     if options.stream:
         rows = _rows(options)
         of_classes = streaming.class_moments(rows, progress=_bar("Reading"))
@@ -98,8 +95,21 @@ def _scales_of_classes(options: argparse.Namespace) -> class_scales.Scales:
     return class_scales.scales(_points(options), progress=_bar("Volumes"), **settings)
 
 
+def _by_beam(options: argparse.Namespace) -> tuple[str, dict[str, Moments]]:
+    if options.stream:
+        raise ValueError("--stream is for --runner=local; Beam reads in blocks by itself")
+    how = _how(options)
+    inputs.require_files(options.input, how)
+    from dsb_jax.toolkit import beam  # which loads Beam, and that takes seconds
+
+    reading = {key: getattr(how, key) for key in ("features", "labels", "image_size", "dim")}
+    space, found = beam.class_moments(options.input, arguments=options.beam_args, folder=options.beam_dir, **reading)
+    inputs.require_space(options.input, how, space)
+    return space, found
+
+
 def _marginal(options: argparse.Namespace) -> Finding:
-    return growth.marginal(
+    found = growth.marginal(
         _points(options),
         counts=options.counts,
         draws=options.draws,
@@ -107,6 +117,9 @@ def _marginal(options: argparse.Namespace) -> Finding:
         seed=options.seed,
         progress=_bar("Growth"),
     )
+    if not np.nan_to_num(found.final).any():
+        raise ValueError(f"{options.input}: {found.reading()}")
+    return found
 
 
 def _select(options: argparse.Namespace) -> Finding:
@@ -120,6 +133,8 @@ def _select(options: argparse.Namespace) -> Finding:
         seed=options.seed,
         progress=_bar("Selecting"),
     )
+    if not found.volumes.any():
+        raise ValueError(f"{options.input}: no class has samples that differ, so none spans more than another")
     paths = inputs.paths(rows)
     lines = [str(row) if paths is None else f"{row}\t{paths[row]}" for row in found.indices]
     output.write_text("\n".join(lines) + "\n", options.out / "select.txt")
@@ -131,6 +146,7 @@ def _hierarchy(options: argparse.Namespace) -> Finding:
     parent_of = None
     if options.map is not None:
         parent_of = class_tables.by_class(options.map, ("child", "parent"))
+        class_tables.require_no_heading(parent_of, children.class_names, ("child", "parent"), source=options.map)
         if options.parents is None:
             named = set(class_tables.in_order(parent_of, children.class_names, source=options.map))
             if len(named) < 2:
@@ -279,9 +295,12 @@ def _is_run(name: str) -> bool:
     return (pathlib.Path(name) / "config.json").is_file()
 
 
+def _how(options: argparse.Namespace) -> inputs.Options:
+    return inputs.Options(**{key: getattr(options, key) for key in inputs.OPTIONS if hasattr(options, key)})
+
+
 def _rows(options: argparse.Namespace, name: str | None = None) -> Rows:
-    of_input = {key: getattr(options, key) for key in inputs.OPTIONS if hasattr(options, key)}
-    return inputs.rows(name or options.input, inputs.Options(**of_input), progress=_bar("Looking"))
+    return inputs.rows(name or options.input, _how(options), progress=_bar("Looking"))
 
 
 def _points(options: argparse.Namespace, name: str | None = None) -> Points:

@@ -50,7 +50,7 @@ def class_moments(
     dim: int | None = None,
     arguments: Sequence[str] = (),
     folder: str | None = None,
-) -> dict[str, Moments]:
+) -> tuple[str, dict[str, Moments]]:
     """Count, mean and scatter of every class in files: :func:`streaming.class_moments` as a pipeline of Beam.
 
     Args:
@@ -64,7 +64,8 @@ def class_moments(
       folder: where workers leave what this process then reads; a new one here by default, for local runners.
 
     Returns:
-      Moments of each class by its name, in the order of :func:`files.rows`.
+      The space that rows are points of, see :class:`files.Rows`; and moments of each class by its name, in the order
+      of :func:`files.rows`.
 
     Raises:
       ImportError: Beam is not installed.
@@ -141,7 +142,7 @@ def _to_row(found: tuple[tuple[str, int, str], Moments]) -> dict[str, Any]:
     return {"space": space, "dim": dim, "class": name, "count": total.count, **arrays}
 
 
-def _collected(place: str) -> dict[str, Moments]:
+def _collected(place: str) -> tuple[str, dict[str, Moments]]:
     """What the workers have written."""
     if bad := [line.decode() for file in _written(place, "bad") for line in file.read().splitlines()]:
         more = f"; and {len(bad) - _NAMED:,} more" if len(bad) > _NAMED else ""
@@ -153,7 +154,7 @@ def _collected(place: str) -> dict[str, Moments]:
     if len(kinds) > 1:
         raise ValueError(f"files must have rows of one dim and kind, got {' and '.join(map(str, kinds))}")
     found = {row["class"]: _of_row(row) for row in rows}
-    return {name: found[name] for name in names.in_order(found)}
+    return kinds[0][1], {name: found[name] for name in names.in_order(found)}
 
 
 def _of_row(row: dict[str, Any]) -> Moments:

@@ -80,6 +80,9 @@ class Scales:
             text.append(f"Augment or collect first: {', '.join(poorest)}.")
         if (unmeasured := int(np.isnan(self.scale).sum())) > 0:
             text.append(f"{unmeasured} of {len(self.scale)} classes have fewer than two samples and no scale.")
+        if (alike := np.flatnonzero((self.samples > 1) & (self.volume == 0))).size:
+            more = f" and {len(alike) - _NAMED} more" if len(alike) > _NAMED else ""
+            text.append(f"All samples are alike of {', '.join(self.class_names[i] for i in alike[:_NAMED])}{more}.")
         return " ".join(text)
 
     def table(self) -> tuple[Sequence[str], Sequence[Sequence[str]]]:

@@ -11,6 +11,7 @@ from dsb_jax import validation
 
 _DELIMITERS = "\t;|,"  # the first that the first line has
 _NAMED = 3
+_DIGITS = "0123456789"
 
 T = TypeVar("T")
 
@@ -67,6 +68,31 @@ def by_class(
     if not found:
         raise ValueError(f"{path} has a heading and no row")
     return found
+
+
+def require_no_heading(
+    found: Mapping[str, str], class_names: Iterable[str], default: tuple[str, str], *, source: str
+) -> None:
+    """Raises ValueError where the first row is not of a class, and so a heading of other names than ``default``.
+
+    It is one if the classes of all other rows are known, or if it has no digits where values are numbers.
+
+    Example:
+      >>> require_no_heading({"child": "parents", "cat": "animal"}, ["cat"], ("child", "parent"), source="map.csv")
+      Traceback (most recent call last):
+      ValueError: map.csv must have the columns child and parent, or two columns without a heading, got a first row \
+child, parents
+    """
+    (first, value), *rest = found.items()
+    known = set(class_names)
+    numbers = bool(rest) and all(set(_DIGITS) & set(text) for _, text in rest)
+    if first not in known and (
+        (rest and all(name in known for name, _ in rest)) or (numbers and not set(_DIGITS) & set(value))
+    ):
+        raise ValueError(
+            f"{source} must have the columns {' and '.join(default)}, or two columns without a heading, got a first "
+            f"row {first}, {value}"
+        )
 
 
 def in_order(found: Mapping[str, T], class_names: Iterable[str], *, source: str) -> list[T]:

@@ -334,7 +334,7 @@ def read_accuracies(
     Args:
       path: of a delimited text file with the columns ``class`` and ``accuracy``, or of two columns without a heading
         (:func:`class_tables.by_class`); or the workdir of a run. Accuracies are fractions, or have a ``%``;
-        an empty cell is a class of which it is not known.
+        an empty cell, or NaN, is a class of which it is not known.
       class_names: all classes.
       columns: what the columns are called, if otherwise.
 
@@ -356,12 +356,7 @@ def read_accuracies(
         found = dict(zip(run.class_names, run.scores.tolist(), strict=True))
     else:
         texts = class_tables.by_class(path, ("class", "accuracy"), columns)
-        first, value = next(iter(texts.items()))
-        if first not in class_names and not set("0123456789") & set(value):  # it is not of a class, but a heading
-            raise ValueError(
-                f"{path} must have the columns class and accuracy, or two columns without a heading, got a first row "
-                f"{first}, {value}"
-            )
+        class_tables.require_no_heading(texts, class_names, ("class", "accuracy"), source=str(path))
         found = {name: _fraction(text, f"{path}: the accuracy of {name!r}") for name, text in texts.items()}
     return np.array(class_tables.in_order(found, class_names, source=str(path)), np.float64)
 

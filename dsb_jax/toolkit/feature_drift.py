@@ -170,6 +170,8 @@ class Drift:
         before, after = np.max(self.drifts[early]), self.drifts[late]
         above = np.flatnonzero(~(after <= _SLOWER * before))
         text = f"it was up to {before:.2g} of the spread before, and is {after.min():.2g} to {after.max():.2g} after"
+        if self.epochs[0] >= 1:
+            text += " (the first pass, of which most is expected, is not among the snapshots)"
         if not above.size:
             return Statement(claim, HOLDS, text)
         if above[-1] + 1 == len(after):

@@ -1,5 +1,6 @@
 """Where findings go: to a terminal, into a folder, onto a page."""
 
+import json
 import os
 import pathlib
 import warnings
@@ -39,9 +40,9 @@ def text(found: Finding) -> str:
     return "\n".join(line.rstrip() for line in [*lines, "", found.reading()])
 
 
-def as_json(found: Finding, command: str) -> str:
-    """All of a finding, after the command that made it and what it says."""
-    return to_json({"command": command, "reading": found.reading(), **found.as_dict()}) + "\n"
+def as_json(found: Finding, command: str, plots: Sequence[str] = ()) -> str:
+    """All of a finding, after the command that made it, what it says and the names of its plots."""
+    return to_json({"command": command, "reading": found.reading(), "plots": plots, **found.as_dict()}) + "\n"
 
 
 def write_text(text: str, path: str | os.PathLike[str]) -> pathlib.Path:
@@ -59,7 +60,9 @@ def write_text(text: str, path: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def write(found: Finding, folder: str | os.PathLike[str], command: str) -> list[pathlib.Path]:
-    """Writes ``<command>.json`` and a PNG for each figure, each whole or not at all, and removes older ones.
+    """Writes ``<command>.json`` and a PNG for each figure, each whole or not at all.
+
+    Plots that an earlier ``<command>.json`` names and this one has not, of another input, say, are removed.
 
     Returns:
       The paths.
@@ -68,15 +71,33 @@ def write(found: Finding, folder: str | os.PathLike[str], command: str) -> list[
       OSError: one cannot be written; the error has its name.
     """
     folder = pathlib.Path(folder)
-    paths = [write_text(as_json(found, command), folder / f"{command}.json")]
-    for name, (_, figure) in found.figures().items():
-        path = folder / (f"{command}.png" if name == command else f"{command}-{name}.png")
-        write_figure(figure, path)
-        paths.append(path)
-    for older in folder.glob(f"{command}*.png"):  # of another input, say, that has no such plot
-        if older not in paths and older.name.startswith((f"{command}.", f"{command}-")):
-            older.unlink()
+    of_json, figures = folder / f"{command}.json", found.figures()
+    drawn = {f"{command}.png" if name == command else f"{command}-{name}.png": plot for name, plot in figures.items()}
+    older = _plots_named(of_json, command)
+    paths = [write_text(as_json(found, command, list(drawn)), of_json)]
+    paths += [write_figure(figure, folder / name) for name, (_, figure) in drawn.items()]
+    for name in older - drawn.keys():
+        (folder / name).unlink(missing_ok=True)
     return paths
+
+
+def plots(paths: Sequence[pathlib.Path]) -> list[str]:
+    """The names of those that are plots.
+
+    Example:
+      >>> plots([pathlib.Path("digits/scales.json"), pathlib.Path("digits/scales-radar.png")])
+      ['scales-radar.png']
+    """
+    return [path.name for path in paths if path.suffix == ".png"]
+
+
+def _plots_named(path: pathlib.Path, command: str) -> set[str]:
+    """Those that an earlier call of the command has left, as its JSON names them."""
+    try:
+        named = json.loads(path.read_text(encoding="utf-8"))["plots"]
+    except (OSError, ValueError, KeyError, TypeError):  # there is none, or it is not of this command
+        return set()
+    return {name for name in named if str(name).startswith(command) and pathlib.PurePath(name).name == name}
 
 
 def write_figure(figure: Figure, path: pathlib.Path) -> pathlib.Path:

@@ -104,6 +104,8 @@ def rows(
     name, options = os.fspath(name), options or Options()
     path = pathlib.Path(name)
     _require_for(name, path, options)
+    if path.suffix.lower() == ".json" and options.images is None:
+        raise ValueError(f"{name}: boxes in COCO's format need images, the folder of the images that they are of")
     if options.images is not None:
         found = coco_boxes.rows(name, options.images, image_size=options.image_size, min_side=options.min_side)
         space = "sample"
@@ -118,18 +120,31 @@ def rows(
         found, space = _of_folder(path, options)
     else:
         found, space = _of_dataset(name, options)
-    if options.space is not None and options.space != space:
-        raise ValueError(_no_such_space(name, options.space, space))
+    require_space(name, options, space)
     return found if options.dim is None else found.pooled(options.dim)
 
 
+def require_files(name: str, options: Options) -> None:
+    """Raises ValueError for an input that is not files of rows, or an option that would have no effect on them."""
+    path = pathlib.Path(name)
+    if options.images is not None or (path / "config.json").is_file() or not _is_of_files(name, path):
+        raise ValueError(f"{name} must be files of rows, such as a folder of .parquet files, or a pattern of them")
+    _require_for(name, path, options)
+
+
+def require_space(name: str, options: Options, space: str) -> None:
+    """Raises ValueError where rows are of another space than the options say."""
+    if options.space is not None and options.space != space:
+        raise ValueError(_no_such_space(name, options.space, space))
+
+
 def paths(of: Rows) -> list[str] | None:
-    """The file of each row, where rows are image files."""
+    """The file of each row, where rows are image files; of a part of an image its box follows, in COCO's order."""
     found: list[str] = []
     for part in of.parts:
         inner = part.part if isinstance(part, files.Pooled) else part
         if isinstance(inner, pixels.Pictures):
-            found += [picture.path for picture in inner.pictures for _ in picture.labels]
+            found += [path for picture in inner.pictures for path in picture.row_paths()]
         elif isinstance(inner, datasets.Batched):
             found += inner.files
     return found or None

@@ -41,6 +41,17 @@ class Picture:
     boxes: tuple[tuple[int, int, int, int], ...] | None = None
     shape: tuple[int | None, int | None, int] = (None, None, 3)
 
+    def row_paths(self) -> list[str]:
+        """The path, once for each row; behind it, after a tab, left, top, width and height of the row's box.
+
+        Example:
+          >>> Picture("street.png", (0,), ((5, 10, 36, 30),)).row_paths()
+          ['street.png\\t5,10,31,20']
+        """
+        if self.boxes is None:
+            return [self.path] * len(self.labels)
+        return [f"{self.path}\t{x},{y},{right - x},{bottom - y}" for x, y, right, bottom in self.boxes]
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pictures:
