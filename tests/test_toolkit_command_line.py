@@ -268,6 +268,21 @@ def test_boxes_without_images_ask_for_them(embeddings, capsys):
     assert "boxes.json: boxes in COCO's format need images, the folder of the images that they are of" in err
 
 
+def test_the_size_of_images_is_refused_for_features(embeddings, capsys):
+    code, _, err = run(capsys, "scales", "bugs.npz", "--image-size=9")
+    assert code == 2
+    assert "bugs.npz is measured in feature space, for which image_size has no effect, got 9" in err
+
+
+def test_what_is_printed_of_a_class_is_one_line(embeddings, capsys):
+    names = np.array(["a\nnt", "bee", "c\tow"])[embeddings.labels]
+    np.savez("odd.npz", features=embeddings.points, labels=names)
+    code, out, _ = run(capsys, "scales", "odd.npz")
+    assert code == 0
+    assert len(out.splitlines()) == 1 + 3 + 2 + 2
+    assert {line.split("  ")[0] for line in out.splitlines()[1:4]} == {"a nt", "bee", "c ow"}
+
+
 def test_a_class_of_samples_that_are_alike_is_named(embeddings, capsys):
     features = np.concatenate([embeddings.points, np.ones((9, 8))])
     np.savez("some.npz", features=features, labels=[*np.array(NAMES)[embeddings.labels], *["dab"] * 9])

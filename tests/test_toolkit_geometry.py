@@ -351,6 +351,16 @@ def test_nothing_is_said_of_learning_point_clouds():
     assert "has most dimensions about a point" in clouds
 
 
+def test_point_clouds_do_not_stand_apart_from_each_other():
+    rows, labels = np.random.default_rng(0).normal(size=(120, 3)), np.repeat([0, 1], 60)
+    found = class_geometry.geometry(of(rows, labels, space="cloud"), neighbours=8)
+    assert np.isnan(found.separation).all()
+    assert "stands apart" not in found.reading()
+    caption, figure = found.figures()["measures"]
+    assert "stands apart" not in caption
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["dimension", "curvature (rad)"]
+
+
 def test_classes_of_unequal_sizes_are_not_compared():
     reading = class_geometry.geometry(animals(), neighbours=8).reading()
     assert "which says little" not in reading

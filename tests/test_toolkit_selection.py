@@ -236,6 +236,13 @@ def test_the_picture_is_of_the_largest_reduced_class():
     assert selection.select(given_points, keep=99).plane is None
 
 
+@pytest.mark.parametrize(("length", "aspect"), [(1.0, 1.0), (100.0, "auto")])
+def test_a_class_that_is_far_longer_than_wide_fills_its_picture(length, aspect):
+    rows = np.random.default_rng(0).uniform(size=(60, 2)) * [length, 1.0]
+    _, figure = selection.select(points.of(rows), keep=20, subsets=2).figures()["chosen"]
+    assert {axes.get_aspect() for axes in figure.axes if axes.get_visible()} == {aspect}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import dataclasses
 import logging
 import pathlib
 import shlex
@@ -272,6 +273,8 @@ def _report(options: argparse.Namespace) -> Finding:
         seed=options.seed,
         progress=_bar,
     )
+    if _is_run(options.input):
+        found = dataclasses.replace(found, name=f"{found.name} by {options.input}")
     found.write(options.out / "report.html")
     return found
 

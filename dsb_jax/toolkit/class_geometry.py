@@ -32,7 +32,7 @@ class Geometry:
       class_names: C names.
       counts: points of each class ``[C]``.
       volumes: in bits ``[C]``.
-      separation: ``[C]``, see :func:`~dsb_jax.toolkit.manifolds.separation_degrees`.
+      separation: ``[C]``, see :func:`~dsb_jax.toolkit.manifolds.separation_degrees`; NaN of point clouds.
       participation: ``[C]``, see :func:`~dsb_jax.toolkit.manifolds.participation_ratio`.
       dimension: ``[C]``, the mean of :func:`~dsb_jax.toolkit.neighbourhoods.tight_local_estimate`.
       curvature: in radians ``[C]``, the mean of :func:`~dsb_jax.toolkit.neighbourhoods.curvature`.
@@ -98,7 +98,7 @@ class Geometry:
             "participation": self.participation,
             "dimension": self.dimension,
             "curvature (rad)": self.curvature,
-            "if flat (rad)": self.flat_curvature,
+            "of noise (rad)": self.flat_curvature,
             "parallelotope (bits)": self.parallelotope,
         }
         measures = zip(*columns.values(), strict=True)
@@ -145,8 +145,8 @@ class Geometry:
         return self.class_names[at], float(measure[at])
 
     def _of_separation(self) -> str:
-        if np.isfinite(self.separation).sum() < 2 or self.scaled is not None:
-            return ""  # point clouds have coordinates of their own each
+        if np.isfinite(self.separation).sum() < 2:
+            return ""
         (most, adds), (least, fewest) = (self._at(self.separation, each) for each in (np.nanargmax, np.nanargmin))
         return (
             f"{most} stands apart most, adding {_number(adds, '.1%')} of its own volume to that of the other classes, "
@@ -272,9 +272,11 @@ def geometry(
     whole = functools.partial(_whole, compared=compared, epsilon=epsilon, dtype=points.points.dtype)
     wholes = moments.of_classes(points.points, points.labels, num_classes, whole, progress)
     volumes, participation, parallelotope, directions = (list(each) for each in zip(*wholes, strict=True))
-    separation = manifolds.separation_degrees(
-        points.points, points.labels, num_classes, epsilon=epsilon, progress=progress
-    )
+    separation = np.full(num_classes, np.nan)  # point clouds have coordinates of their own each
+    if points.space != "cloud":
+        separation = manifolds.separation_degrees(
+            points.points, points.labels, num_classes, epsilon=epsilon, progress=progress
+        )
 
     enough = (points.counts > neighbours) & (np.array(volumes) > 0)
     drawn = _drawn(points, np.flatnonzero(enough), rows, seed)

@@ -36,7 +36,7 @@ def measures(found: "Geometry") -> tuple[str, Figure]:
         figure = _beside_each_other(panels, names)
     else:
         figure = _above_each_other(panels, found.counts[order])
-    apart = "how far each class stands apart for its volume, " if len(order) > 1 else ""
+    apart = "how far each class stands apart for its volume, " if np.isfinite(found.separation).any() else ""
     caption = (
         f"{found.name}: {apart}how many dimensions it has about a point, and "
         f"by how much tangent spaces of {found.tangent_dimension} dimensions turn from a point to its "

@@ -29,7 +29,7 @@ def text(found: Finding) -> str:
       0 takes up 1.0 bits; of a single class there is no imbalance.
     """
     headings, rows = found.table()
-    shown = [headings, *rows[:_ROWS_SHOWN]]
+    shown = [[" ".join(cell.split()) for cell in row] for row in (headings, *rows[:_ROWS_SHOWN])]
     widths = [max(len(row[column]) for row in shown) for column in range(len(headings))]
     lines = [
         "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
@@ -37,7 +37,7 @@ def text(found: Finding) -> str:
     ]
     if len(rows) > _ROWS_SHOWN:
         lines.append(f"… and {len(rows) - _ROWS_SHOWN:,} more")
-    return "\n".join(line.rstrip() for line in [*lines, "", found.reading()])
+    return "\n".join(line.rstrip() for line in [*lines, "", " ".join(found.reading().split())])
 
 
 def as_json(found: Finding, command: str, plots: Sequence[str] = ()) -> str:

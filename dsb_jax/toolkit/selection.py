@@ -40,6 +40,7 @@ from dsb_jax.toolkit.points import Points
 METHODS: dict[str, str] = {"greedy": "greedy", "pizza": "pizza", "random": "random", "k_center": "k-centre"}
 _LOOKS = {"greedy": (SCALE, "o"), "pizza": (ACCURACY, "s"), "random": (RUNS[3], "|"), "k_center": (RUNS[2], "D")}
 
+_ELONGATED = 4  # times as long as wide, from which on a class in a plane is not drawn to scale
 _BLOCK = 32  # columns that LAPACK reflects at a time
 
 
@@ -502,13 +503,15 @@ def _chosen_in_plane(selection: Selection, plane: Plane) -> Figure:
     rows = -(-len(shown) // 2)
     figure = Figure(figsize=(drawing.WIDTH, 0.5 + 2.1 * rows), layout="constrained")
     grid = figure.subplots(rows, 2, sharex=True, sharey=True, squeeze=False).ravel()
+    extents = np.ptp(plane.coordinates, axis=0)
     for axes, method in zip(grid, shown, strict=False):
         drawing.style(axes)
         chosen = plane.chosen[method]
         look = {"linewidths": 0, "rasterized": len(chosen) > VECTOR_POINTS}
         axes.scatter(*plane.coordinates[~chosen].T, s=4, color=GREY, alpha=0.35, **look)
         axes.scatter(*plane.coordinates[chosen].T, s=7, color=_LOOKS[method][0], **look)
-        axes.set_aspect("equal")
+        if extents.max() < _ELONGATED * extents.min():  # else a strip would be left of them
+            axes.set_aspect("equal")
         drawing.title(axes, METHODS[method])
     for axes in grid[len(shown) :]:
         axes.set_visible(False)

@@ -121,6 +121,10 @@ def rows(
     else:
         found, space = _of_dataset(name, options)
     require_space(name, options, space)
+    if space == "feature" and options.image_size != Options.image_size:
+        raise ValueError(
+            f"{name} is measured in feature space, for which image_size has no effect, got {options.image_size}"
+        )
     return found if options.dim is None else found.pooled(options.dim)
 
 
