@@ -201,7 +201,7 @@ def scales_and_samples(scales: ArrayLike, counts: ArrayLike, *, class_names: Seq
     Example:
       >>> figure = scales_and_samples([1.2, 0.9, 1.5], [9, 100, 50], class_names=["cat", "dog", "cow"])
       >>> [line.get_label() for line in figure.axes[0].lines]
-      ['training samples', 'semantic scale']
+      ['samples', 'semantic scale']
     """
     scales, counts = vectors(scales=scales, counts=counts)
     drawing.check_names(class_names, len(counts))
