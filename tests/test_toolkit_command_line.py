@@ -216,9 +216,10 @@ def test_files_of_ones_own_are_left_alone_and_not_listed(embeddings, capsys):
     pathlib.Path("results").mkdir()
     for name in own:
         pathlib.Path("results", name).write_text("precious")
-    pathlib.Path("results", "scales.json").write_text('{"plots": ["../bugs.npz", "other.png"]}')  # of whatever it is
     pathlib.Path("results", "other.png").touch()
-    for _ in range(2):
+    plots = ['["../bugs.npz", "other.png", "scales_notes.txt"]', "3", "[3]", "null"]
+    for others in plots:  # of whatever it is
+        pathlib.Path("results", "scales.json").write_text(f'{{"plots": {others}}}')
         code, out, _ = run(capsys, "scales", "bugs.npz", "--out", "results")
         assert code == 0
         assert out.splitlines()[-1] == "In results: scales.json, scales.png, scales-radar.png"

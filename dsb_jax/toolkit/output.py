@@ -94,10 +94,10 @@ def plots(paths: Sequence[pathlib.Path]) -> list[str]:
 def _plots_named(path: pathlib.Path, command: str) -> set[str]:
     """Those that an earlier call of the command has left, as its JSON names them."""
     try:
-        named = json.loads(path.read_text(encoding="utf-8"))["plots"]
+        paths = [pathlib.PurePath(name) for name in json.loads(path.read_text(encoding="utf-8"))["plots"]]
     except (OSError, ValueError, KeyError, TypeError):  # there is none, or it is not of this command
         return set()
-    return {name for name in named if str(name).startswith(command) and pathlib.PurePath(name).name == name}
+    return {one.name for one in paths if one.suffix == ".png" and one.name.startswith(command) and one.name == str(one)}
 
 
 def write_figure(figure: Figure, path: pathlib.Path) -> pathlib.Path:

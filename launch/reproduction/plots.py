@@ -1,5 +1,6 @@
 """What the page of a table or figure shows beside its numbers: plots, each with a sentence that says what it is."""
 
+import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dsb_jax.evaluation import drawing
+from dsb_jax.evaluation.curves import RUNS
 from dsb_jax.evaluation.drawing import ACCURACY, GREY, INK, SCALE, SMALL
 from reproduction.measured import Measured, standard_error
 from reproduction.targets import Cell, bases
@@ -74,7 +76,7 @@ def weak_classes(measured: Measured) -> Plot | None:
     names = sorted(set.intersection(*map(set, scores.values())), key=lambda name: _mean(scores, name))
     figure, (axes,) = drawing.lists_of_axes([len(names)])
     colours = drawing.FEW_TO_MANY(np.linspace(0, 1, len(scores)))
-    for (on, of_class), colour, marker in zip(scores.items(), colours, _MARKERS, strict=False):
+    for (on, of_class), colour, marker in zip(scores.items(), colours, itertools.cycle(_MARKERS), strict=False):
         values = [100 * of_class[name] for name in names]
         axes.plot(values, np.arange(len(names)), f"{marker}-", color=colour, markersize=4, linewidth=1, label=on)
     _name_classes(axes, names)
@@ -101,7 +103,7 @@ def beside_scale(measured: Measured) -> Plot | None:
         axes.plot([of_class[name] for name in names], places, "o-", color=ACCURACY, markersize=4, label="accuracy")
         for colour, marker, label, column in others:
             values = _of_classes(measured, column)[on]
-            parts = np.array([values[name] for name in names]) / max(values.values())
+            parts = np.array([values.get(name, math.nan) for name in names]) / max(values.values())
             axes.plot(parts, places, f"{marker}-", color=colour, markersize=4, linewidth=1, label=label)
         _name_classes(axes, names)
         drawing.title(axes, on, legend_lines=int(axes is every[0]))
@@ -118,8 +120,8 @@ def by_number(measured: Measured) -> Plot | None:
     if not series:
         return None
     figure, (above, below) = drawing.stacked_axes(2)
-    colours = (ACCURACY, SCALE, GREY, INK, "#009e73", "#cc79a7")
-    for (name, cells), colour, marker in zip(series.items(), colours, _MARKERS, strict=False):
+    looks = itertools.cycle(zip(RUNS, _MARKERS, strict=False))
+    for (name, cells), (colour, marker) in zip(series.items(), looks, strict=False):
         number = [cell.configured().images_per_class for cell in cells]
         for axes, measure in ((above, "top1"), (below, "sum_of_volumes")):
             found = [list(measured.values(cell, measure).values()) for cell in cells]
