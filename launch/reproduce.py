@@ -119,7 +119,8 @@ def present(options: argparse.Namespace, target: Target) -> list[Cell]:
     """The cells that are asked for and can be run; what is left out is told.
 
     Raises:
-      ValueError: a method that the target has not, no dataset that is prepared, or weights that are missing.
+      ValueError: a method that the target has not, no dataset that is prepared, weights that are missing, or a method
+        that ends before it begins to re-weight.
     """
     cells = target.cells[options.scale]
     methods = list(dict.fromkeys(cell.method for cell in cells))
@@ -142,6 +143,11 @@ def present(options: argparse.Namespace, target: Target) -> list[Cell]:
         if config.frozen_norm and config.init_from is None:
             raise ValueError(
                 f"{cell.on} begins with ImageNet's weights: --set init_from=FILE; configs/cub2011.py says more"
+            )
+        if config.start_epoch is not None and config.start_epoch >= config.epochs > 0:
+            raise ValueError(
+                f"{cell.method} re-weights from epoch {config.start_epoch} on, which {config.epochs} epochs never reach: "
+                "leave it out by --methods, or --set start_epoch as well"
             )
     return found
 

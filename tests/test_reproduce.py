@@ -401,6 +401,14 @@ def test_what_is_not_prepared_is_left_out_and_weights_are_asked_for(monkeypatch,
     assert "CUB-2011, 64-d begins with ImageNet's weights: --set init_from=FILE" in said
 
 
+def test_a_method_that_would_never_re_weight_is_refused(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(states, "missing", lambda target, scale: [])
+    assert command(tmp_path, "table2", "--scale=gpu", "--seeds", "0", "--set", "epochs=100,milestones=(80,90)") == 2
+    said = capsys.readouterr().err
+    assert "LDAM-DRW re-weights from epoch 160 on, which 100 epochs never reach: leave it out by --methods" in said
+    assert not (tmp_path / "gpu").exists()
+
+
 def study(cells, *measures):
     """Random results of three seeds, and a look-up of them in points."""
     rng, rows, values = np.random.default_rng(0), [], {}
