@@ -146,8 +146,8 @@ def present(options: argparse.Namespace, target: Target) -> list[Cell]:
             )
         if config.start_epoch is not None and config.start_epoch >= config.epochs > 0:
             raise ValueError(
-                f"{cell.method} re-weights from epoch {config.start_epoch} on, which {config.epochs} epochs never reach: "
-                "leave it out by --methods, or --set start_epoch as well"
+                f"{cell.method} re-weights from epoch {config.start_epoch} on, which {config.epochs} epochs never "
+                "reach: leave it out by --methods, or --set start_epoch as well"
             )
     return found
 

@@ -27,6 +27,7 @@ from dsb_jax import validation
 
 _LOST = 1e6  # times that a pivot may be less than its diagonal entry before it is looked at for rounding
 _ROUNDING = 100 * np.finfo(np.float64).eps  # of a diagonal entry: what is left of less is rounding
+_OFF_CENTRE = 16.0  # times that squares about 0 may be those about the mean
 _BLOCK = 2**18  # numbers of the classes that are measured together: 2 MiB
 _LARGE = 2**15  # numbers of a class whose rows are gathered by themselves, in blocks of 4·_BLOCK
 
@@ -230,9 +231,8 @@ def volumes_and_means(
 
     def of_block(classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         own = counts[classes]
-        grams_of = _grams_one_by_one if int(own[0]) * dim > _LARGE else _grams_together
-        grams, means = grams_of(points, order, starts[classes], own)
-        return _volumes_of_scatters(grams, own, dim, epsilon), means
+        of_each = _one_by_one if int(own[0]) * dim > _LARGE else _together
+        return of_each(points, order, starts[classes], own, epsilon)
 
     volumes, means, blocks = np.zeros(num_classes), np.zeros((num_classes, dim)), _blocks(counts, dim)
     alone = np.flatnonzero(counts == 1)
@@ -242,34 +242,61 @@ def volumes_and_means(
     return volumes, means
 
 
-def _grams_together(
-    points: np.ndarray, order: np.ndarray, starts: np.ndarray, counts: np.ndarray
+def _together(
+    points: np.ndarray, order: np.ndarray, starts: np.ndarray, counts: np.ndarray, epsilon: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The smaller Gram matrix of rows about their mean, and the mean, of classes of about as many rows each."""
-    place, counts = np.arange(counts.max()), counts[:, None]
-    filled_up = place >= counts  # with the class's first row, which, subtracted, adds nothing to its mean
+    """Volumes and means of classes of about as many rows each."""
+    place, own = np.arange(counts.max()), counts[:, None]
+    filled_up = place >= own  # with the class's first row, which, subtracted, adds nothing to its mean
     rows = order.take(starts[:, None] + np.where(filled_up, 0, place))
     relative = points.take(rows, axis=0).astype(np.float64)
     first = relative[:, :1].copy()
     relative -= first
-    offset = np.ones((1, len(place))) @ relative / counts[..., None]
+    offset = np.ones((1, len(place))) @ relative / own[..., None]
     relative -= offset
     relative[filled_up] = 0.0
-    return smaller_gram(relative), (first + offset)[:, 0]
+    volumes = _volumes_of_scatters(smaller_gram(relative), counts, points.shape[1], epsilon)
+    return volumes, (first + offset)[:, 0]
 
 
-def _grams_one_by_one(
-    points: np.ndarray, order: np.ndarray, starts: np.ndarray, counts: np.ndarray
+def _one_by_one(
+    points: np.ndarray, order: np.ndarray, starts: np.ndarray, counts: np.ndarray, epsilon: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As :func:`_grams_together`, of classes that fill a core's cache by themselves; zeros fill up smaller matrices."""
+    """As :func:`_together`, of classes that fill a core's cache by themselves.
+
+    ``Σ zzᵀ − m·μμᵀ`` takes two passes over the rows less than to centre them does. It serves where there are rows
+    enough and where it leaves them their digits.
+    """
     dim = points.shape[1]
-    size = min(int(counts.max()), dim)
-    grams, means = np.zeros((len(counts), size, size)), np.empty((len(counts), dim))
-    for place, (start, count) in enumerate(zip(starts, counts, strict=True)):
-        means[place], relative = centred(points.take(order[start : start + count], axis=0))
-        gram = smaller_gram(relative)
-        grams[place, : len(gram), : len(gram)] = gram
-    return grams, means
+
+    def rows_of(place: np.integer) -> np.ndarray:
+        return points.take(order[starts[place] : starts[place] + counts[place]], axis=0)
+
+    many = np.flatnonzero(counts >= dim)
+    volumes, means, kept = np.zeros(len(counts)), np.zeros((len(counts), dim)), np.zeros(len(counts), bool)
+    volumes[many], means[many], kept[many] = _about_zero(map(rows_of, many), counts[many], dim, epsilon)
+    for place in np.flatnonzero(~kept):
+        means[place], relative = centred(rows_of(place))
+        volumes[place] = volume_of_scatter(smaller_gram(relative), counts[place], dim, epsilon=epsilon)
+    return volumes, means
+
+
+@np.errstate(over="ignore", invalid="ignore")  # of squares, where these do not serve
+def _about_zero(
+    classes: Iterable[np.ndarray], counts: np.ndarray, dim: int, epsilon: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Volumes and means of classes by squares about 0, and for which of them these serve."""
+    scatters, means = np.empty((len(counts), dim, dim)), np.empty((len(counts), dim))
+    for scatter, mean, rows in zip(scatters, means, classes, strict=True):
+        rows = rows.astype(np.float64, copy=False)
+        np.matmul(np.full(len(rows), 1 / len(rows)), rows, out=mean)
+        np.matmul(rows.T, rows, out=scatter)
+    diagonals = np.einsum("cii->ci", scatters)
+    squares = diagonals.copy()
+    scatters -= (counts[:, None] * means)[:, :, None] * means[:, None, :]
+    near = (squares <= _OFF_CENTRE * diagonals).all(axis=1)
+    volumes, lost = _by_cholesky(scatters, dim / (counts * epsilon**2))
+    return volumes, means, near & ~lost
 
 
 def _blocks(counts: np.ndarray, dim: int) -> list[np.ndarray]:
@@ -288,20 +315,24 @@ def _blocks(counts: np.ndarray, dim: int) -> list[np.ndarray]:
 
 
 def _volumes_of_scatters(scatters: np.ndarray, counts: np.ndarray, dim: int, epsilon: float) -> np.ndarray:
-    """Of ``[C, d, d]`` by Cholesky factorizations, of which the identity keeps every pivot from 0."""
+    """Of ``[C, d, d]``."""
     factors = dim / (np.maximum(counts, 1) * epsilon**2)
+    volumes, lost = _by_cholesky(scatters, factors)
+    for label in np.flatnonzero(lost & (counts > 1)):
+        volumes[label] = _volume_of_rank(scatters[label] * factors[label])
+    return np.where(counts > 1, volumes, 0.0)
+
+
+def _by_cholesky(scatters: np.ndarray, factors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """``½·log2 det(I + f·S)``, and of which S the rounding may count; the identity keeps all pivots from 0."""
     matrices = scatters * factors[:, None, None]
     np.einsum("cii->ci", matrices)[...] += 1.0
     try:
         pivots = np.linalg.cholesky(matrices.swapaxes(1, 2)).diagonal(axis1=1, axis2=2)
     except np.linalg.LinAlgError:  # the identity is less than what rounding leaves
-        volumes, lost = np.zeros(len(counts)), counts > 1
-    else:
-        volumes = np.log2(pivots).sum(axis=1)
-        lost = (matrices.diagonal(axis1=1, axis2=2) > _LOST * pivots**2).any(axis=1)
-    for label in np.flatnonzero(lost):
-        volumes[label] = _volume_of_rank(scatters[label] * factors[label])
-    return np.where(counts > 1, volumes, 0.0)
+        return np.zeros(len(factors)), np.ones(len(factors), bool)
+    lost = (matrices.diagonal(axis1=1, axis2=2) > _LOST * pivots**2).any(axis=1)
+    return np.log2(pivots).sum(axis=1), lost
 
 
 def _volume_of_rank(matrix: np.ndarray) -> float:
@@ -350,5 +381,5 @@ def smaller_gram(rows: np.ndarray) -> np.ndarray:
 
 
 def threads() -> int:
-    """How many keep all cores busy: one more than there are, as each waits for Python's lock now and then."""
-    return 1 + (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    """One for each core that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
