@@ -32,6 +32,7 @@ from reproduction.targets import RESULTS, SCALES, Cell, Target
 from dsb_jax import command_line, validation
 from dsb_jax.data import datasets
 from dsb_jax.evaluation import page
+from dsb_jax.training.experiment import start_epoch
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -94,12 +95,15 @@ def train(options: argparse.Namespace, target: Target) -> list[str]:
     """Runs all that is not finished; of those that failed, a line each.
 
     Raises:
-      ValueError: a method that the target has not, or a dataset that is not prepared.
+      ValueError: a method that the target has not, a dataset that is not prepared, or a method that would end before it
+        begins to re-weight, and so be its base.
     """
     cells = present(options, target)
     jobs = [Job(options.target, options.scale, cell, seed, options.set) for seed in options.seeds for cell in cells]
     done = [job for job in jobs if job.finished(options.out)]  # of this command or of another table
     unfinished = [job for job in jobs if job not in done]
+    for job in unfinished:
+        refuse_idle(job)
     hours = states.hours((job.cell for job in unfinished), options.scale)
     print(
         f"{len(unfinished)} of {len(jobs)} runs to do, about {hours:.1f} hours of one {states.hardware(options.scale)}"
@@ -119,8 +123,7 @@ def present(options: argparse.Namespace, target: Target) -> list[Cell]:
     """The cells that are asked for and can be run; what is left out is told.
 
     Raises:
-      ValueError: a method that the target has not, no dataset that is prepared, weights that are missing, or a method
-        that ends before it begins to re-weight.
+      ValueError: a method that the target has not, no dataset that is prepared, or weights that are missing.
     """
     cells = target.cells[options.scale]
     methods = list(dict.fromkeys(cell.method for cell in cells))
@@ -144,12 +147,18 @@ def present(options: argparse.Namespace, target: Target) -> list[Cell]:
             raise ValueError(
                 f"{cell.on} begins with ImageNet's weights: --set init_from=FILE; configs/cub2011.py says more"
             )
-        if config.start_epoch is not None and config.start_epoch >= config.epochs > 0:
-            raise ValueError(
-                f"{cell.method} re-weights from epoch {config.start_epoch} on, which {config.epochs} epochs never "
-                "reach: leave it out by --methods, or --set start_epoch as well"
-            )
     return found
+
+
+def refuse_idle(job: Job) -> None:
+    """Raises ValueError if its balancer would never act, and it would be its base by another name."""
+    config = job.cell.configured(job.more)
+    start = start_epoch(config, inherits=config.init_from is not None)
+    if config.balancer != "uniform" and not config.stages and start >= config.epochs > 0:
+        raise ValueError(
+            f"{job.cell.method} re-weights from epoch {start} on, which {config.epochs} epochs never reach; --methods "
+            "leaves it out, or runs it alone with a start_epoch of its own"
+        )
 
 
 def finished(jobs: Sequence[Job], out: pathlib.Path, at_once: int) -> Iterator[tuple[Job, Exception | None]]:

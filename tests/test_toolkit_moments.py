@@ -84,6 +84,45 @@ def test_where_points_lie_costs_no_digit(dim, large, monkeypatch):
     np.testing.assert_allclose(moved.scatter, apart.scatter, rtol=1e-10, atol=1e-12 * apart.scatter.max())
 
 
+def test_large_classes_are_centred_only_where_digits_ask_for_it(monkeypatch):
+    def refuse(rows):
+        raise AssertionError(f"centred {rows.shape}")
+
+    labels = RNG.permutation(np.repeat([0, 1], [600, 900]))
+    points = 1 + RNG.normal(size=(1500, 64))
+    expected = [defined_volume(points[labels == label], 1.0) for label in range(2)]
+    with monkeypatch.context() as patched:
+        patched.setattr(moments, "centred", refuse)
+        np.testing.assert_allclose(moments.volumes(points, labels, 2), expected, rtol=1e-12)
+        for lost in (points + 1e3, points * [1e-3, *[0.0] * 63] + 1, points * 1e9 @ np.ones((64, 64))):
+            with pytest.raises(AssertionError, match="centred"):
+                moments.volumes(lost, labels, 2)
+
+
+@pytest.mark.parametrize(("count", "dim"), [(1200, 1024), (2000, 256), (8000, 128)])
+@pytest.mark.parametrize("share", [0.9, 0.935])
+def test_what_is_off_centre_and_of_one_direction_keeps_its_digits(count, dim, share):
+    """As far off and as narrow as is just not centred."""
+    present = np.arange(count) < share * count
+    across = np.linspace(0.9, 1, dim)
+    across *= math.sqrt(9.5e5 / dim / np.var(present))
+    expected = 0.5 * math.log1p(dim * np.var(present) * np.sum(across**2)) / math.log(2)
+    found = moments.volumes(present[:, None] * across, np.zeros(count, int), 1)
+    np.testing.assert_allclose(found, expected, rtol=1e-8)
+
+
+def test_squares_beyond_float64_are_centred():
+    """The widest direction, and what the others have beside it."""
+    points = np.random.default_rng(0).normal(size=(20000, 4)) + np.array([3.0, 0, 0, 0])
+    wide, others = np.split(points - points.mean(axis=0), [1], axis=1)
+    beside = others - wide @ np.linalg.lstsq(wide, others)[0]
+    _, rest = np.linalg.slogdet(np.eye(3) + 4 / 20000 * beside.T @ beside)
+    expected = 0.5 * (np.log(4 / 20000 * np.sum(wide**2)) + rest) / math.log(2) + math.log2(3e151)
+    with pytest.warns(RuntimeWarning, match="overflow"):
+        found = moments.volumes(points * [3e151, 1, 1, 1], np.zeros(20000, int), 1)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
 @pytest.mark.parametrize("scale", [1e-9, 1.0, 1e4, 1e9, 1e30])
 def test_features_that_depend_on_each_other(scale):
     """They have a volume, which is that of what they span, however large they are."""

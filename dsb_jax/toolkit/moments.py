@@ -295,8 +295,8 @@ def _about_zero(
     squares = diagonals.copy()
     scatters -= (counts[:, None] * means)[:, :, None] * means[:, None, :]
     near = (squares <= _OFF_CENTRE * diagonals).all(axis=1)
-    volumes, lost = _by_cholesky(scatters, dim / (counts * epsilon**2))
-    return volumes, means, near & ~lost
+    volumes, lost = _by_cholesky(scatters, dim / (counts * epsilon**2), _LOST / _OFF_CENTRE)
+    return volumes, means, near & ~lost & np.isfinite(volumes)
 
 
 def _blocks(counts: np.ndarray, dim: int) -> list[np.ndarray]:
@@ -323,7 +323,7 @@ def _volumes_of_scatters(scatters: np.ndarray, counts: np.ndarray, dim: int, eps
     return np.where(counts > 1, volumes, 0.0)
 
 
-def _by_cholesky(scatters: np.ndarray, factors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _by_cholesky(scatters: np.ndarray, factors: np.ndarray, lost: float = _LOST) -> tuple[np.ndarray, np.ndarray]:
     """``½·log2 det(I + f·S)``, and of which S the rounding may count; the identity keeps all pivots from 0."""
     matrices = scatters * factors[:, None, None]
     np.einsum("cii->ci", matrices)[...] += 1.0
@@ -331,8 +331,8 @@ def _by_cholesky(scatters: np.ndarray, factors: np.ndarray) -> tuple[np.ndarray,
         pivots = np.linalg.cholesky(matrices.swapaxes(1, 2)).diagonal(axis1=1, axis2=2)
     except np.linalg.LinAlgError:  # the identity is less than what rounding leaves
         return np.zeros(len(factors)), np.ones(len(factors), bool)
-    lost = (matrices.diagonal(axis1=1, axis2=2) > _LOST * pivots**2).any(axis=1)
-    return np.log2(pivots).sum(axis=1), lost
+    rounded = (matrices.diagonal(axis1=1, axis2=2) > lost * pivots**2).any(axis=1)
+    return np.log2(pivots).sum(axis=1), rounded
 
 
 def _volume_of_rank(matrix: np.ndarray) -> float:

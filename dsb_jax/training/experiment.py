@@ -490,15 +490,30 @@ def _pool_dim(config, model, image_shape):
     return min(config.dsb.dim, outputs.features.shape[1])
 
 
+def start_epoch(config: ConfigDict, inherits: bool) -> float:
+    """From which epoch on the balancer acts: by default DSB's waits for features that are not random, and a full pool.
+
+    Args:
+      config: of a run.
+      inherits: whether its features are not random at first.
+
+    Example:
+      >>> from dsb_jax.training.config import base_config
+      >>> config = base_config()
+      >>> start_epoch(config, inherits=False), start_epoch(config, inherits=True)
+      (5, 1)
+    """
+    if config.start_epoch is not None or config.balancer != "dsb":
+        return config.start_epoch or 0
+    return min(_DSB_FILL_EPOCHS, config.epochs / 2) if inherits else _DSB_START_EPOCH  # of a short stage half fills it
+
+
 def _balancer(config, counts, alpha, objective, model, image_shape, mesh, inherits):
     """The paper's three stages: fill the pool, keep filling it, and from ``start_epoch`` on weigh by it."""
     of_section = "class_balanced" if config.balancer == "effective_number" else config.balancer
     with section(config, of_section):
         balancer = _balancer_of_any_step(config, counts, alpha, objective, model, image_shape, mesh)
-    start = config.start_epoch
-    if start is None:
-        fill = min(_DSB_FILL_EPOCHS, config.epochs / 2)  # of a short stage the other half
-        start = 0 if config.balancer != "dsb" else fill if inherits else _DSB_START_EPOCH
+    start = start_epoch(config, inherits)
     if start >= config.epochs > 0:
         text = "balancer=%s never acts: start_epoch=%g is not before the end, epoch %d; all weights are 1"
         _logger.warning(text, config.balancer, start, config.epochs)
