@@ -314,6 +314,21 @@ def test_trouble_between_log_lines_saves_no_checkpoint(tmp_path, monkeypatch):
         training.train(config, tmp_path)
 
 
+def test_a_burst_that_stays_finite_is_told_where_it_began(tmp_path, monkeypatch, caplog):
+    """The update of step 6 is far too large, so the gradient of step 7 is."""
+    monkeypatch.setattr(optimizers, "schedule", lambda *arguments, **options: bursts_once)
+    training.train(digits("balancer=uniform,log_every=4"), tmp_path)
+    warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert sum("gradient norm" in warning for warning in warnings) == 1
+    told = next(warning for warning in warnings if "gradient norm" in warning)
+    assert told.startswith("step 7: gradient norm ")
+    assert told.endswith("try a lower learning_rate, clip_norm or skip_nonfinite")
+
+
+def bursts_once(step):
+    return jnp.where(step == 5, 30.0, 1e-6)
+
+
 @pytest.mark.slow
 def test_skipped_steps_are_counted_and_the_run_goes_on(tmp_path, monkeypatch, caplog):
     cross_entropy = losses.cross_entropy

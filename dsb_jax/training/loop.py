@@ -4,6 +4,7 @@ import collections
 import contextlib
 import functools
 import logging
+import math
 import os
 import pathlib
 import time
@@ -35,6 +36,7 @@ _logger = logging.getLogger(__name__)
 
 # Steps that may be under way while the metrics of those before are written.
 _STEPS_BEHIND = 4
+_BURST = 1e3  # times the largest mean so far that a gradient's norm has to be for a warning
 _EXAMPLES = 24  # training images in the report
 _LOCAL = ("data_dir", "compilation_cache")  # settings that every process may have in a way of its own
 _SUMMARY = ("weights", "offsets", "volumes", "scales", "rejected", "failed")  # of the balancer's, in metrics.jsonl
@@ -232,6 +234,7 @@ class _Run:
         # The last epochs that were; a run without steps is evaluated and saved at its beginning.
         self.measured = self.evaluated = self.saved = 0 if experiment.steps else -1
         self.skipped = 0  # steps left out
+        self.norm = math.nan  # the largest mean of gradient norms so far; infinite once one was far above it
         self.window: list[dict[str, Any]] = []  # metrics of the steps since the last line
         self.due: collections.deque[tuple[int, list[dict[str, Any]]]] = collections.deque()  # full windows by last step
         self.tested: tuple[int, Mapping[str, np.ndarray]] | None = None  # the last evaluation's outputs, and its step
@@ -347,11 +350,23 @@ class _Run:
         self._write(**record, **trouble, **timing)
         text = " ".join(f"{name} {value:.4g}" for name, value in mean.items())
         self.progress.report(step, f"epoch {epoch:.2f} {text}", rate)
+        self._watch_norms(step - len(window) + 1, window, mean["gradient_norm"])
         incurable = any(outputs["nonfinite_place"] == diagnosis.INCURABLE for outputs in window)
         if wrong and (incurable or not self.config.skip_nonfinite):
             raise FloatingPointError(f"by step {step}: {wrong[0]}; {self._advice()}")
         if wrong:
             _logger.warning("%d of %d steps were left out: %s", len(wrong), len(window), wrong[0])
+
+    def _watch_norms(self, first, window, mean):
+        """Tells, once, of a gradient far above all before it: what comes of it may stay finite for long."""
+        for step, outputs in enumerate(window, first):
+            if _BURST * self.norm < outputs["gradient_norm"] < math.inf:
+                text = (
+                    "step %d: gradient norm %.3g, where %.3g was the largest mean before; unless the loss returns, %s"
+                )
+                _logger.warning(text, step, outputs["gradient_norm"], self.norm, self._advice())
+                self.norm = math.inf
+        self.norm = float(np.fmax(self.norm, mean))
 
     def _diagnose(self, outputs):
         return diagnosis.describe(outputs, self.experiment.class_names, self.state.params, self.state.batch_stats)
