@@ -12,8 +12,8 @@ _SMALL_NOTE = (
     "may not do in 200, for they begin after five."
 )
 _HELD_OUT = (
-    "CDB holds out a tenth of the training images, to know how difficult classes are. Domain balancing has CosFace's margin "
-    "and scale, 0.35 and 30, for no source gives its own."
+    "CDB holds out a tenth of the training images, to know how difficult classes are. Domain balancing has CosFace's "
+    "margin and scale, 0.35 and 30, for no source gives its own."
 )
 _CIFAR_NOTE = "Not the paper's dataset: long-tailed CIFAR by the field's recipe, 200 epochs (configs/cifar10_lt.py)."
 
