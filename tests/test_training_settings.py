@@ -268,6 +268,20 @@ def test_the_pool_holds_the_training_set_to_the_nearest_batch(batch_size):
     assert abs(pool.capacity - EXAMPLES) <= batch_size / 2
 
 
+@pytest.mark.parametrize("history", [0.25, 0.5, 2, 3.3])
+def test_the_pool_holds_as_many_epochs_as_its_history_says(history):
+    pool = jax.eval_shape(experiment.build(digits(f"dsb.history={history}")).balancer.init).state.pool
+    assert pool.capacity % 64 == 0
+    assert abs(pool.capacity - history * EXAMPLES) <= 32
+    least = jax.eval_shape(experiment.build(digits("dsb.history=1e-6")).balancer.init).state.pool
+    assert least.capacity == 64  # never less than a batch
+
+
+@pytest.mark.parametrize(("arguments", "start"), [("", 1), ("dsb.history=0.5", 0.5), ("dsb.history=9,epochs=4", 2)])
+def test_features_that_are_not_random_only_have_to_fill_the_pool(arguments, start):
+    assert experiment.start_epoch(digits(arguments), inherits=True) == start
+
+
 def test_training_rows_are_drawn_with_the_seed():
     rows = [experiment.build(digits(seed=seed)).indices for seed in (0, 0, 1)]
     np.testing.assert_array_equal(rows[0], rows[1])
@@ -302,6 +316,7 @@ def test_training_rows_are_drawn_with_the_seed():
         ("start_epoch=-1", "start_epoch must be >= 0, got -1"),
         ("dsb.alpha=0.5", "alpha must be .* >= 1, got 0.5"),
         ("dsb.epsilon=0", "epsilon must be a finite number > 0"),
+        ("dsb.history=0", "dsb.history must be a finite number > 0, got 0.0"),
         ("balancer=class_balanced,class_balanced.beta=1", r"beta must lie in \[0, 1\)"),
         ("loss=focal,focal.gamma=-1", "gamma must be .* >= 0, got -1"),
         ("momentum=1", r"momentum must lie in \[0, 1\), got 1"),

@@ -173,11 +173,12 @@ def base_config() -> ConfigDict:
     # dsb | uniform | inverse_frequency | inverse_sqrt_frequency | class_balanced | effective_number, the same |
     # class_difficulty | loce | domain_frequency
     config.balancer = "dsb"
-    # Epochs with weight 1 before it acts: for dsb 5, or 1 with the features of an initial run or file, which only have
-    # to fill the pool, and half of a run of one; else 0.
+    # Epochs with weight 1 before it acts: for dsb 5, or its history with the features of an initial run or file, which
+    # only have to fill the pool, and at most half of the run; else 0.
     config.start_epoch = config_dict.placeholder(int)
     config.dsb = ConfigDict()
     config.dsb.alpha = config_dict.placeholder(float)  # 2 where long_tail makes a tail, else 1
+    config.dsb.history = 1.0  # epochs whose features the pool holds, to whole batches
     config.dsb.dim = 64  # to which longer features are pooled
     config.dsb.dtype = "float32"  # of the features in the pool; bfloat16 takes half the memory
     config.dsb.epsilon = 1.0

@@ -30,8 +30,7 @@ _logger = logging.getLogger(__name__)
 
 _DATA = ("prepared", "synthetic")
 _TASKS = ("classification", "retrieval")
-_DSB_START_EPOCH = 5  # n of the paper …
-_DSB_FILL_EPOCHS = 1  # … where features are not random at first, the pool only has to be filled with them
+_DSB_START_EPOCH = 5  # n of the paper
 _POOL_DTYPES = ("float32", "bfloat16", "float16")
 _WITH_AUXILIARY = ("supervised", "deconfound_tde")
 _HEADS_WITH_SCALE = ("cosine", "soft_triple")
@@ -501,11 +500,13 @@ def start_epoch(config: ConfigDict, inherits: bool) -> float:
       >>> from dsb_jax.training.config import base_config
       >>> config = base_config()
       >>> start_epoch(config, inherits=False), start_epoch(config, inherits=True)
-      (5, 1)
+      (5, 1.0)
     """
     if config.start_epoch is not None or config.balancer != "dsb":
         return config.start_epoch or 0
-    return min(_DSB_FILL_EPOCHS, config.epochs / 2) if inherits else _DSB_START_EPOCH  # of a short stage half fills it
+    if not inherits:
+        return _DSB_START_EPOCH
+    return min(config.dsb.history, config.epochs / 2)  # they only have to fill the pool, or half of a short stage
 
 
 def _balancer(config, counts, alpha, objective, model, image_shape, mesh, inherits):
@@ -530,11 +531,12 @@ def _balancer_of_any_step(config, counts, alpha, objective, model, image_shape, 
                 raise validation.unknown_name("dsb.dtype", config.dsb.dtype, _POOL_DTYPES)
             if config.dsb.logit_adjustment:
                 _require_plain_softmax(config)
-            settings = {key: value for key, value in config.dsb.items() if key not in ("alpha", "dtype")}
+            settings = {key: value for key, value in config.dsb.items() if key not in ("alpha", "dtype", "history")}
             settings["dtype"] = jnp.dtype(config.dsb.dtype)
             settings["dim"] = _pool_dim(config, model, image_shape)
             rows = config.batch_size * getattr(objective, "rows_per_example", 1)
-            capacity = max(round(int(counts.sum()) / config.batch_size), 1) * rows  # about one epoch
+            history = validation.positive("history", config.dsb.history)
+            capacity = max(round(history * int(counts.sum()) / config.batch_size), 1) * rows
             return balancers.semantic_scale(num_classes, capacity, alpha=alpha, batch_size=rows, mesh=mesh, **settings)
         case "uniform":
             return balancers.uniform(num_classes)

@@ -358,6 +358,7 @@ ABLATIONS = {
     "alpha": ("1.0", "1.5", "3.0"),
     "interclass": ("False",),
     "dim": ("16", "32"),
+    "history": ("0.25", "0.5", "2.0"),  # of the pool, in epochs
     "power": ("2.0", "3.0", "6.0"),
 }
 _PAPERS_START = 5
