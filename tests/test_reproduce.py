@@ -287,6 +287,21 @@ def test_a_run_with_other_settings_is_not_taken_for_what_is_asked_for(small, tmp
     )
 
 
+def test_the_same_settings_in_other_words_are_taken_for_what_is_asked_for(small, tmp_path, monkeypatch, capsys):
+    """As where one table names a default that another does not."""
+    del small
+    monkeypatch.setattr(runs, "run", made_up)
+    assert command(tmp_path, "table2", "--scale=cpu", "--seeds", "0") == 0
+    capsys.readouterr()
+    assert command(tmp_path, "table2", "--scale=cpu", "--seeds", "0", "--set", "alpha_of_no_such=1") == 2
+    assert command(tmp_path, "table2", "--scale=cpu", "--seeds", "0", "--set", "start_epoch=None") == 0
+    assert "0 of 3 runs to do" in capsys.readouterr().out
+    (written,) = (tmp_path / "runs").rglob("dsb-ce/seed0.settings")
+    written.write_text(written.read_text().replace("epochs=6", "epoques=6"))  # which a later version has no more
+    assert command(tmp_path, "table2", "--scale=cpu", "--seeds", "0") == 2
+    assert "was run with" in capsys.readouterr().err
+
+
 def test_a_page_says_what_runs_were_told_besides(small, tmp_path, monkeypatch, capsys):
     del small, capsys
     monkeypatch.setattr(runs, "run", made_up)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from dsb_jax.evaluation import page
-from reproduction.targets import ROOT, Cell, join
+from reproduction.targets import ROOT, Cell, configured, join
 
 # What a row of results has besides the measures.
 FACTS = (
@@ -80,7 +80,7 @@ class Job:
         return [sys.executable, "-m", "dsb_jax.main", f"--config={ROOT / self.config}", f"--workdir={self.folder(out)}"]
 
     def finished(self, out: pathlib.Path) -> bool:
-        """Whether it is, with these settings.
+        """Whether it is, with these settings, in whatever words.
 
         Raises:
           ValueError: it is with others.
@@ -89,9 +89,18 @@ class Job:
         if not (folder / "results.json").exists():
             return False
         had = _settings_file(folder).read_text() if _settings_file(folder).exists() else "other settings"
-        if had != self.config:
+        if had != self.config and not self._is(had):
             raise ValueError(f"{folder} was run with {had}, not with {self.config}: give another --out")
         return True
+
+    def _is(self, text):
+        """Whether that means this run's config, as a default that is named and one that is not."""
+        name, _, settings = text.removeprefix("configs/").partition(".py:")
+        try:
+            wanted = self.cell.configured(self.more, f"seed={self.seed}")
+            return name == self.cell.config and configured(name, settings).to_dict() == wanted.to_dict()
+        except ValueError:  # settings that there are no more
+            return False
 
 
 def _settings_file(folder: pathlib.Path) -> pathlib.Path:

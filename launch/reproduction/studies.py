@@ -321,22 +321,21 @@ def figure4() -> dict[str, tuple[Cell, ...]]:
 def figure5() -> dict[str, tuple[Cell, ...]]:
     """When weights begin."""
 
-    def cells(starts: Sequence[int], methods: Sequence[str], common: str) -> tuple[Cell, ...]:
+    def cells(scale: str, starts: Sequence[int], methods: Sequence[str], model: str = "") -> tuple[Cell, ...]:
         return tuple(
-            Cell(
-                f"{method}, n = {n}",
-                "CIFAR-10-LT, imbalance 100",
-                "cifar10_lt",
-                join(common, METHODS[method][0], f"start_epoch={n}"),
-                None if n == _PAPERS_START else f"{method}, n = {_PAPERS_START}",
+            _varied(
+                plain,
+                f"n = {n}",
+                f"start_epoch={n}",
+                None if n == _PAPERS_START else f"{plain.method}, n = {_PAPERS_START}",
             )
-            for method in methods
+            for plain in _studied(scale, (100,), methods, model)
+            if plain.config == "cifar10_lt"
             for n in starts
         )
 
-    losses = ("DSB-CE", "DSB-Focal", "DSB-LDAM", "DSB-BS")
-    full = cells((1, 2, 3, 5, 8, 12, 40, 160), losses, "")
-    return {"paper": full, "gpu": full, "cpu": cells((1, 2, 3, 5, 8, 12), ("DSB-CE", "DSB-BS"), _SMALL)}
+    full = cells("gpu", (1, 2, 3, 5, 8, 12, 40, 160), ("DSB-CE", "DSB-Focal", "DSB-LDAM", "DSB-BS"), "resnet32")
+    return {"paper": full, "gpu": full, "cpu": cells("cpu", (1, 2, 3, 5, 8, 12), ("DSB-CE", "DSB-BS"))}
 
 
 # What Tang et al. train otherwise than the others (the code of MSCOCO-GLT, algorithms_config.yaml), with DSB likewise.
@@ -385,7 +384,7 @@ def ablation() -> dict[str, tuple[Cell, ...]]:
     return {"gpu": tuple(cells("gpu", "resnet32")), "cpu": (*cells("cpu", ""), *balanced, *offsets)}
 
 
-def _varied(plain: Cell, name: str, setting: str, base: str) -> Cell:
+def _varied(plain: Cell, name: str, setting: str, base: str | None) -> Cell:
     return Cell(f"{plain.method}, {name}", plain.on, plain.config, join(plain.settings, setting), base)
 
 
