@@ -613,7 +613,7 @@ def test_top_1_and_volumes_are_drawn_by_number_of_images():
     assert plots.by_number(dataclasses.replace(of_all, rows=[])) is None
 
 
-def test_the_smallest_third_is_that_of_the_base():
+def test_thirds_are_those_of_the_base():
     cells = studies.grid("A", "digits_lt", ("CE", "DSB-CE"))
     rows = classes_of(
         cells,
@@ -622,7 +622,29 @@ def test_the_smallest_third_is_that_of_the_base():
     )
     measured, _ = study(cells, "top1")
     measured = dataclasses.replace(measured, rows=measured.rows[::3], classes=rows)
-    assert claims.gain_of_smallest(measured) == pytest.approx({"0": 100 * np.mean([0.1, 0.5])})
+    of_thirds = [100 * np.mean(gains) for gains in ([0.1, 0.5], [0, 0], [0.2, 0])]
+    for said in (lambda gains: gains[0], lambda gains: gains[1], lambda gains: gains[2]):
+        assert claims.of_thirds(said)(measured) == pytest.approx({"0": said(of_thirds)})
+    assert claims.of_thirds(min)(measured) == pytest.approx({"0": 0})
+
+
+def test_gains_and_levels_of_some_classes_are_told_from_those_of_the_others():
+    cells = studies.grid("A", "digits_lt", ("CE", "DSB-CE"))
+    rows = classes_of(cells, score=[[0.1, 0.2, 0.3, 0.5], [0.2, 0.2, 0.2, 0.7]])
+    measured, _ = study(cells, "top1")
+    measured = dataclasses.replace(measured, rows=measured.rows[::3], classes=rows)
+    assert claims.more_in("0", "3")(measured) == pytest.approx({"0": 15 + 5})
+    assert claims.weaker("0", "1", of=lambda cell: cell.method == "CE")(measured) == pytest.approx({"0": 40 - 15})
+    assert claims.more_in("no class of these")(measured) == {}
+
+
+def test_class_accuracies_are_nearer_to_one_than_to_another():
+    cells = [Cell("CE", on, "mnist") for on in ("MNIST", "MNIST-LT-1", "MNIST-LT-2")]
+    rows = classes_of(cells, score=[[0.9, 0.8], [0.8, 0.9], [0.3, 0.6]])
+    measured, _ = study(cells, "top1")
+    measured = dataclasses.replace(measured, rows=measured.rows[::3], classes=rows)
+    found = claims.nearer("MNIST-LT-1", "MNIST", "MNIST-LT-2")(measured)
+    assert found == pytest.approx({"0": 100 * (np.mean([0.5, 0.3]) - np.mean([0.1, 0.1]))})
 
 
 @pytest.mark.parametrize(
