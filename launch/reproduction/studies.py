@@ -71,6 +71,7 @@ PEARSON = {"r_N": "N", "r_En": "E_n", "r_W": "W", "r_Sprime": "S′"} | {
 # The study in little: minutes for a run, on one core.
 _LITTLE = "model=resnet8,image_size=16,epochs=15,eval_every=5"
 _SMALL = f"{_LITTLE},crop_padding=2,schedule=linear,warmup_epochs=1"
+_DEFERRED = {"cpu": 12, "gpu": 160}  # the epoch after which DRW re-weights, four fifths of all
 _SMALL_RETRIEVAL = (
     "image_size=None,shorter_side=None,random_crop=none,crop_padding=4,model=resnet8,stem=cifar,frozen_norm=False,"
     "learning_rate=0.001,adam_epsilon=1e-8,epochs=20,milestones=(12,17),eval_every=20,eval_batch_size=500"
@@ -131,7 +132,7 @@ def _studied(
             of_model = f"model={model}" if model else ""
             on = ", ".join(filter(None, (name, f"imbalance {imbalance}", model)))
             for cell in grid(on, config, methods, join(f"imbalance={imbalance}", small, of_model)):
-                drw = f"start_epoch={12 if scale == 'cpu' else 160}" if cell.method == "LDAM-DRW" else ""
+                drw = f"start_epoch={_DEFERRED[scale]}" if cell.method == "LDAM-DRW" else ""
                 cells.append(dataclasses.replace(cell, settings=join(cell.settings, drw)))
     return tuple(cells)
 
@@ -377,6 +378,9 @@ def ablation() -> dict[str, tuple[Cell, ...]]:
             found += [_with_offsets(plain, tau) for tau in OFFSETS]
             early = _with_offsets(plain, "1.0")
             found.append(_varied(early, "n = 1", "start_epoch=1", "CE"))
+        counted = [cell for cell in found if cell.method == "CB-CE"]
+        for start in (_PAPERS_START, _DEFERRED[scale]):  # as DSB's weights begin; as those of LDAM-DRW
+            found += [_varied(plain, f"n = {start}", f"start_epoch={start}", "CE") for plain in counted]
         return found
 
     balanced = list(table3()["cpu"])
