@@ -18,8 +18,8 @@ To prepare are 20 GB of COCO 2014 and its attributes:
   python -m dsb_jax.main --config=configs/coco_glt.py:loss=ldam,protocol=alt --workdir=runs/coco_glt/alt-dsb-ldam-seed0
 
 All methods of the table are at hand; ``launch/reproduce.py table6`` has their settings, and trains them with several
-seeds. The authors' LDAM is re-weighted by class-balanced weights in the last fifth
-(``:loss=ldam,balancer=class_balanced,start_epoch=80``); the table's is compared with DSB-LDAM and has no weights.
+seeds. The authors' LDAM is re-weighted by class-balanced weights in the last fifth, and so is the table's there
+(``:loss=ldam,balancer=class_balanced,start_epoch=80``); DSB's weights begin after epoch 5.
 
 Made for a GPU. ``dtype=bfloat16`` is faster there.
 """

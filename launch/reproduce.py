@@ -83,9 +83,13 @@ def chosen(options: argparse.Namespace) -> Target:
     target = TARGETS[name]
     if target.reason:
         raise ValueError(f"{name} ({target.title}): {target.reason}")
-    if target.commands and options.pages:
+    if target.commands:
         command = " ".join(target.commands[0]).replace("{out}", options.out.name)
-        raise ValueError(f"{name} has no page of its own: it runs python {command}")
+        if options.pages:
+            raise ValueError(f"{name} has no page of its own: it runs python {command}")
+        for option in ("scale", "seeds", "methods", "set", "jobs"):
+            if getattr(options, option) != parser().get_default(option):
+                raise ValueError(f"--{option} is of tables and figures that train: {name} runs python {command}")
     if not target.commands and options.scale not in target.cells:
         raise validation.unknown_name(f"scale of {name}", options.scale, target.cells)
     return target

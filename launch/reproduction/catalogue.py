@@ -15,7 +15,7 @@ _HELD_OUT = (
     "CDB holds out a tenth of the training images, to know how difficult classes are. Domain balancing has CosFace's "
     "margin and scale, 0.35 and 30, for no source gives its own."
 )
-_CIFAR_NOTE = "Not the paper's dataset: long-tailed CIFAR by the field's recipe, 200 epochs (configs/cifar10_lt.py)."
+_CIFAR_NOTE = "Not the paper's dataset: long-tailed CIFAR by the field's recipe of 200 epochs (configs/cifar10_lt.py)."
 _OF_CIFAR = {"cpu": _SMALL_NOTE, "gpu": _CIFAR_NOTE}
 _MORE_EYES = {"ResNet-50": "resnet50", "VGG-16": "vgg16", "ResNet-18": "resnet18", "SE-ResNet-50": "seresnet50"}
 

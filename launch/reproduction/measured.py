@@ -1,19 +1,27 @@
 """What the runs of a table or figure found."""
 
 import dataclasses
+import functools
 import math
 import pathlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from dsb_jax.evaluation import paired
+from dsb_jax.training.config import NEUTRAL
 from reproduction import runs
-from reproduction.targets import Cell, Target
+from reproduction.targets import Cell, Target, configured
 
 # How names of measures begin that are no fractions.
 _NO_FRACTIONS = ("r_N", "r_En", "r_W", "r_S", "sum_of_volumes")
+
+# In what runs may differ that are compared: in how they are done and watched, and in the settings of balancers.
+_OF_WATCHING = NEUTRAL | {"log_every", "eval_every", "eval_batch_size"}
+_OF_BALANCERS = ("balancer", "start_epoch", "dsb.", "class_balanced.", "class_difficulty.", "domain_frequency.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,9 +73,32 @@ class Measured:
         return any(self.values(cell, measure) for measure in self.target.measures)
 
     def differences(self, cell: Cell, base: Cell, measure: str) -> np.ndarray:
-        """Those of runs of the same seed."""
+        """Those of runs of the same seed that are comparable."""
         ours, others = self.values(cell, measure), self.values(base, measure)
-        return np.array([ours[seed] - others[seed] for seed in sorted(ours) if seed in others])
+        seeds = [seed for seed in sorted(ours) if seed in others and self.comparable((cell, base), seed)]
+        return np.array([ours[seed] - others[seed] for seed in seeds])
+
+    def changes(self, row: Mapping[str, str]) -> Mapping[str, Any]:
+        """What a run was told besides the settings of its cell: ``{name: value}``."""
+        (cell,) = [cell for cell in self.cells if (cell.on, cell.method) == (row["on"], row["method"])]
+        return _changes(cell.config, cell.settings, row.get("settings", cell.settings))
+
+    def comparable(self, cells: Sequence[Cell], seed: str) -> bool:
+        """Whether runs of a seed were told the same besides what their cells say, as a base and what it is a base of.
+
+        How they are watched is no matter, nor is a start that DRW needs where epochs are fewer.
+        """
+        keys = {(cell.on, cell.method, seed) for cell in cells}
+        told = [
+            {
+                name: value
+                for name, value in self.changes(row).items()
+                if name not in _OF_WATCHING and not name.startswith(_OF_BALANCERS)
+            }
+            for row in self.rows
+            if (row["on"], row["method"], row["seed"]) in keys
+        ]
+        return all(each == told[0] for each in told)
 
     def by_class(self, column: str) -> Mapping[tuple[str, str, str], Mapping[str, float]]:
         """What a column of the classes' rows has: ``{(on, method, seed): {class: value}}``, where it has something."""
@@ -76,6 +107,15 @@ class Measured:
             if row[column]:
                 found[row["on"], row["method"], row["seed"]][row["class"]] = float(row[column])
         return found
+
+
+@functools.cache
+def _changes(config: str, studied: str, had: str) -> dict[str, Any]:
+    try:
+        one, other = (flatten_dict(configured(config, text).to_dict(), sep=".") for text in (studied, had))
+    except ValueError:  # a setting that there is no more
+        return {"settings": had}
+    return {name: other[name] for name in sorted(one) if one[name] != other[name]}
 
 
 def in_percent(measure: str) -> bool:

@@ -6,6 +6,7 @@ The same tables make Markdown, for where the project is read, and HTML, which ha
 import math
 import pathlib
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
@@ -31,7 +32,7 @@ def tables(measured: Measured) -> list[Table]:
     compared = [pair for pair in bases(measured.cells) if _known(measured, *pair)]
     if compared:
         made.append(_differences(measured, compared))
-    return made
+    return [*made, *_subsets(measured)]
 
 
 def _levels(measured: Measured, on: str, cells: Sequence[Cell]) -> Table:
@@ -70,6 +71,18 @@ def _differences(measured: Measured, compared: Sequence[tuple[Cell, Cell]]) -> T
     return "Differences", tuple(headings), rows
 
 
+def _subsets(measured: Measured) -> list[Table]:
+    """Which images were trained on; the lists themselves are in the runs' folders."""
+    seeds = sorted({row["seed"] for row in measured.rows}, key=int)
+    digests = defaultdict(lambda: defaultdict(dict))
+    for row in measured.rows:
+        if row.get("subset"):
+            digests[row["on"]][row["seed"]][row["subset"]] = None
+    rows = [(on, *(" or ".join(of_seed[seed]) or "–" for seed in seeds)) for on, of_seed in digests.items()]
+    headings = ("on", *(f"seed {seed}" for seed in seeds))
+    return [("Training images: digests of train_indices.npy", headings, rows)] if rows else []
+
+
 def markdown(measured: Measured, captions: Mapping[str, str] | None = None) -> str:
     """The page as Markdown, with plots by file name: what they show."""
     parts = [f"# {_title(measured)}", *_remarks(measured)]
@@ -100,7 +113,8 @@ def _remarks(measured: Measured) -> list[str]:
     """What a reader has to know before the numbers."""
     seeds = ", ".join(sorted({row["seed"] for row in measured.rows}, key=int))
     commits = ", ".join(dict.fromkeys(_short(commit) for row in measured.rows for commit in row["commit"].split()))
-    runs = f"{len(measured.rows)} runs, seeds {seeds}; {_all(measured, 'hardware')}; commit {commits}"
+    runs = f"{len(measured.rows)} runs, seeds {seeds}; {_all(measured, 'hardware')}; {_all(measured, 'versions')}; "
+    runs += f"commit {commits}"
     having = sum(map(measured.has, measured.cells))
     runs += f"; {having} of {len(measured.cells)} cells" if having < len(measured.cells) else ""
     explained = (
@@ -112,6 +126,10 @@ def _remarks(measured: Measured) -> list[str]:
         {f"{cell.method} and {base.method}" for cell, base in bases(measured.cells) if _apart(measured, cell, base)}
     )
     explained += f" But {', '.join(apart)} were trained on other subsets of the data." if apart else ""
+    told = sorted(
+        {f"{cell.method} and {base.method}" for cell, base in bases(measured.cells) if _told(measured, cell, base)}
+    )
+    explained += f" {', '.join(told)} are not compared where --set told them different things." if told else ""
     parts = [row["numbers"] for row in measured.rows if row["numbers"] != "true"]
     part = [f"Not the whole dataset: {'; '.join(dict.fromkeys(parts))}."] if parts else []
     note = measured.target.notes.get(measured.scale)
@@ -122,9 +140,8 @@ def _remarks(measured: Measured) -> list[str]:
 
 def _changed(measured: Measured) -> list[str]:
     """What runs were told besides the settings of their cells, each once."""
-    of_cells = {(cell.on, cell.method): cell.settings for cell in measured.cells}
-    more = {row["settings"].removeprefix(of_cells[row["on"], row["method"]]).strip(",") for row in measured.rows}
-    return sorted(filter(None, more))
+    more = (measured.changes(row).items() for row in measured.rows)
+    return sorted({",".join(f"{name}={value}" for name, value in items) for items in more if items})
 
 
 def _apart(measured: Measured, cell: Cell, base: Cell) -> bool:
@@ -136,13 +153,19 @@ def _apart(measured: Measured, cell: Cell, base: Cell) -> bool:
     return any(None not in pair and pair[0] != pair[1] for pair in pairs)
 
 
+def _told(measured: Measured, cell: Cell, base: Cell) -> bool:
+    """Whether runs of one seed cannot be compared for what they were told."""
+    seeds = {row["seed"] for row in measured.rows}
+    return any(not measured.comparable((cell, base), seed) for seed in seeds)
+
+
 def _short(commit: str) -> str:
     """As Git abbreviates it, with what says that files were changed."""
     return re.sub("^([0-9a-f]{7})[0-9a-f]+", r"\1", commit)
 
 
 def _all(measured: Measured, column: str) -> str:
-    return ", ".join(dict.fromkeys(row[column] for row in measured.rows))
+    return " and ".join(dict.fromkeys(row[column] for row in measured.rows))
 
 
 def _known(measured: Measured, cell: Cell, base: Cell) -> bool:
