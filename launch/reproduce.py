@@ -90,7 +90,7 @@ def chosen(options: argparse.Namespace) -> Target:
         for option in ("scale", "seeds", "methods", "set", "jobs"):
             if getattr(options, option) != parser().get_default(option):
                 raise ValueError(f"--{option} is of tables and figures that train: {name} runs python {command}")
-    if not target.commands and options.scale not in target.cells:
+    elif options.scale not in target.cells:
         raise validation.unknown_name(f"scale of {name}", options.scale, target.cells)
     return target
 

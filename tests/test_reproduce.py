@@ -643,7 +643,9 @@ def test_weak_classes_are_the_same_with_other_seeds():
     scores = {"0": [0.1, 0.2, 0.3, 0.4], "1": [0.2, 0.1, 0.3, 0.4], "2": [0.4, 0.3, 0.2, 0.1]}
     rows = [row | {"seed": seed} for seed, score in scores.items() for row in classes_of(cells, score=[score])]
     found = quantities.same_classes_with_other_seeds(dataclasses.replace(measured, classes=rows))
-    assert found == pytest.approx({"0": (0.8 - 1) / 2, "1": (0.8 - 0.8) / 2, "2": (-1 - 0.8) / 2})
+    assert found == pytest.approx({"0": 0.8, "1": -0.8, "2": -1})
+    two = dataclasses.replace(measured, rows=measured.rows[:2], classes=rows)
+    assert quantities.same_classes_with_other_seeds(two) == {}
 
 
 def test_seeds_and_comparisons_are_taken_that_make_the_most_of_both():

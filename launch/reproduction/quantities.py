@@ -155,16 +155,18 @@ def same_classes(measured: Measured) -> Found:
 
 
 def same_classes_with_other_seeds(measured: Measured) -> Found:
-    """Spearman's ρ of class accuracies between runs of a cell, of each seed with the others: pairs share runs."""
-    scores, seeds = measured.by_class("score"), {row["seed"] for row in measured.rows}
+    """Spearman's ρ of class accuracies between runs of a cell, of each seed with the next one, the last with the first.
+
+    Of each seed with all others every pair would count twice, and the mean would look surer than it is.
+    """
+    scores, seeds = measured.by_class("score"), sorted({row["seed"] for row in measured.rows}, key=int)
+    following = dict(zip(seeds, [*seeds[1:], seeds[0]], strict=True)) if len(seeds) > 2 else {}  # two have one pair
 
     def alike(cells: Sequence[Cell], seed: str) -> float:
         (cell,) = cells
-        own = scores[cell.on, cell.method, seed]
-        others = [scores[cell.on, cell.method, other] for other in seeds - {seed}]
-        return float(
-            np.mean([_spearman([own[name] for name in own], [each[name] for name in own]) for each in others if each])
-        )
+        own, other = (scores[cell.on, cell.method, each] for each in (seed, following.get(seed, "")))
+        names = sorted(own.keys() & other.keys())
+        return _spearman([own[name] for name in names], [other[name] for name in names])
 
     return _of_seeds(measured, [(cell,) for cell in measured.cells], alike)
 
